@@ -1,0 +1,29 @@
+//! What `netns-lab` and `miniproxy` share, and neither owns.
+//!
+//! | module | what it holds |
+//! | --- | --- |
+//! | [`failure`] | one failure type, its hints and its exit code |
+//! | [`shell`] | program entry, stdout that survives a closed pipe, logging, completions and man pages |
+//! | [`text`] | strings from files made safe for a terminal |
+//! | [`table`] | aligned columns |
+//! | [`files`] | atomic writes, private directories, no symlinks |
+//! | [`rundir`] | `/run/netns-lab`: one lock, gone when empty |
+//! | [`tool`] | one child process: stdin in, stdout out, an error that names it |
+//! | [`xtables`] | which iptables the host uses |
+//! | [`nftables`] | the few netlink calls that tell what of nf_tables is there |
+//! | [`footprint`] | tables that did not exist before us do not exist after us |
+//! | [`fault`] | a crash on demand, for the tests of `kill -9` |
+
+pub mod failure;
+pub mod fault;
+pub mod files;
+pub mod footprint;
+pub mod nftables;
+pub mod rundir;
+pub mod shell;
+pub mod table;
+pub mod text;
+pub mod tool;
+pub mod xtables;
+
+pub use failure::{Failure, Kind, Outcome};

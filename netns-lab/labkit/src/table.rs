@@ -1,0 +1,57 @@
+//! Aligned columns for people, as kubectl prints them: no borders, two spaces between columns.
+
+use comfy_table::{ContentArrangement, Table as Grid};
+
+use crate::text::printable;
+
+/// Rows of text under a header; every cell is made safe for a terminal.
+#[derive(Debug)]
+pub struct Table {
+    header: Vec<String>,
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    /// A table with these column titles.
+    pub fn new(header: &[&str]) -> Self {
+        Self { header: header.iter().map(ToString::to_string).collect(), rows: Vec::new() }
+    }
+
+    /// Adds one row; it has as many cells as the header.
+    pub fn row<I: IntoIterator<Item = S>, S: AsRef<str>>(&mut self, cells: I) {
+        self.rows.push(cells.into_iter().map(|cell| printable(cell.as_ref()).into_owned()).collect());
+    }
+
+    /// The lines of the table, each ended by a newline, without trailing spaces.
+    pub fn render(&self) -> String {
+        let mut grid = Grid::new();
+        grid.load_style(comfy_table::presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+        grid.set_header(&self.header);
+        for row in &self.rows {
+            grid.add_row(row);
+        }
+        let last = self.header.len().saturating_sub(1);
+        for (index, column) in grid.column_iter_mut().enumerate() {
+            column.set_padding((0, if index == last { 0 } else { 2 }));
+        }
+        let mut text = String::new();
+        for line in grid.lines() {
+            text.push_str(line.trim_end());
+            text.push('\n');
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up_and_no_line_ends_in_a_space() {
+        let mut table = Table::new(&["POD", "IP", "READY"]);
+        table.row(["web-1", "10.244.0.2", "yes"]);
+        table.row(["web-10", "10.244.0.11", "no"]);
+        assert_eq!(table.render(), "POD     IP           READY\nweb-1   10.244.0.2   yes\nweb-10  10.244.0.11  no\n");
+    }
+}

@@ -1,0 +1,99 @@
+//! One child process: text in, text out, and an error that says which command said what.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, Seek as _, Write as _};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use nix::sys::memfd::{MFdFlags, memfd_create};
+
+use crate::Failure;
+
+/// Runs a program to its end and returns what it printed, whatever its exit code.
+///
+/// `input` becomes its whole standard input, from memory and not through a pipe: if this process
+/// dies in the middle, the child still reads all of it and never acts on a part.
+///
+/// # Errors
+/// `HostLacks` when the program is not there or may not be run, `Failed` for other failures to start.
+pub fn run<S: AsRef<OsStr>>(program: &Path, args: &[S], input: Option<&[u8]>) -> Result<Output, Failure> {
+    let stdin = match input {
+        Some(bytes) => Stdio::from(in_memory(bytes).map_err(|error| Failure::failed(format!("cannot hold input in memory: {error}")))?),
+        None => Stdio::null(),
+    };
+    let started = Command::new(program).args(args).stdin(stdin).output();
+    started.map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => {
+            Failure::host_lacks(format!("cannot run {}: {error}", program.display()))
+        }
+        _ => Failure::failed(format!("cannot run {}: {error}", program.display())),
+    })
+}
+
+/// Runs a program that must succeed, and returns its standard output.
+///
+/// # Errors
+/// As [`run`]; `Failed` with the command line and its last words when it exits with another code than 0.
+pub fn run_ok<S: AsRef<OsStr>>(program: &Path, args: &[S], input: Option<&[u8]>) -> Result<Vec<u8>, Failure> {
+    let output = run(program, args, input)?;
+    if output.status.success() {
+        return Ok(output.stdout);
+    }
+    Err(Failure::failed(complaint(program, args, &output)))
+}
+
+/// `iptables-restore -w 5 ended with exit status: 1: iptables-restore: line 3 failed`.
+pub fn complaint<S: AsRef<OsStr>>(program: &Path, args: &[S], output: &Output) -> String {
+    let mut line = program.file_name().unwrap_or(program.as_os_str()).to_string_lossy().into_owned();
+    for arg in args {
+        line.push(' ');
+        line.push_str(&arg.as_ref().to_string_lossy());
+    }
+    let words = String::from_utf8_lossy(&output.stderr);
+    let words = words.trim();
+    let said = if words.is_empty() { "it said nothing" } else { words };
+    format!("`{line}` ended with {}: {said}", output.status)
+}
+
+/// The first program of this name on `PATH`, or in the places where system tools live, which the
+/// `PATH` of a plain user often lacks.
+pub fn find(name: &str) -> Option<std::path::PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let system = ["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin", "/bin"].map(std::path::PathBuf::from);
+    std::env::split_paths(&path).chain(system).map(|folder| folder.join(name)).find(|candidate| is_program(candidate))
+}
+
+fn is_program(path: &Path) -> bool {
+    path.is_file() && nix::unistd::access(path, nix::unistd::AccessFlags::X_OK).is_ok()
+}
+
+fn in_memory(bytes: &[u8]) -> io::Result<File> {
+    let mut file = File::from(memfd_create("input", MFdFlags::MFD_CLOEXEC)?);
+    file.write_all(bytes)?;
+    file.rewind()?;
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn input_arrives_whole() {
+        let text = vec![b'x'; 300_000];
+        assert_eq!(run_ok::<&str>(Path::new("/bin/cat"), &[], Some(&text)).unwrap(), text);
+    }
+
+    #[test]
+    fn a_failure_names_the_command_and_its_words() {
+        let failure = run_ok(Path::new("/bin/sh"), &["-c", "echo no such table >&2; exit 4"], None).unwrap_err();
+        assert!(failure.message().contains("`sh -c"), "{failure}");
+        assert!(failure.message().ends_with("exit status: 4: no such table"), "{failure}");
+    }
+
+    #[test]
+    fn a_missing_program_is_something_the_host_lacks() {
+        assert_eq!(run::<&str>(Path::new("/nowhere/iptables"), &[], None).unwrap_err().exit_code(), 3);
+    }
+}
