@@ -50,7 +50,11 @@ pub struct Failure {
 impl Failure {
     /// A failure of the given kind.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), hints: Vec::new() }
+        Self {
+            kind,
+            message: message.into(),
+            hints: Vec::new(),
+        }
     }
 
     /// Something was tried and failed.
@@ -149,8 +153,13 @@ mod tests {
 
     #[test]
     fn says_what_and_what_next() {
-        let failure = Failure::host_lacks("iptables was not found").context("cannot sync").hint("install iptables");
-        assert_eq!(failure.to_string(), "error: cannot sync: iptables was not found\n hint: install iptables");
+        let failure = Failure::host_lacks("iptables was not found")
+            .context("cannot sync")
+            .hint("install iptables");
+        assert_eq!(
+            failure.to_string(),
+            "error: cannot sync: iptables was not found\n hint: install iptables"
+        );
         assert_eq!(failure.exit_code(), 3);
     }
 
@@ -162,7 +171,11 @@ mod tests {
 
     #[test]
     fn many_failures_become_one_that_keeps_the_worst_kind() {
-        let all = Failure::all(vec![Failure::failed("a"), Failure::host_lacks("b").hint("h"), Failure::failed("c").hint("h")]);
+        let all = Failure::all(vec![
+            Failure::failed("a"),
+            Failure::host_lacks("b").hint("h"),
+            Failure::failed("c").hint("h"),
+        ]);
         let all = all.unwrap();
         assert_eq!(all.exit_code(), 3);
         assert_eq!(all.to_string(), "error: a\n       b\n       c\n hint: h");

@@ -25,7 +25,9 @@ pub fn write_atomically(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> 
 }
 
 fn temporary_name(path: &Path) -> io::Result<PathBuf> {
-    let name = path.file_name().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the path has no file name"))?;
+    let name = path
+        .file_name()
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the path has no file name"))?;
     let mut beside = OsString::from(".");
     beside.push(name);
     beside.push(".new");
@@ -38,7 +40,12 @@ fn write_new(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).custom_flags(O_NOFOLLOW).open(path)?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .custom_flags(O_NOFOLLOW)
+        .open(path)?;
     file.write_all(bytes)
 }
 
@@ -57,7 +64,12 @@ pub fn private_directory(path: &Path) -> io::Result<File> {
 
 /// Opens a directory that must already be ours alone; see [`private_directory`].
 pub fn open_private_directory(path: &Path) -> io::Result<File> {
-    let refuse = |why: &str| io::Error::new(io::ErrorKind::PermissionDenied, format!("{} {why}", path.display()));
+    let refuse = |why: &str| {
+        io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            format!("{} {why}", path.display()),
+        )
+    };
     let found = fs::symlink_metadata(path)?;
     if found.file_type().is_symlink() {
         return Err(refuse("is a symlink; nothing is written through it"));
@@ -65,7 +77,10 @@ pub fn open_private_directory(path: &Path) -> io::Result<File> {
     if !found.is_dir() {
         return Err(refuse("is not a directory"));
     }
-    let directory = OpenOptions::new().read(true).custom_flags(O_NOFOLLOW | O_DIRECTORY).open(path)?;
+    let directory = OpenOptions::new()
+        .read(true)
+        .custom_flags(O_NOFOLLOW | O_DIRECTORY)
+        .open(path)?;
     let metadata = directory.metadata()?;
     if metadata.uid() != nix::unistd::geteuid().as_raw() {
         return Err(refuse("belongs to another user"));
@@ -115,8 +130,14 @@ mod tests {
         private_directory(&real).unwrap();
         let link = folder.path().join("link");
         symlink(&real, &link).unwrap();
-        assert_eq!(private_directory(&link).unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+        assert_eq!(
+            private_directory(&link).unwrap_err().kind(),
+            io::ErrorKind::PermissionDenied
+        );
         fs::set_permissions(&real, fs::Permissions::from_mode(0o777)).unwrap();
-        assert_eq!(private_directory(&real).unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+        assert_eq!(
+            private_directory(&real).unwrap_err().kind(),
+            io::ErrorKind::PermissionDenied
+        );
     }
 }

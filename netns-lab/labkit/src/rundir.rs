@@ -41,14 +41,21 @@ impl RunDirectory {
         loop {
             let directory = match files::private_directory(path) {
                 // Another holder removed it between our making and our opening it.
-                Err(error) if error.kind() == io::ErrorKind::NotFound && path.parent().is_some_and(Path::exists) => continue,
+                Err(error)
+                    if error.kind() == io::ErrorKind::NotFound && path.parent().is_some_and(Path::exists) =>
+                {
+                    continue;
+                }
                 other => other?,
             };
             directory.lock()?;
             // Whoever held it before us may have removed it; then our lock is on a ghost.
             match fs::symlink_metadata(path) {
                 Ok(found) if found.ino() == directory.metadata()?.ino() => {
-                    return Ok(Self { path: path.to_path_buf(), _lock: directory });
+                    return Ok(Self {
+                        path: path.to_path_buf(),
+                        _lock: directory,
+                    });
                 }
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}

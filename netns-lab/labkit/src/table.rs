@@ -14,18 +14,27 @@ pub struct Table {
 impl Table {
     /// A table with these column titles.
     pub fn new(header: &[&str]) -> Self {
-        Self { header: header.iter().map(ToString::to_string).collect(), rows: Vec::new() }
+        Self {
+            header: header.iter().map(ToString::to_string).collect(),
+            rows: Vec::new(),
+        }
     }
 
     /// Adds one row; it has as many cells as the header.
     pub fn row<I: IntoIterator<Item = S>, S: AsRef<str>>(&mut self, cells: I) {
-        self.rows.push(cells.into_iter().map(|cell| printable(cell.as_ref()).into_owned()).collect());
+        self.rows.push(
+            cells
+                .into_iter()
+                .map(|cell| printable(cell.as_ref()).into_owned())
+                .collect(),
+        );
     }
 
     /// The lines of the table, each ended by a newline, without trailing spaces.
     pub fn render(&self) -> String {
         let mut grid = Grid::new();
-        grid.load_style(comfy_table::presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+        grid.load_style(comfy_table::presets::NOTHING)
+            .set_content_arrangement(ContentArrangement::Disabled);
         grid.set_header(&self.header);
         for row in &self.rows {
             grid.add_row(row);
@@ -52,6 +61,9 @@ mod tests {
         let mut table = Table::new(&["POD", "IP", "READY"]);
         table.row(["web-1", "10.244.0.2", "yes"]);
         table.row(["web-10", "10.244.0.11", "no"]);
-        assert_eq!(table.render(), "POD     IP           READY\nweb-1   10.244.0.2   yes\nweb-10  10.244.0.11  no\n");
+        assert_eq!(
+            table.render(),
+            "POD     IP           READY\nweb-1   10.244.0.2   yes\nweb-10  10.244.0.11  no\n"
+        );
     }
 }

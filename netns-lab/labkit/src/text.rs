@@ -24,7 +24,8 @@ pub fn printable(text: &str) -> Cow<'_, str> {
 }
 
 fn is_unsafe(character: char) -> bool {
-    character.is_control() || matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    character.is_control()
+        || matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// `1 pod`, `2 pods`: a count with its noun.
@@ -44,7 +45,10 @@ mod tests {
 
     #[test]
     fn escapes_newlines_and_bidi_are_written_out() {
-        assert_eq!(printable("a\u{1b}[31m\nb\u{202e}c\u{9b}"), "a\\u{1b}[31m\\u{a}b\\u{202e}c\\u{9b}");
+        assert_eq!(
+            printable("a\u{1b}[31m\nb\u{202e}c\u{9b}"),
+            "a\\u{1b}[31m\\u{a}b\\u{202e}c\\u{9b}"
+        );
     }
 
     #[test]

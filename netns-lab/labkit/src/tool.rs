@@ -19,7 +19,10 @@ use crate::Failure;
 /// `HostLacks` when the program is not there or may not be run, `Failed` for other failures to start.
 pub fn run<S: AsRef<OsStr>>(program: &Path, args: &[S], input: Option<&[u8]>) -> Result<Output, Failure> {
     let stdin = match input {
-        Some(bytes) => Stdio::from(in_memory(bytes).map_err(|error| Failure::failed(format!("cannot hold input in memory: {error}")))?),
+        Some(bytes) => Stdio::from(
+            in_memory(bytes)
+                .map_err(|error| Failure::failed(format!("cannot hold input in memory: {error}")))?,
+        ),
         None => Stdio::null(),
     };
     let started = Command::new(program).args(args).stdin(stdin).output();
@@ -45,14 +48,22 @@ pub fn run_ok<S: AsRef<OsStr>>(program: &Path, args: &[S], input: Option<&[u8]>)
 
 /// `iptables-restore -w 5 ended with exit status: 1: iptables-restore: line 3 failed`.
 pub fn complaint<S: AsRef<OsStr>>(program: &Path, args: &[S], output: &Output) -> String {
-    let mut line = program.file_name().unwrap_or(program.as_os_str()).to_string_lossy().into_owned();
+    let mut line = program
+        .file_name()
+        .unwrap_or(program.as_os_str())
+        .to_string_lossy()
+        .into_owned();
     for arg in args {
         line.push(' ');
         line.push_str(&arg.as_ref().to_string_lossy());
     }
     let words = String::from_utf8_lossy(&output.stderr);
     let words = words.trim();
-    let said = if words.is_empty() { "it said nothing" } else { words };
+    let said = if words.is_empty() {
+        "it said nothing"
+    } else {
+        words
+    };
     format!("`{line}` ended with {}: {said}", output.status)
 }
 
@@ -61,7 +72,10 @@ pub fn complaint<S: AsRef<OsStr>>(program: &Path, args: &[S], output: &Output) -
 pub fn find(name: &str) -> Option<std::path::PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let system = ["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin", "/bin"].map(std::path::PathBuf::from);
-    std::env::split_paths(&path).chain(system).map(|folder| folder.join(name)).find(|candidate| is_program(candidate))
+    std::env::split_paths(&path)
+        .chain(system)
+        .map(|folder| folder.join(name))
+        .find(|candidate| is_program(candidate))
 }
 
 fn is_program(path: &Path) -> bool {
@@ -82,18 +96,34 @@ mod tests {
     #[test]
     fn input_arrives_whole() {
         let text = vec![b'x'; 300_000];
-        assert_eq!(run_ok::<&str>(Path::new("/bin/cat"), &[], Some(&text)).unwrap(), text);
+        assert_eq!(
+            run_ok::<&str>(Path::new("/bin/cat"), &[], Some(&text)).unwrap(),
+            text
+        );
     }
 
     #[test]
     fn a_failure_names_the_command_and_its_words() {
-        let failure = run_ok(Path::new("/bin/sh"), &["-c", "echo no such table >&2; exit 4"], None).unwrap_err();
+        let failure = run_ok(
+            Path::new("/bin/sh"),
+            &["-c", "echo no such table >&2; exit 4"],
+            None,
+        )
+        .unwrap_err();
         assert!(failure.message().contains("`sh -c"), "{failure}");
-        assert!(failure.message().ends_with("exit status: 4: no such table"), "{failure}");
+        assert!(
+            failure.message().ends_with("exit status: 4: no such table"),
+            "{failure}"
+        );
     }
 
     #[test]
     fn a_missing_program_is_something_the_host_lacks() {
-        assert_eq!(run::<&str>(Path::new("/nowhere/iptables"), &[], None).unwrap_err().exit_code(), 3);
+        assert_eq!(
+            run::<&str>(Path::new("/nowhere/iptables"), &[], None)
+                .unwrap_err()
+                .exit_code(),
+            3
+        );
     }
 }

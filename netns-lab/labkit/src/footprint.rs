@@ -1,0 +1,149 @@
+//! Tables that did not exist before us do not exist after us.
+//!
+//! iptables-nft makes the table `nat` and its base chains at the first rule and never removes
+//! them, so that `iptables-save` prints another text than before even when every rule is gone.
+//! The first program to write records what was there; the last to leave removes what is empty and
+//! was not. (iptables-legacy tables live as long as their network namespace; the kernel offers no
+//! way to remove one.)
+
+use std::fs;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::nftables::{NfChain, NfTable, NfTables};
+use crate::rundir::{RunDirectory, network_namespace};
+use crate::{Failure, files};
+
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Footprint {
+    /// Who has rules in the tables: `miniproxy`, `netns-lab/LAB`.
+    holders: Vec<String>,
+    tables: Vec<NfTable>,
+    chains: Vec<NfChain>,
+}
+
+/// Notes that `holder` is about to write rules; the first one records what is there.
+///
+/// # Errors
+/// When the record cannot be written: without it nothing could be undone exactly.
+pub fn hold(run: &RunDirectory, holder: &str) -> Result<(), Failure> {
+    let path = record_path(run)?;
+    let mut record = match read(&path)? {
+        Some(record) => record,
+        None => observe()?,
+    };
+    if !record.holders.iter().any(|known| known == holder) {
+        record.holders.push(holder.to_string());
+    }
+    write(&path, &record)
+}
+
+/// Notes that `holder` has no rules any more; the last one removes what did not exist before.
+///
+/// # Errors
+/// When the kernel refuses; what could be removed is removed, and a later call goes on.
+pub fn release(run: &RunDirectory, holder: &str) -> Result<(), Failure> {
+    let path = record_path(run)?;
+    let Some(mut record) = read(&path)? else {
+        return Ok(());
+    };
+    record.holders.retain(|known| known != holder);
+    if !record.holders.is_empty() {
+        return write(&path, &record);
+    }
+    withdraw(&record)
+        .map_err(|error| Failure::failed(format!("cannot remove the empty iptables tables: {error}")))?;
+    files::remove_if_there(&path)
+        .map_err(|error| Failure::failed(format!("cannot remove {}: {error}", path.display())))
+}
+
+fn observe() -> Result<Footprint, Failure> {
+    let read = || -> std::io::Result<Footprint> {
+        let mut kernel = NfTables::open()?;
+        let chains = kernel.chains()?.into_iter().filter(|chain| chain.base).collect();
+        Ok(Footprint {
+            holders: Vec::new(),
+            tables: kernel.tables()?,
+            chains,
+        })
+    };
+    match read() {
+        Ok(footprint) => Ok(footprint),
+        // A kernel without nf_tables has nothing that could be left behind.
+        Err(error) if nf_tables_is_missing(&error) => Ok(Footprint::default()),
+        Err(error) => Err(Failure::failed(format!("cannot list the nf_tables: {error}"))),
+    }
+}
+
+/// Only tables that iptables makes; another program may have made `ip calico` meanwhile.
+const IPTABLES: [&str; 5] = ["filter", "nat", "mangle", "raw", "security"];
+
+fn withdraw(before: &Footprint) -> std::io::Result<()> {
+    let mut kernel = match NfTables::open() {
+        Err(error) if nf_tables_is_missing(&error) => return Ok(()),
+        other => other?,
+    };
+    let chains = match kernel.chains() {
+        Err(error) if nf_tables_is_missing(&error) => return Ok(()),
+        other => other?,
+    };
+    let was_there = |chain: &NfChain| {
+        before
+            .chains
+            .iter()
+            .any(|known| known.table == chain.table && known.name == chain.name)
+    };
+    // All or none of a table: a base chain alone would make iptables show a table with one policy.
+    for table in kernel.tables()? {
+        if !IPTABLES.contains(&table.name.as_str()) {
+            continue;
+        }
+        let mine: Vec<_> = chains.iter().filter(|chain| chain.table == table).collect();
+        let made: Vec<_> = mine
+            .iter()
+            .filter(|chain| chain.base && !was_there(chain))
+            .collect();
+        for chain in &made {
+            kernel.delete_empty_chain(chain)?;
+        }
+        if !before.tables.contains(&table) {
+            kernel.delete_empty_table(&table)?;
+        }
+    }
+    Ok(())
+}
+
+fn nf_tables_is_missing(error: &std::io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(nix::libc::EPROTONOSUPPORT | nix::libc::EOPNOTSUPP | nix::libc::EINVAL)
+    )
+}
+
+fn record_path(run: &RunDirectory) -> Result<PathBuf, Failure> {
+    // One record for each network namespace: several nodes may share one /run.
+    Ok(run.path().join(format!(".tables-{}.json", network_namespace()?)))
+}
+
+fn read(path: &std::path::Path) -> Result<Option<Footprint>, Failure> {
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => {
+            return Err(Failure::failed(format!(
+                "cannot read {}: {error}",
+                path.display()
+            )));
+        }
+    };
+    serde_json::from_slice(&bytes).map(Some).map_err(|error| {
+        Failure::failed(format!("{} is damaged: {error}", path.display())).hint("remove it if no lab is up")
+    })
+}
+
+fn write(path: &std::path::Path, record: &Footprint) -> Result<(), Failure> {
+    let bytes = serde_json::to_vec(record).map_err(|error| Failure::failed(error.to_string()))?;
+    files::write_atomically(path, &bytes, 0o600)
+        .map_err(|error| Failure::failed(format!("cannot write {}: {error}", path.display())))
+}

@@ -1,0 +1,336 @@
+//! The few netlink calls that tell what of nf_tables is there, and remove what is empty.
+//!
+//! iptables-nft makes tables and base chains as it needs them and never removes them; no iptables
+//! command can ask which were there before. Message layout and numbers: the kernel's
+//! `include/uapi/linux/netfilter/nf_tables.h` and `nfnetlink.h`.
+
+use std::io;
+
+use netlink_sys::protocols::NETLINK_NETFILTER;
+use netlink_sys::{Socket, SocketAddr};
+use serde::{Deserialize, Serialize};
+
+const NFNL_SUBSYS_NFTABLES: u16 = 10;
+const NFNL_MSG_BATCH_BEGIN: u16 = 0x10;
+const NFNL_MSG_BATCH_END: u16 = 0x11;
+const NFT_MSG_GETTABLE: u16 = 1;
+const NFT_MSG_DELTABLE: u16 = 2;
+const NFT_MSG_GETCHAIN: u16 = 4;
+const NFT_MSG_DELCHAIN: u16 = 5;
+const NFT_MSG_GETGEN: u16 = 16;
+const NFTA_TABLE_NAME: u16 = 1;
+const NFTA_CHAIN_TABLE: u16 = 1;
+const NFTA_CHAIN_NAME: u16 = 3;
+const NFTA_CHAIN_HOOK: u16 = 4;
+const NFTA_CHAIN_USE: u16 = 6;
+const NFTA_GEN_ID: u16 = 1;
+
+const NLM_F_REQUEST: u16 = 0x1;
+const NLM_F_ACK: u16 = 0x4;
+const NLM_F_DUMP: u16 = 0x300;
+/// With it a delete of something that is not empty fails (EBUSY) and changes nothing.
+const NLM_F_NONREC: u16 = 0x100;
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+const HEADER: usize = 16;
+const NFGEN: usize = 4;
+
+/// A protocol family as nf_tables numbers it: `AF_INET` or `AF_INET6`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum NfFamily {
+    /// The table family `ip`.
+    Ip,
+    /// The table family `ip6`.
+    Ip6,
+}
+
+impl NfFamily {
+    fn number(self) -> u8 {
+        match self {
+            Self::Ip => 2,
+            Self::Ip6 => 10,
+        }
+    }
+
+    fn from_number(number: u8) -> Option<Self> {
+        [Self::Ip, Self::Ip6]
+            .into_iter()
+            .find(|family| family.number() == number)
+    }
+}
+
+/// One table of the families that iptables uses.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct NfTable {
+    /// Its family.
+    pub family: NfFamily,
+    /// Its name, such as `nat`.
+    pub name: String,
+}
+
+/// One chain.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct NfChain {
+    /// The table it is in.
+    pub table: NfTable,
+    /// Its name, such as `PREROUTING`.
+    pub name: String,
+    /// Whether the kernel calls it from a hook (a built-in chain, in the words of iptables).
+    pub base: bool,
+    /// Rules in it plus references to it.
+    pub uses: u32,
+}
+
+/// A netlink socket to the nf_tables of the network namespace it was opened in.
+pub struct NfTables {
+    socket: Socket,
+    sequence: u32,
+}
+
+impl NfTables {
+    /// Opens the socket in this thread's network namespace.
+    ///
+    /// # Errors
+    /// When the kernel has no netfilter netlink.
+    pub fn open() -> io::Result<Self> {
+        let mut socket = Socket::new(NETLINK_NETFILTER)?;
+        socket.bind_auto()?;
+        socket.connect(&SocketAddr::new(0, 0))?;
+        Ok(Self { socket, sequence: 1 })
+    }
+
+    /// The generation of the whole rule set: another number after every transaction by anyone.
+    pub fn generation(&mut self) -> io::Result<u32> {
+        self.sequence += 1;
+        let request = message(NFT_MSG_GETGEN, NLM_F_REQUEST, self.sequence, 0, 0, &[]);
+        self.socket.send(&request, 0)?;
+        let (buffer, _) = self.socket.recv_from_full()?;
+        let mut found = None;
+        for (kind, body) in messages(&buffer) {
+            refuse_error(kind, body)?;
+            found = found.or_else(|| attribute(body, NFTA_GEN_ID).and_then(be32));
+        }
+        found.ok_or_else(|| {
+            io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the kernel did not tell the generation of its rules",
+            )
+        })
+    }
+
+    /// All tables of the families `ip` and `ip6`.
+    pub fn tables(&mut self) -> io::Result<Vec<NfTable>> {
+        self.dump(NFT_MSG_GETTABLE, |body| {
+            Some(NfTable {
+                family: NfFamily::from_number(*body.first()?)?,
+                name: text(attribute(body, NFTA_TABLE_NAME)?),
+            })
+        })
+    }
+
+    /// All chains of the families `ip` and `ip6`.
+    pub fn chains(&mut self) -> io::Result<Vec<NfChain>> {
+        self.dump(NFT_MSG_GETCHAIN, |body| {
+            let table = NfTable {
+                family: NfFamily::from_number(*body.first()?)?,
+                name: text(attribute(body, NFTA_CHAIN_TABLE)?),
+            };
+            Some(NfChain {
+                table,
+                name: text(attribute(body, NFTA_CHAIN_NAME)?),
+                base: attribute(body, NFTA_CHAIN_HOOK).is_some(),
+                uses: attribute(body, NFTA_CHAIN_USE).and_then(be32).unwrap_or(0),
+            })
+        })
+    }
+
+    /// Deletes a chain if it holds no rule; true when it is gone.
+    pub fn delete_empty_chain(&mut self, chain: &NfChain) -> io::Result<bool> {
+        let mut names = string_attribute(NFTA_CHAIN_TABLE, &chain.table.name);
+        names.extend(string_attribute(NFTA_CHAIN_NAME, &chain.name));
+        self.delete(NFT_MSG_DELCHAIN, chain.table.family, &names)
+    }
+
+    /// Deletes a table if it holds no chain; true when it is gone.
+    pub fn delete_empty_table(&mut self, table: &NfTable) -> io::Result<bool> {
+        self.delete(
+            NFT_MSG_DELTABLE,
+            table.family,
+            &string_attribute(NFTA_TABLE_NAME, &table.name),
+        )
+    }
+
+    fn delete(&mut self, kind: u16, family: NfFamily, names: &[u8]) -> io::Result<bool> {
+        self.sequence += 1;
+        let mut batch = batch_edge(NFNL_MSG_BATCH_BEGIN, self.sequence);
+        let flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_NONREC;
+        batch.extend(message(kind, flags, self.sequence, family.number(), 0, names));
+        batch.extend(batch_edge(NFNL_MSG_BATCH_END, self.sequence));
+        self.socket.send(&batch, 0)?;
+        let (buffer, _) = self.socket.recv_from_full()?;
+        for (kind, body) in messages(&buffer) {
+            match refuse_error(kind, body) {
+                Ok(()) => {}
+                Err(error) if error.raw_os_error() == Some(nix::libc::EBUSY) => return Ok(false),
+                // Somebody else deleted it first: it is gone all the same.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
+    }
+
+    fn dump<T>(&mut self, kind: u16, read: impl Fn(&[u8]) -> Option<T>) -> io::Result<Vec<T>> {
+        self.sequence += 1;
+        self.socket.send(
+            &message(kind, NLM_F_REQUEST | NLM_F_DUMP, self.sequence, 0, 0, &[]),
+            0,
+        )?;
+        let mut found = Vec::new();
+        loop {
+            let (buffer, _) = self.socket.recv_from_full()?;
+            for (kind, body) in messages(&buffer) {
+                if kind == NLMSG_DONE {
+                    return Ok(found);
+                }
+                refuse_error(kind, body)?;
+                found.extend(read(body));
+            }
+        }
+    }
+}
+
+fn message(kind: u16, flags: u16, sequence: u32, family: u8, resource: u16, attributes: &[u8]) -> Vec<u8> {
+    let subsystem = if kind >= NFNL_MSG_BATCH_BEGIN && resource != 0 {
+        0
+    } else {
+        NFNL_SUBSYS_NFTABLES << 8
+    };
+    let length = u32::try_from(HEADER + NFGEN + attributes.len()).unwrap_or(u32::MAX);
+    let mut bytes = Vec::with_capacity(HEADER + NFGEN + attributes.len());
+    bytes.extend(length.to_ne_bytes());
+    bytes.extend((subsystem | kind).to_ne_bytes());
+    bytes.extend(flags.to_ne_bytes());
+    bytes.extend(sequence.to_ne_bytes());
+    bytes.extend(0_u32.to_ne_bytes());
+    bytes.extend([family, 0]);
+    bytes.extend(resource.to_be_bytes());
+    bytes.extend(attributes);
+    bytes
+}
+
+fn batch_edge(kind: u16, sequence: u32) -> Vec<u8> {
+    message(kind, NLM_F_REQUEST, sequence, 0, NFNL_SUBSYS_NFTABLES, &[])
+}
+
+fn string_attribute(kind: u16, value: &str) -> Vec<u8> {
+    let length = 4 + value.len() + 1;
+    let mut bytes = Vec::with_capacity(length.next_multiple_of(4));
+    bytes.extend(u16::try_from(length).unwrap_or(u16::MAX).to_ne_bytes());
+    bytes.extend(kind.to_ne_bytes());
+    bytes.extend(value.as_bytes());
+    bytes.push(0);
+    bytes.resize(length.next_multiple_of(4), 0);
+    bytes
+}
+
+/// Splits what one receive brought into (type, body after the netlink header).
+fn messages(mut buffer: &[u8]) -> Vec<(u16, &[u8])> {
+    let mut found = Vec::new();
+    while buffer.len() >= HEADER {
+        let length = ne32(buffer).map_or(0, |length| length as usize);
+        if length < HEADER || length > buffer.len() {
+            break;
+        }
+        let kind = u16::from_ne_bytes([buffer[4], buffer[5]]);
+        found.push((kind, &buffer[HEADER..length]));
+        buffer = &buffer[length.next_multiple_of(4).min(buffer.len())..];
+    }
+    found
+}
+
+/// The value of an attribute of a message body (which starts with the 4-byte `nfgenmsg`).
+fn attribute(body: &[u8], wanted: u16) -> Option<&[u8]> {
+    let mut rest = body.get(NFGEN..)?;
+    while rest.len() >= 4 {
+        let length = usize::from(u16::from_ne_bytes([rest[0], rest[1]]));
+        // The two highest bits are flags: nested, and network byte order.
+        let kind = u16::from_ne_bytes([rest[2], rest[3]]) & 0x3fff;
+        if length < 4 || length > rest.len() {
+            return None;
+        }
+        if kind == wanted {
+            return Some(&rest[4..length]);
+        }
+        rest = &rest[length.next_multiple_of(4).min(rest.len())..];
+    }
+    None
+}
+
+fn refuse_error(kind: u16, body: &[u8]) -> io::Result<()> {
+    if kind != NLMSG_ERROR {
+        return Ok(());
+    }
+    match body
+        .get(..4)
+        .and_then(|code| code.try_into().ok())
+        .map(i32::from_ne_bytes)
+    {
+        Some(0) => Ok(()),
+        Some(code) => Err(io::Error::from_raw_os_error(-code)),
+        None => Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "the kernel sent a short error message",
+        )),
+    }
+}
+
+fn ne32(bytes: &[u8]) -> Option<u32> {
+    bytes
+        .get(..4)
+        .and_then(|four| four.try_into().ok())
+        .map(u32::from_ne_bytes)
+}
+
+fn be32(bytes: &[u8]) -> Option<u32> {
+    bytes
+        .get(..4)
+        .and_then(|four| four.try_into().ok())
+        .map(u32::from_be_bytes)
+}
+
+fn text(bytes: &[u8]) -> String {
+    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(&bytes[..end]).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attributes_are_found_behind_others_and_never_read_past_the_end() {
+        let mut body = vec![2, 0, 0, 0];
+        body.extend(string_attribute(NFTA_CHAIN_TABLE, "nat"));
+        body.extend(string_attribute(NFTA_CHAIN_NAME, "PREROUTING"));
+        assert_eq!(
+            attribute(&body, NFTA_CHAIN_NAME).map(text).as_deref(),
+            Some("PREROUTING")
+        );
+        assert_eq!(attribute(&body, NFTA_CHAIN_USE), None);
+        for cut in 0..body.len() {
+            let _ = attribute(&body[..cut], NFTA_CHAIN_NAME);
+            let _ = messages(&body[..cut]);
+        }
+    }
+
+    #[test]
+    fn a_batch_names_the_subsystem_in_its_edges_only() {
+        let begin = batch_edge(NFNL_MSG_BATCH_BEGIN, 7);
+        assert_eq!(begin.len(), 20);
+        assert_eq!(u16::from_ne_bytes([begin[4], begin[5]]), NFNL_MSG_BATCH_BEGIN);
+        assert_eq!(&begin[18..20], &[0, 10]);
+        let get = message(NFT_MSG_GETGEN, NLM_F_REQUEST, 7, 0, 0, &[]);
+        assert_eq!(u16::from_ne_bytes([get[4], get[5]]), 10 << 8 | NFT_MSG_GETGEN);
+    }
+}
