@@ -1,0 +1,107 @@
+//! The harness's own part inside a machine: its first process, a client, a server.
+
+use std::env;
+use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::net::TcpListener;
+use std::process::{Command, ExitCode, Stdio, exit};
+use std::thread;
+use std::time::Duration;
+
+use lab_tests::load::{self, Plan, Protocol, say};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+
+const USAGE: &str = "lab-helper init SETUP-SCRIPT
+lab-helper load|hold http|tcp|udp ADDRESS:PORT COUNT [CONCURRENCY [TIMEOUT-MS]]
+lab-helper whoami ADDRESS:PORT";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = env::args().skip(1).collect();
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["init", setup] => init(setup),
+        [verb @ ("load" | "hold"), rest @ ..] => match plan(rest) {
+            Some(plan) if *verb == "load" => say(&load::run(&plan).to_json().to_string()),
+            Some(plan) => {
+                allow_many_files();
+                say(&load::hold(&plan).to_string());
+            }
+            None => return usage(),
+        },
+        ["whoami", address] => whoami(address),
+        _ => return usage(),
+    }
+    ExitCode::SUCCESS
+}
+
+fn usage() -> ExitCode {
+    let _ = writeln!(io::stderr(), "{USAGE}");
+    ExitCode::from(2)
+}
+
+fn plan(words: &[&str]) -> Option<Plan> {
+    let [protocol, target, count, rest @ ..] = words else {
+        return None;
+    };
+    let number = |index: usize, default: usize| match rest.get(index) {
+        Some(word) => word.parse().ok(),
+        None => Some(default),
+    };
+    Some(Plan {
+        protocol: Protocol::named(protocol)?,
+        target: target.parse().ok()?,
+        count: count.parse().ok()?,
+        concurrency: number(0, 16)?,
+        timeout: Duration::from_millis(number(1, 5000)? as u64),
+    })
+}
+
+/// The first process of a machine: sets it up, then buries the dead until its stdin ends. When the
+/// test that made it ends for whatever reason, so does its stdin, and the kernel ends all the rest.
+fn init(setup: &str) -> ! {
+    // `/proc` is still the outer one and names us as the outside does.
+    let outside = std::fs::read_link("/proc/self").expect("/proc is mounted");
+    let done = Command::new("sh")
+        .args(["-euc", setup])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .status()
+        .expect("sh starts");
+    if !done.success() {
+        exit(1);
+    }
+    let mut children = SigSet::empty();
+    children.add(Signal::SIGCHLD);
+    // Before the thread, so that it has it blocked too and `wait` below is the only taker.
+    children.thread_block().expect("a valid signal set");
+    thread::spawn(|| {
+        let _ = io::copy(&mut io::stdin(), &mut io::sink());
+        exit(0);
+    });
+    say(&format!("ready {}", outside.display()));
+    loop {
+        while waitpid(None, Some(WaitPidFlag::WNOHANG)).is_ok_and(|found| found != WaitStatus::StillAlive) {}
+        let _ = children.wait();
+    }
+}
+
+fn allow_many_files() {
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
+}
+
+/// Tells every caller the address it is seen as; says its own process number first.
+fn whoami(address: &str) {
+    let listener = TcpListener::bind(address).expect("a free port");
+    say(&format!("listening as {}", std::process::id()));
+    for stream in listener.incoming().flatten() {
+        let Ok(peer) = stream.peer_addr() else { continue };
+        let mut line = String::new();
+        let _ = stream.set_read_timeout(Some(Duration::from_secs(2)));
+        let mut stream = BufReader::new(stream);
+        let _ = stream.read_line(&mut line);
+        let _ = writeln!(stream.get_mut(), "router (192.0.2.1) sees you as {peer}");
+    }
+}

@@ -1,0 +1,1 @@
+//! The least the kernel takes.

@@ -1,0 +1,19 @@
+//! The end-to-end tests: real programs, real kernel, real packets, each test in a machine of its own.
+//!
+//! One executable for all of them links once, runs its tests side by side, and can be carried into
+//! a virtual machine as one file.
+
+mod churn;
+mod cli;
+mod docs;
+mod harness;
+mod hairpin;
+mod kill;
+mod no_trace;
+mod nowhere;
+mod random;
+mod sandbox;
+mod shares;
+mod support;
+mod topologies;
+mod vm;
