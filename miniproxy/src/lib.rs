@@ -1,1 +1,22 @@
-//! Library.
+//! `miniproxy`: a mini kube-proxy. Kubernetes objects in JSON files in, iptables rules out.
+//!
+//! Data flows one way:
+//!
+//! ```text
+//! files ──► registry ──► model ──► rules::build ──► rules::delta ──► iptables-restore
+//!           (objects)   (ports,    (wanted)            ▲              (edge)
+//!                        endpoints)                    │
+//!                       iptables-save ──► rules::parse ┘ (found)
+//! ```
+//!
+//! Everything but [`edge`] and [`cmd`] is pure: no files, processes, clocks or network.
+
+pub mod cli;
+pub mod cmd;
+pub mod edge;
+pub mod endpoints;
+pub mod model;
+pub mod node;
+pub mod registry;
+pub mod report;
+pub mod rules;

@@ -1,0 +1,211 @@
+//! The command line: shapes and words only.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+use ipnet::IpNet;
+use labkit::shell::OutputFormat;
+
+/// A mini kube-proxy: turns Kubernetes Services in JSON files into the iptables rules that
+/// kube-proxy writes, chain for chain and word for word.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 80, after_help = EXAMPLES)]
+pub struct Cli {
+    /// Say more on stderr: -v what is done, -vv why, -vvv every rule sent
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  sudo netns-lab up 3-pods          a node with three pods and a Service
+  sudo miniproxy sync               write the Service's rules
+  sudo iptables -t nat -L           and there it is
+  miniproxy render --registry svc/  the same rules as text, without root
+  sudo miniproxy cleanup            take them away again";
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Write the rules that the registry wants, and say what changed
+    #[command(after_help = "\
+Examples:
+  sudo miniproxy sync               once
+  sudo miniproxy sync --watch       and follow the registry until Ctrl-C
+  miniproxy sync --dry-run          show what would be sent to iptables-restore")]
+    Sync(SyncArgs),
+    /// Print the rules as iptables-restore text; needs neither root nor a kernel
+    #[command(after_help = "\
+Examples:
+  kubectl get svc,endpointslices,pods,nodes -A -o json > cluster.json
+  miniproxy render --registry cluster.json
+  miniproxy render --family 6")]
+    Render(RenderArgs),
+    /// Check a registry: say what is wrong, in which file, line, column and field
+    #[command(after_help = "\
+Examples:
+  miniproxy check --registry services/
+  miniproxy check --registry web.json && echo good")]
+    Check(CheckArgs),
+    /// Compare rules by meaning: the kernel's, a saved dump's, the registry's
+    #[command(after_help = "\
+Examples:
+  sudo miniproxy diff                    the kernel and the registry
+  miniproxy diff node.save --registry cluster.json
+                                         a dump of iptables-save and a registry
+  miniproxy diff before.save after.save  two dumps
+
+Exit code: 0 the same, 1 different, 2 something cannot be read.")]
+    Diff(DiffArgs),
+    /// Remove every rule and chain that miniproxy made, and nothing else
+    Cleanup(CleanupArgs),
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Print the man page
+    Man,
+}
+
+/// Where the objects are.
+#[derive(Debug, Clone, Args)]
+pub struct RegistryArgs {
+    /// A directory of JSON files or one file; may be given several times
+    /// [default: the registry of the lab that is up]
+    #[arg(
+        long = "registry",
+        value_name = "PATH",
+        env = "MINIPROXY_REGISTRY",
+        value_delimiter = ':'
+    )]
+    pub paths: Vec<PathBuf>,
+    /// The lab whose registry to read, where several are up
+    #[arg(long, value_name = "NAME", conflicts_with = "paths")]
+    pub lab: Option<String>,
+}
+
+/// How this node proxies.
+#[derive(Debug, Clone, Args)]
+pub struct NodeArgs {
+    /// The Node we are [default: the registry's only one, else the host name]
+    #[arg(long, value_name = "NAME")]
+    pub node: Option<String>,
+    /// The pods' network, one for each IP family: traffic to cluster IPs from elsewhere is masqueraded
+    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
+    pub cluster_cidr: Vec<IpNet>,
+}
+
+/// Arguments of `sync`.
+#[derive(Debug, Clone, Args)]
+pub struct SyncArgs {
+    #[command(flatten)]
+    #[expect(
+        missing_docs,
+        reason = "its own type says it; text here would become help text"
+    )]
+    pub registry: RegistryArgs,
+    #[command(flatten)]
+    #[expect(
+        missing_docs,
+        reason = "its own type says it; text here would become help text"
+    )]
+    pub node: NodeArgs,
+    /// The iptables program to use; ip6tables, -save and -restore are found beside it
+    /// [default: the flavour that the host uses]
+    #[arg(long, value_name = "PATH")]
+    pub iptables: Option<PathBuf>,
+    /// Print what would be sent to iptables-restore and change nothing
+    #[arg(long, conflicts_with = "watch")]
+    pub dry_run: bool,
+    /// Follow the registry until SIGINT or SIGTERM
+    #[arg(long)]
+    pub watch: bool,
+    /// With --watch: seconds between two full comparisons with the kernel
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub sync_period: u64,
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: OutputFormat,
+}
+
+/// Arguments of `render`.
+#[derive(Debug, Clone, Args)]
+pub struct RenderArgs {
+    #[command(flatten)]
+    #[expect(
+        missing_docs,
+        reason = "its own type says it; text here would become help text"
+    )]
+    pub registry: RegistryArgs,
+    #[command(flatten)]
+    #[expect(
+        missing_docs,
+        reason = "its own type says it; text here would become help text"
+    )]
+    pub node: NodeArgs,
+    /// The IP family: 4 or 6
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(4..=6))]
+    pub family: u8,
+}
+
+/// Arguments of `check`.
+#[derive(Debug, Clone, Args)]
+pub struct CheckArgs {
+    #[command(flatten)]
+    #[expect(
+        missing_docs,
+        reason = "its own type says it; text here would become help text"
+    )]
+    pub registry: RegistryArgs,
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: OutputFormat,
+}
+
+/// Arguments of `diff`.
+#[derive(Debug, Clone, Args)]
+pub struct DiffArgs {
+    /// A dump of iptables-save (IPv4 or IPv6) [default: the kernel]
+    #[arg(value_name = "A")]
+    pub left: Option<PathBuf>,
+    /// Another dump, or a registry (a directory or a .json file) [default: the registry]
+    #[arg(value_name = "B")]
+    pub right: Option<PathBuf>,
+    #[command(flatten)]
+    #[expect(
+        missing_docs,
+        reason = "its own type says it; text here would become help text"
+    )]
+    pub registry: RegistryArgs,
+    #[command(flatten)]
+    #[expect(
+        missing_docs,
+        reason = "its own type says it; text here would become help text"
+    )]
+    pub node: NodeArgs,
+    /// The iptables program to ask [default: the flavour that the host uses]
+    #[arg(long, value_name = "PATH")]
+    pub iptables: Option<PathBuf>,
+    /// The IP family of the dumps: 4 or 6
+    #[arg(long, value_parser = clap::value_parser!(u8).range(4..=6))]
+    pub family: Option<u8>,
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: OutputFormat,
+}
+
+/// Arguments of `cleanup`.
+#[derive(Debug, Clone, Args)]
+pub struct CleanupArgs {
+    /// The iptables program to use [default: every flavour that holds our rules]
+    #[arg(long, value_name = "PATH")]
+    pub iptables: Option<PathBuf>,
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: OutputFormat,
+}

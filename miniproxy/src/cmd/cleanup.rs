@@ -1,0 +1,100 @@
+//! `miniproxy cleanup`: everything that is ours goes, and nothing else.
+
+use labkit::rundir::RunDirectory;
+use labkit::shell::{OutputFormat, emit, emit_json};
+use labkit::text::count;
+use labkit::xtables::{Family, Xtables};
+use labkit::{Failure, Outcome, fault, footprint};
+use serde::Serialize;
+
+use super::sync::HOLDER;
+use crate::cli::CleanupArgs;
+use crate::edge::tables::{Tables, every_flavour};
+use crate::rules::delta::Delta;
+
+#[derive(Serialize)]
+struct Removed {
+    iptables: String,
+    family: &'static str,
+    chains: usize,
+}
+
+/// Removes our jumps and chains from every flavour and family, then what of the tables is empty
+/// and was not there before.
+pub(super) fn run(args: &CleanupArgs) -> Result<Outcome, Failure> {
+    let flavours = match &args.iptables {
+        Some(path) => vec![Xtables::detect(Some(path))?],
+        None => every_flavour(),
+    };
+    if flavours.is_empty() {
+        return Err(
+            Failure::host_lacks("iptables was not found").hint("install it: sudo apt-get install iptables")
+        );
+    }
+    let run = RunDirectory::lock()?;
+    let (mut removed, mut failures) = (Vec::new(), Vec::new());
+    for xtables in &flavours {
+        for family in Family::ALL {
+            match clean(xtables, family) {
+                Ok(0) => {}
+                Ok(chains) => removed.push(Removed {
+                    iptables: xtables.name(),
+                    family: family.name(),
+                    chains,
+                }),
+                Err(failure) => failures.push(failure),
+            }
+            fault::point(if family == Family::V4 {
+                "cleanup:v4"
+            } else {
+                "cleanup:v6"
+            });
+        }
+    }
+    if failures.is_empty() {
+        footprint::release(&run, HOLDER).unwrap_or_else(|failure| failures.push(failure));
+        fault::point("cleanup:released");
+    }
+    match args.output {
+        OutputFormat::Json => emit_json(&removed)?,
+        OutputFormat::Table => emit(&text(&removed))?,
+    }
+    Failure::all(failures).map_or(Ok(Outcome::Done), Err)
+}
+
+/// How many chains were removed.
+fn clean(xtables: &Xtables, family: Family) -> Result<usize, Failure> {
+    let Some(found) = xtables.read(family)? else {
+        return Ok(0);
+    };
+    let delta = Delta::removal(&found).map_err(|rules| {
+        let rules = rules.join("\n");
+        Failure::failed(format!(
+            "{} rules that are not ours lead into our chains:\n{rules}",
+            family.name()
+        ))
+        .hint("remove those rules, then run `miniproxy cleanup` again")
+    })?;
+    if delta.is_empty() {
+        return Ok(0);
+    }
+    xtables
+        .write(family, &delta.document())
+        .map_err(|failure| failure.context("cannot remove the rules"))?;
+    Ok(delta.tables.values().map(|table| table.removed.len()).sum())
+}
+
+fn text(removed: &[Removed]) -> String {
+    if removed.is_empty() {
+        return "nothing to remove\n".to_string();
+    }
+    let line = |part: &Removed| {
+        format!(
+            "removed {} of {} from {}\n",
+            count(part.chains, "chain"),
+            part.family,
+            part.iptables
+        )
+    };
+    removed.iter().map(line).collect()
+}

@@ -1,0 +1,138 @@
+//! `miniproxy diff`: the kernel, a dump, a registry: the same rules or not?
+
+use std::fs;
+use std::path::Path;
+
+use labkit::shell::{OutputFormat, emit, emit_json};
+use labkit::text::count;
+use labkit::xtables::{Family, Xtables};
+use labkit::{Failure, Outcome};
+
+use super::render::family;
+use super::sync::options;
+use crate::cli::{DiffArgs, RegistryArgs};
+use crate::edge::registry::Source;
+use crate::edge::tables::Tables;
+use crate::report::difference::{Finding, Sides, compare};
+use crate::rules::parse;
+use crate::rules::set::Found;
+
+/// Prints the findings; exit code 0 when there is none, 1 when there is any.
+pub(super) fn run(args: &DiffArgs) -> Result<Outcome, Failure> {
+    let findings = match (&args.left, &args.right) {
+        (None, _) => kernel_and_registry(args)?,
+        (Some(left), None) => {
+            let family = chosen_family(args, left)?;
+            let dump = dump(left)?;
+            compare(
+                &dump,
+                &registry(args, &args.registry, family)?,
+                Sides {
+                    left: "the dump",
+                    right: "the registry",
+                },
+            )
+        }
+        (Some(left), Some(right)) => two_files(args, left, right)?,
+    };
+    match args.output {
+        OutputFormat::Json => emit_json(&findings)?,
+        OutputFormat::Table => emit(&text(&findings))?,
+    }
+    Ok(if findings.is_empty() {
+        Outcome::Done
+    } else {
+        Outcome::No
+    })
+}
+
+fn kernel_and_registry(args: &DiffArgs) -> Result<Vec<Finding>, Failure> {
+    let xtables = Xtables::detect(args.iptables.as_deref())?;
+    let families = match args.family {
+        Some(number) => vec![family(number)?],
+        None => Family::ALL.to_vec(),
+    };
+    let mut findings = Vec::new();
+    for family in families {
+        let wanted = registry(args, &args.registry, family)?;
+        let Some(found) = xtables.read(family)? else {
+            continue;
+        };
+        findings.extend(compare(
+            &found,
+            &wanted,
+            Sides {
+                left: "the kernel",
+                right: "the registry",
+            },
+        ));
+    }
+    Ok(findings)
+}
+
+fn two_files(args: &DiffArgs, left: &Path, right: &Path) -> Result<Vec<Finding>, Failure> {
+    let is_registry =
+        |path: &Path| path.is_dir() || path.extension().is_some_and(|extension| extension == "json");
+    let side = |path: &Path, family: Family| {
+        if is_registry(path) {
+            registry(
+                args,
+                &RegistryArgs {
+                    paths: vec![path.to_path_buf()],
+                    lab: None,
+                },
+                family,
+            )
+        } else {
+            dump(path)
+        }
+    };
+    let family = chosen_family(args, if is_registry(left) { right } else { left })?;
+    let names = [left.display().to_string(), right.display().to_string()];
+    Ok(compare(
+        &side(left, family)?,
+        &side(right, family)?,
+        Sides {
+            left: &names[0],
+            right: &names[1],
+        },
+    ))
+}
+
+fn registry(args: &DiffArgs, paths: &RegistryArgs, family: Family) -> Result<Found, Failure> {
+    let registry = Source::choose(paths)?.read()?;
+    Ok(Found::from(&options(&args.node).wanted(&registry, family)))
+}
+
+/// What --family says, else IPv6 for a dump that ip6tables-save wrote.
+fn chosen_family(args: &DiffArgs, dump: &Path) -> Result<Family, Failure> {
+    match args.family {
+        Some(number) => family(number),
+        None => {
+            let text = fs::read(dump).unwrap_or_default();
+            let first = text.split(|byte| *byte == b'\n').next().unwrap_or_default();
+            let six = String::from_utf8_lossy(first).contains("ip6tables-save");
+            Ok(if six { Family::V6 } else { Family::V4 })
+        }
+    }
+}
+
+fn dump(path: &Path) -> Result<Found, Failure> {
+    let expected = "expected the output of iptables-save";
+    let bytes = fs::read(path)
+        .map_err(|error| Failure::usage(format!("cannot read {}: {error}", path.display())).hint(expected))?;
+    let found = parse::parse(&String::from_utf8_lossy(&bytes));
+    found.map_err(|error| Failure::usage(format!("{}: {error}", path.display())).hint(expected))
+}
+
+fn text(findings: &[Finding]) -> String {
+    if findings.is_empty() {
+        return "the same: every rule means what it should\n".to_string();
+    }
+    let mut text: String = findings.iter().map(Finding::text).collect();
+    text.push_str(&format!(
+        "{} (- is the left side, + the right)\n",
+        count(findings.len(), "difference")
+    ));
+    text
+}

@@ -1,0 +1,30 @@
+//! One file for each sub-command: glue between the edges and the pure parts, and words.
+
+mod check;
+mod cleanup;
+mod diff;
+mod render;
+mod sync;
+mod watch;
+
+use clap::CommandFactory as _;
+use labkit::{Failure, Outcome, shell};
+
+use crate::cli::{Cli, Command};
+
+/// Does what the command line says.
+///
+/// # Errors
+/// What went wrong, with the exit code it means.
+pub fn run(cli: Cli) -> Result<Outcome, Failure> {
+    match cli.command {
+        Command::Sync(args) if args.watch => watch::run(&args),
+        Command::Sync(args) => sync::run(&args),
+        Command::Render(args) => render::run(&args),
+        Command::Check(args) => check::run(&args),
+        Command::Diff(args) => diff::run(&args),
+        Command::Cleanup(args) => cleanup::run(&args),
+        Command::Completions { shell } => shell::emit_completions(Cli::command(), shell),
+        Command::Man => shell::emit_man(Cli::command()),
+    }
+}

@@ -1,0 +1,30 @@
+//! `miniproxy render`: the rules as text.
+
+use labkit::shell::emit;
+use labkit::xtables::Family;
+use labkit::{Failure, Outcome};
+
+use super::sync::options;
+use crate::cli::RenderArgs;
+use crate::edge::registry::Source;
+use crate::rules::delta::Delta;
+use crate::rules::set::Found;
+
+/// Prints what a sync would send to a kernel that has nothing yet.
+pub(super) fn run(args: &RenderArgs) -> Result<Outcome, Failure> {
+    let registry = Source::choose(&args.registry)?.read()?;
+    let wanted = options(&args.node).wanted(&registry, family(args.family)?);
+    emit(&Delta::between(&Found::default(), &wanted).document())?;
+    Ok(Outcome::Done)
+}
+
+/// 4 or 6.
+pub(super) fn family(number: u8) -> Result<Family, Failure> {
+    match number {
+        4 => Ok(Family::V4),
+        6 => Ok(Family::V6),
+        other => Err(Failure::usage(format!(
+            "there is no IP family {other}; expected 4 or 6"
+        ))),
+    }
+}

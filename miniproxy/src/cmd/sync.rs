@@ -1,0 +1,191 @@
+//! `miniproxy sync`: registry in, rules out, one line for each Service that changed.
+
+use labkit::rundir::RunDirectory;
+use labkit::shell::{OutputFormat, emit, emit_json};
+use labkit::text::count;
+use labkit::xtables::{Family, Xtables};
+use labkit::{Failure, Outcome, fault, footprint};
+use serde::Serialize;
+
+use crate::cli::{NodeArgs, SyncArgs};
+use crate::edge::registry::Source;
+use crate::edge::tables::Tables;
+use crate::node::NodeOptions;
+use crate::registry::Registry;
+use crate::report::changes::{Change, changes};
+use crate::rules::delta::Delta;
+use crate::rules::set::Found;
+use crate::rules::view;
+
+/// Who holds rules, in the record of tables that did not exist before.
+pub(super) const HOLDER: &str = "miniproxy";
+
+/// What one sync did, or would do.
+#[derive(Debug, Clone, Default, Serialize)]
+pub(super) struct Report {
+    /// Which iptables.
+    pub iptables: String,
+    /// What happened to each service port, IPv4 first.
+    pub changes: Vec<Change>,
+    /// How many chains and jumps were touched.
+    pub touched: usize,
+    /// Service ports in force afterwards.
+    pub services: usize,
+    /// What was (or would be) sent, by family.
+    #[serde(skip)]
+    pub documents: Vec<(Family, String)>,
+}
+
+/// Runs the command.
+pub(super) fn run(args: &SyncArgs) -> Result<Outcome, Failure> {
+    let registry = Source::choose(&args.registry)?.read()?;
+    let xtables = Xtables::detect(args.iptables.as_deref())?;
+    let report = sync(&xtables, &options(&args.node), &registry, args.dry_run)?;
+    match args.output {
+        OutputFormat::Json => emit_json(&report)?,
+        OutputFormat::Table if args.dry_run => emit(&dry_run_text(&report))?,
+        OutputFormat::Table => emit(&text(&xtables, &report))?,
+    }
+    Ok(Outcome::Done)
+}
+
+/// The node's options from the command line.
+pub(super) fn options(args: &NodeArgs) -> NodeOptions {
+    let host_name = nix::unistd::gethostname()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default();
+    NodeOptions {
+        name: args.node.clone(),
+        cluster_cidrs: args.cluster_cidr.clone(),
+        host_name,
+    }
+}
+
+/// One family's way from what is there to what is wanted.
+struct Step {
+    family: Family,
+    delta: Delta,
+    changes: Vec<Change>,
+    services: usize,
+}
+
+/// Brings both families to what the registry wants; with `dry_run` only finds out what that takes.
+pub(super) fn sync(
+    xtables: &Xtables,
+    node: &NodeOptions,
+    registry: &Registry,
+    dry_run: bool,
+) -> Result<Report, Failure> {
+    // Held to the end: two syncs at once would edit chains by numbers that the other one moves.
+    let run = if dry_run {
+        None
+    } else {
+        Some(RunDirectory::lock()?)
+    };
+    let mut report = Report {
+        iptables: xtables.name(),
+        ..Report::default()
+    };
+    for family in Family::ALL {
+        let Some(step) = plan(xtables, node, registry, family)? else {
+            continue;
+        };
+        if let Some(run) = run.as_ref().filter(|_| !step.delta.is_empty()) {
+            // First the record, then the rules: a crash in between leaves nothing unaccounted for.
+            footprint::hold(run, HOLDER)?;
+            fault::point("sync:held");
+            write(xtables, &step)?;
+            fault::point(if family == Family::V4 {
+                "sync:v4"
+            } else {
+                "sync:v6"
+            });
+        }
+        report.touched += step
+            .delta
+            .tables
+            .values()
+            .map(crate::rules::delta::TableDelta::len)
+            .sum::<usize>();
+        report.services += step.services;
+        report.documents.push((family, step.delta.document()));
+        report.changes.extend(step.changes);
+    }
+    if !dry_run {
+        fault::point("sync:done");
+    }
+    Ok(report)
+}
+
+fn plan(
+    xtables: &Xtables,
+    node: &NodeOptions,
+    registry: &Registry,
+    family: Family,
+) -> Result<Option<Step>, Failure> {
+    let wanted = node.wanted(registry, family);
+    let after = view::services(&Found::from(&wanted));
+    let Some(found) = xtables.read(family)? else {
+        if !after.is_empty() {
+            let services = count(after.len(), "Service port");
+            tracing::warn!("this host has no working ip6tables: {services} of IPv6 left out");
+        }
+        return Ok(None);
+    };
+    let changes = changes(&view::services(&found), &after);
+    Ok(Some(Step {
+        family,
+        delta: Delta::between(&found, &wanted),
+        changes,
+        services: after.len(),
+    }))
+}
+
+fn write(xtables: &Xtables, step: &Step) -> Result<(), Failure> {
+    let doing = format!("cannot write the {} rules", step.family.name());
+    xtables
+        .write(step.family, &step.delta.document())
+        .map_err(|failure| failure.context(doing))
+}
+
+fn text(xtables: &Xtables, report: &Report) -> String {
+    let mut text = format!("using {}: {}\n", xtables.name(), xtables.reason);
+    if xtables.mixed {
+        text.push_str("warning: the host has rules in both flavours of iptables; see `netns-lab doctor`\n");
+    }
+    for change in &report.changes {
+        text.push_str(&change.line());
+        text.push('\n');
+    }
+    let ports = count(report.services, "service port");
+    if report.touched == 0 {
+        text.push_str(&format!("nothing to do: the rules of {ports} are in place\n"));
+    } else {
+        text.push_str(&format!(
+            "{ports} in force, {} written\n",
+            count(report.touched, "chain")
+        ));
+    }
+    text.push_str("next: iptables -t nat -L\n");
+    text
+}
+
+fn dry_run_text(report: &Report) -> String {
+    let mut text = String::new();
+    for (family, document) in &report.documents {
+        if document.is_empty() {
+            text.push_str(&format!("# {}: nothing to do\n", family.name()));
+        } else {
+            let program = if *family == Family::V4 {
+                "iptables"
+            } else {
+                "ip6tables"
+            };
+            text.push_str(&format!(
+                "# {}: would be sent to {program}-restore --noflush\n{document}",
+                family.name()
+            ));
+        }
+    }
+    text
+}

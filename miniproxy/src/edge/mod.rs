@@ -1,0 +1,11 @@
+//! The only places that touch the outside: files, processes, the kernel, time.
+//!
+//! | module | what it touches |
+//! | --- | --- |
+//! | [`registry`] | the registry's files |
+//! | [`tables`] | the kernel's tables, by iptables-save and iptables-restore |
+//! | [`watch`] | the registry's directories, by inotify |
+
+pub mod registry;
+pub mod tables;
+pub mod watch;

@@ -1,0 +1,102 @@
+//! The kernel's tables, read by iptables-save and written by one iptables-restore for each family.
+
+use labkit::xtables::{Family, Flavour, Xtables};
+use labkit::{Failure, tool};
+
+use crate::rules::parse;
+use crate::rules::set::Found;
+
+/// Seconds to wait for another program's xtables lock. As kube-proxy.
+const LOCK_SECONDS: &str = "5";
+
+/// What the sync needs of a kernel: small, so that a model in memory can stand in for it.
+pub trait Tables {
+    /// All chains of a family; `None` when this host cannot do the family at all.
+    ///
+    /// # Errors
+    /// When they cannot be listed, or not understood.
+    fn read(&self, family: Family) -> Result<Option<Found>, Failure>;
+
+    /// Writes one `iptables-restore --noflush` document: each table of it whole or not at all.
+    ///
+    /// # Errors
+    /// When any line was refused.
+    fn write(&self, family: Family, document: &str) -> Result<(), Failure>;
+}
+
+impl Tables for Xtables {
+    fn read(&self, family: Family) -> Result<Option<Found>, Failure> {
+        let program = self.save(family);
+        if family == Family::V6 && !program.exists() {
+            return Ok(None);
+        }
+        let output = tool::run::<&str>(&program, &[], None)?;
+        if !output.status.success() {
+            let words = tool::complaint::<&str>(&program, &[], &output);
+            // A kernel without IPv6 is no fault of the rules.
+            return if family == Family::V6 {
+                Ok(None)
+            } else {
+                Err(explained(words))
+            };
+        }
+        let dump = String::from_utf8_lossy(&output.stdout);
+        let found = parse::parse(&dump);
+        found
+            .map(Some)
+            .map_err(|error| Failure::failed(format!("cannot understand {}: {error}", program.display())))
+    }
+
+    fn write(&self, family: Family, document: &str) -> Result<(), Failure> {
+        tracing::trace!(family = family.name(), "iptables-restore reads:\n{document}");
+        let program = self.restore(family);
+        let args = ["-w", LOCK_SECONDS, "--noflush"];
+        let output = tool::run(&program, &args, Some(document.as_bytes()))?;
+        if output.status.success() {
+            return Ok(());
+        }
+        Err(explained(tool::complaint(&program, &args, &output)))
+    }
+}
+
+/// Adds what the usual complaints mean.
+fn explained(words: String) -> Failure {
+    let says = |part: &str| words.contains(part);
+    if says("Permission denied") || says("must be root") || says("Operation not permitted") {
+        return Failure::host_lacks(words).hint("run as root (sudo), or inside `netns-lab sandbox`");
+    }
+    if says("xtables lock") {
+        let hint = format!("another program held the xtables lock for more than {LOCK_SECONDS} s: try again");
+        return Failure::failed(words).hint(hint);
+    }
+    for (word, module) in [
+        ("statistic", "xt_statistic"),
+        ("recent", "xt_recent"),
+        ("conntrack", "xt_conntrack"),
+        ("comment", "xt_comment"),
+    ] {
+        if says(&format!("Couldn't load match `{word}'")) || says(&format!("Extension {word} revision")) {
+            return Failure::host_lacks(words)
+                .hint(format!("the kernel lacks a module: sudo modprobe {module}"));
+        }
+    }
+    Failure::failed(words).hint("see what was sent: miniproxy sync --dry-run")
+}
+
+/// Every flavour whose programs are here, for a cleanup that finds rules wherever they are.
+pub fn every_flavour() -> Vec<Xtables> {
+    let names = [
+        (Flavour::Nft, "iptables-nft"),
+        (Flavour::Legacy, "iptables-legacy"),
+    ];
+    let found = names.into_iter().filter_map(|(flavour, name)| {
+        let program = tool::find(name)?;
+        Some(Xtables {
+            flavour,
+            program,
+            reason: String::new(),
+            mixed: false,
+        })
+    });
+    found.collect()
+}

@@ -1,0 +1,91 @@
+//! Which of a service port's endpoints are used, for which kind of traffic.
+//!
+//! Source: `CategorizeEndpoints` in `pkg/proxy/topology.go` of Kubernetes 1.30.
+
+use crate::model::{Endpoint, ServicePort};
+
+/// The endpoints chosen for one service port, each list in the order of the port's own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Choice<'a> {
+    /// For traffic that may go to any node.
+    pub cluster: Vec<&'a Endpoint>,
+    /// For traffic that must stay on this node.
+    pub local: Vec<&'a Endpoint>,
+    /// Those of either list.
+    pub reachable: Vec<&'a Endpoint>,
+    /// Whether anything anywhere could answer.
+    pub has_endpoints: bool,
+}
+
+impl<'a> Choice<'a> {
+    /// Chooses; `zone` is this node's zone, if it has one.
+    pub fn of(port: &'a ServicePort, zone: Option<&str>) -> Self {
+        let ready: Vec<&Endpoint> = port.endpoints.iter().filter(|endpoint| endpoint.ready).collect();
+        // A fallback: endpoints on their way out are better than none.
+        let leaving: Vec<&Endpoint> = port
+            .endpoints
+            .iter()
+            .filter(|endpoint| endpoint.serving && endpoint.terminating)
+            .collect();
+        let zone = zone.filter(|zone| port.follow_hints && hints_are_usable(&ready, zone));
+
+        let mut choice = Self {
+            cluster: vec![],
+            local: vec![],
+            reachable: vec![],
+            has_endpoints: false,
+        };
+        if port.uses_cluster_endpoints() {
+            choice.cluster = match zone {
+                Some(zone) => ready
+                    .iter()
+                    .filter(|endpoint| hinted(endpoint, zone))
+                    .copied()
+                    .collect(),
+                None => ready.clone(),
+            };
+            if choice.cluster.is_empty() {
+                choice.cluster.clone_from(&leaving);
+            }
+            choice.has_endpoints = !choice.cluster.is_empty();
+        }
+        if port.uses_local_endpoints() {
+            choice.local = on_this_node(&ready);
+            if choice.local.is_empty() {
+                choice.local = on_this_node(&leaving);
+            }
+            choice.has_endpoints |= !ready.is_empty() || !leaving.is_empty();
+        }
+        choice.reachable = port
+            .endpoints
+            .iter()
+            .filter(|endpoint| holds(&choice.cluster, endpoint) || holds(&choice.local, endpoint))
+            .collect();
+        choice
+    }
+}
+
+/// Whether this very endpoint is in the list, which keeps the order of the port's own: no need to
+/// look further than where it would stand.
+fn holds(list: &[&Endpoint], endpoint: &Endpoint) -> bool {
+    list.binary_search_by(|known| known.target.cmp(&endpoint.target))
+        .is_ok()
+}
+
+fn on_this_node<'a>(endpoints: &[&'a Endpoint]) -> Vec<&'a Endpoint> {
+    endpoints
+        .iter()
+        .filter(|endpoint| endpoint.local)
+        .copied()
+        .collect()
+}
+
+fn hinted(endpoint: &Endpoint, zone: &str) -> bool {
+    endpoint.zone_hints.iter().any(|hint| hint == zone)
+}
+
+/// Hints are followed only when every ready endpoint has one and at least one is for this zone.
+fn hints_are_usable(ready: &[&Endpoint], zone: &str) -> bool {
+    ready.iter().all(|endpoint| !endpoint.zone_hints.is_empty())
+        && ready.iter().any(|endpoint| hinted(endpoint, zone))
+}

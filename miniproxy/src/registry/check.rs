@@ -1,0 +1,370 @@
+//! One object at a time: what the API server would have refused, we refuse by name and field.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use k8s_openapi::api::core::v1::{Node, Pod, Service, ServicePort, ServiceSpec};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use super::parse::{Item, Object};
+use super::problem::Problem;
+use crate::model::Protocol;
+
+type Checked = Result<(), Problem>;
+
+/// Checks an object's names, addresses and ports.
+///
+/// # Errors
+/// The first field that the API server would have refused.
+pub fn check(item: &Item) -> Checked {
+    if let Some((kind, metadata)) = item.object.identity() {
+        let name = super::name_of(metadata);
+        // The API server holds Services to RFC 1035: their names begin with a letter.
+        let is_name = if kind == "Service" {
+            is_service_name(name)
+        } else {
+            is_subdomain(name)
+        };
+        if !is_name {
+            let expected = if kind == "Service" {
+                "a DNS label: 1 to 63 of a-z, 0-9 and -, beginning with a letter"
+            } else {
+                "a DNS name: a-z, 0-9, - and ., at most 253 long"
+            };
+            return Err(item.problem("metadata.name", format!("{kind} name {name:?}"), expected));
+        }
+        let namespace = super::namespace_of(metadata);
+        if kind != "Node" && !is_label(namespace) {
+            let expected = "a DNS label: 1 to 63 of a-z, 0-9 and -";
+            return Err(item.problem("metadata.namespace", format!("namespace {namespace:?}"), expected));
+        }
+    }
+    match &item.object {
+        Object::Service(service) => check_service(item, service),
+        Object::EndpointSlice(slice) => check_slice(item, slice),
+        Object::Pod(pod) => check_pod(item, pod),
+        Object::Node(node) => check_node(item, node),
+        Object::Other(_) => Ok(()),
+    }
+}
+
+/// A DNS label (RFC 1123): 1 to 63 of a-z, 0-9 and -, with neither end a -.
+pub fn is_label(text: &str) -> bool {
+    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    (1..=63).contains(&text.len())
+        && text.bytes().all(inner)
+        && !text.starts_with('-')
+        && !text.ends_with('-')
+}
+
+fn is_service_name(text: &str) -> bool {
+    is_label(text) && text.starts_with(|first: char| first.is_ascii_lowercase())
+}
+
+fn is_subdomain(text: &str) -> bool {
+    text.len() <= 253 && text.split('.').all(is_label)
+}
+
+fn check_service(item: &Item, service: &Service) -> Checked {
+    let Some(spec) = &service.spec else {
+        return Err(item.problem(
+            "spec",
+            "a Service without a spec",
+            "a spec with clusterIP and ports",
+        ));
+    };
+    check_choice(
+        item,
+        "spec.type",
+        spec.type_.as_deref(),
+        &["ClusterIP", "NodePort", "LoadBalancer", "ExternalName"],
+    )?;
+    check_choice(
+        item,
+        "spec.sessionAffinity",
+        spec.session_affinity.as_deref(),
+        &["None", "ClientIP"],
+    )?;
+    check_choice(
+        item,
+        "spec.internalTrafficPolicy",
+        spec.internal_traffic_policy.as_deref(),
+        &["Cluster", "Local"],
+    )?;
+    check_choice(
+        item,
+        "spec.externalTrafficPolicy",
+        spec.external_traffic_policy.as_deref(),
+        &["Cluster", "Local"],
+    )?;
+    check_cluster_ips(item, spec)?;
+    check_other_addresses(item, service, spec)?;
+    check_affinity(item, spec)?;
+    check_node_port(item, "spec.healthCheckNodePort", spec.health_check_node_port)?;
+    check_service_ports(item, spec)
+}
+
+fn check_choice(item: &Item, field: &str, value: Option<&str>, allowed: &[&str]) -> Checked {
+    match value {
+        // Old objects carry empty text where newer ones leave the field out.
+        None | Some("") => Ok(()),
+        Some(value) if allowed.contains(&value) => Ok(()),
+        Some(value) => Err(item.problem(field, format!("{value:?}"), allowed.join(" or "))),
+    }
+}
+
+fn check_cluster_ips(item: &Item, spec: &ServiceSpec) -> Checked {
+    let families = spec.ip_families.clone().unwrap_or_default();
+    for (index, family) in families.iter().enumerate() {
+        check_choice(
+            item,
+            &format!("spec.ipFamilies[{index}]"),
+            Some(family),
+            &["IPv4", "IPv6"],
+        )?;
+    }
+    let mut addresses = vec![(
+        "spec.clusterIP".to_string(),
+        spec.cluster_ip.clone().unwrap_or_default(),
+        0,
+    )];
+    for (index, address) in spec
+        .cluster_ips
+        .clone()
+        .unwrap_or_default()
+        .into_iter()
+        .enumerate()
+    {
+        addresses.push((format!("spec.clusterIPs[{index}]"), address, index));
+    }
+    for (field, address, index) in addresses {
+        if address.is_empty() || address == "None" {
+            continue;
+        }
+        let Ok(ip) = address.parse::<IpAddr>() else {
+            return Err(item.problem(
+                &field,
+                format!("{address:?}"),
+                "an IP address, or None for a headless Service",
+            ));
+        };
+        let family = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
+        if families.get(index).is_some_and(|wanted| wanted != family) {
+            let wanted = &families[index];
+            let expected = format!("an {wanted} address, as ipFamilies[{index}] says");
+            return Err(item.problem(&field, format!("{address} is an {family} address"), expected));
+        }
+        check_usable(item, &field, ip)?;
+    }
+    Ok(())
+}
+
+/// An address that means "this host", "everybody" or nobody cannot be a Service's or a pod's.
+fn check_usable(item: &Item, field: &str, ip: IpAddr) -> Checked {
+    if ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() {
+        let expected = "a unicast address that is not of this host alone";
+        return Err(item.problem(field, format!("{ip} cannot be sent to from elsewhere"), expected));
+    }
+    Ok(())
+}
+
+fn check_other_addresses(item: &Item, service: &Service, spec: &ServiceSpec) -> Checked {
+    for (index, address) in spec.external_ips.iter().flatten().enumerate() {
+        check_ip(item, &format!("spec.externalIPs[{index}]"), address)?;
+    }
+    for (index, range) in spec.load_balancer_source_ranges.iter().flatten().enumerate() {
+        if range.trim().parse::<IpNet>().is_err() {
+            let field = format!("spec.loadBalancerSourceRanges[{index}]");
+            return Err(item.problem(&field, format!("{range:?}"), "a network such as 203.0.113.0/24"));
+        }
+    }
+    let ingress = service
+        .status
+        .iter()
+        .filter_map(|status| status.load_balancer.as_ref());
+    for (index, entry) in ingress
+        .flat_map(|balancer| balancer.ingress.iter().flatten())
+        .enumerate()
+    {
+        if let Some(ip) = entry.ip.as_deref().filter(|ip| !ip.is_empty()) {
+            check_ip(item, &format!("status.loadBalancer.ingress[{index}].ip"), ip)?;
+        }
+    }
+    Ok(())
+}
+
+fn check_ip(item: &Item, field: &str, address: &str) -> Result<(), Problem> {
+    match address.parse::<IpAddr>() {
+        Ok(_) => Ok(()),
+        Err(_) => Err(item.problem(field, format!("{address:?}"), "an IP address")),
+    }
+}
+
+fn check_affinity(item: &Item, spec: &ServiceSpec) -> Checked {
+    let config = spec
+        .session_affinity_config
+        .as_ref()
+        .and_then(|config| config.client_ip.as_ref());
+    match config.and_then(|client_ip| client_ip.timeout_seconds) {
+        None | Some(1..=86_400) => Ok(()),
+        Some(seconds) => {
+            let field = "spec.sessionAffinityConfig.clientIP.timeoutSeconds";
+            Err(item.problem(field, format!("{seconds}"), "1 to 86400 seconds"))
+        }
+    }
+}
+
+fn check_service_ports(item: &Item, spec: &ServiceSpec) -> Checked {
+    let ports: Vec<&ServicePort> = spec.ports.iter().flatten().collect();
+    let headless = spec.cluster_ip.as_deref() == Some("None");
+    if ports.is_empty() && !headless && spec.type_.as_deref() != Some("ExternalName") {
+        return Err(item.problem("spec.ports", "a Service without ports", "at least one port"));
+    }
+    let (mut names, mut numbers) = (BTreeSet::new(), BTreeSet::new());
+    for (index, port) in ports.iter().enumerate() {
+        let field = |name: &str| format!("spec.ports[{index}].{name}");
+        let name = port.name.as_deref().unwrap_or_default();
+        if name.is_empty() && ports.len() > 1 {
+            return Err(item.problem(
+                &field("name"),
+                "a port without a name",
+                "a name for each of several ports",
+            ));
+        }
+        if !name.is_empty() && !is_label(name) {
+            return Err(item.problem(&field("name"), format!("port name {name:?}"), "a DNS label"));
+        }
+        if !names.insert(name) {
+            return Err(item.problem(
+                &field("name"),
+                format!("a second port {name:?}"),
+                "each name once",
+            ));
+        }
+        check_port(item, &field("port"), port.port)?;
+        let protocol = port
+            .protocol
+            .as_deref()
+            .filter(|protocol| !protocol.is_empty())
+            .unwrap_or("TCP");
+        check_protocol(item, &field("protocol"), protocol)?;
+        if !numbers.insert((port.port, protocol)) {
+            let what = format!("{}/{protocol} a second time", port.port);
+            return Err(item.problem(&field("port"), what, "each port and protocol once"));
+        }
+        check_node_port(item, &field("nodePort"), port.node_port)?;
+        match &port.target_port {
+            Some(IntOrString::Int(number)) => check_port(item, &field("targetPort"), *number)?,
+            Some(IntOrString::String(name)) if !is_label(name) || name.len() > 15 => {
+                let expected = "a number from 1 to 65535, or the name of a container port";
+                return Err(item.problem(&field("targetPort"), format!("{name:?}"), expected));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn check_port(item: &Item, field: &str, port: i32) -> Checked {
+    if (1..=65_535).contains(&port) {
+        return Ok(());
+    }
+    Err(item.problem(field, format!("port {port}"), "1 to 65535"))
+}
+
+fn check_node_port(item: &Item, field: &str, port: Option<i32>) -> Checked {
+    match port {
+        // The API server writes 0 for "none".
+        None | Some(0) => Ok(()),
+        Some(port) => check_port(item, field, port),
+    }
+}
+
+fn check_protocol(item: &Item, field: &str, protocol: &str) -> Checked {
+    match Protocol::parse(protocol) {
+        Some(_) => Ok(()),
+        None => Err(item.problem(field, format!("protocol {protocol:?}"), "TCP, UDP or SCTP")),
+    }
+}
+
+fn check_slice(item: &Item, slice: &EndpointSlice) -> Checked {
+    check_choice(
+        item,
+        "addressType",
+        Some(&slice.address_type),
+        &["IPv4", "IPv6", "FQDN"],
+    )?;
+    for (index, port) in slice.ports.iter().flatten().enumerate() {
+        let field = |name: &str| format!("ports[{index}].{name}");
+        check_node_port(item, &field("port"), port.port)?;
+        check_protocol(
+            item,
+            &field("protocol"),
+            port.protocol.as_deref().unwrap_or("TCP"),
+        )?;
+        match port.name.as_deref() {
+            None | Some("") => {}
+            Some(name) if is_label(name) => {}
+            Some(name) => {
+                return Err(item.problem(&field("name"), format!("port name {name:?}"), "a DNS label"));
+            }
+        }
+    }
+    for (index, endpoint) in slice.endpoints.iter().enumerate() {
+        for (place, address) in endpoint.addresses.iter().enumerate() {
+            let field = format!("endpoints[{index}].addresses[{place}]");
+            check_slice_address(item, &field, address, &slice.address_type)?;
+        }
+    }
+    Ok(())
+}
+
+fn check_slice_address(item: &Item, field: &str, address: &str, family: &str) -> Checked {
+    if family == "FQDN" {
+        return Ok(());
+    }
+    let expected = format!("an {family} address, as addressType says");
+    match address.parse::<IpAddr>() {
+        Ok(ip) if ip.is_ipv4() == (family == "IPv4") => check_usable(item, field, ip),
+        Ok(_) | Err(_) => Err(item.problem(field, format!("{address:?}"), expected)),
+    }
+}
+
+fn check_pod(item: &Item, pod: &Pod) -> Checked {
+    if let Some(status) = &pod.status {
+        if let Some(ip) = status.pod_ip.as_deref().filter(|ip| !ip.is_empty()) {
+            check_ip(item, "status.podIP", ip)?;
+        }
+        for (index, ip) in status.pod_ips.iter().flatten().enumerate() {
+            check_ip(item, &format!("status.podIPs[{index}].ip"), &ip.ip)?;
+        }
+    }
+    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+    for (index, container) in containers.enumerate() {
+        for (place, port) in container.ports.iter().flatten().enumerate() {
+            check_port(
+                item,
+                &format!("spec.containers[{index}].ports[{place}].containerPort"),
+                port.container_port,
+            )?;
+        }
+    }
+    Ok(())
+}
+
+fn check_node(item: &Item, node: &Node) -> Checked {
+    let spec = node.spec.as_ref();
+    for (index, network) in spec
+        .iter()
+        .flat_map(|spec| spec.pod_cidrs.iter().flatten())
+        .enumerate()
+    {
+        if network.parse::<IpNet>().is_err() {
+            let field = format!("spec.podCIDRs[{index}]");
+            return Err(item.problem(&field, format!("{network:?}"), "a network such as 10.244.0.0/24"));
+        }
+    }
+    Ok(())
+}

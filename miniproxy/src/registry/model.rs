@@ -1,0 +1,345 @@
+//! Objects → the service ports of one IP family, as kube-proxy sees them.
+//!
+//! Source: `pkg/proxy/servicechangetracker.go`, `serviceport.go` and `endpointslicecache.go` of
+//! Kubernetes 1.30.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use k8s_openapi::api::core::v1::{Node, Service, ServicePort as ApiPort, ServiceSpec};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use labkit::xtables::Family;
+
+use super::{Registry, name_of, namespace_of, select};
+use crate::model::{
+    Endpoint, Model, Protocol, ProxyConfig, ServicePort, ServicePortName, TrafficPolicy, host_port,
+};
+
+const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
+/// Objects with one of these labels are for another proxy, or for none.
+const NOT_OURS: [&str; 2] = [
+    "service.kubernetes.io/service-proxy-name",
+    "service.kubernetes.io/headless",
+];
+const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+const HINTS_ANNOTATIONS: [&str; 2] = [
+    "service.kubernetes.io/topology-aware-hints",
+    "service.kubernetes.io/topology-mode",
+];
+/// The API's default of `sessionAffinityConfig.clientIP.timeoutSeconds`: three hours.
+const AFFINITY_SECONDS: u32 = 10_800;
+
+/// What one node's proxy of one family sees; `node` is that node's name.
+pub fn model(registry: &Registry, mut config: ProxyConfig, node: &str) -> Model {
+    if let Some(found) = registry
+        .nodes
+        .iter()
+        .find(|found| name_of(&found.metadata) == node)
+    {
+        config.zone = config.zone.or_else(|| zone(found));
+        config.node_ip = config.node_ip.or_else(|| internal_ip(found, config.family));
+    }
+    let mut slices: BTreeMap<(&str, &str), Vec<&EndpointSlice>> = BTreeMap::new();
+    for slice in registry
+        .slices
+        .iter()
+        .filter(|slice| is_ours(slice.metadata.labels.as_ref()))
+    {
+        if let Some(service) = slice
+            .metadata
+            .labels
+            .as_ref()
+            .and_then(|labels| labels.get(SERVICE_NAME_LABEL))
+        {
+            slices
+                .entry((namespace_of(&slice.metadata), service))
+                .or_default()
+                .push(slice);
+        }
+    }
+    let mut ports = Vec::new();
+    for service in registry
+        .services
+        .iter()
+        .filter(|service| is_ours(service.metadata.labels.as_ref()))
+    {
+        let own = slices.get(&(namespace_of(&service.metadata), name_of(&service.metadata)));
+        let seen = Seen {
+            registry,
+            service,
+            own: own.map(Vec::as_slice),
+            family: config.family,
+            node,
+        };
+        ports.extend(seen.ports());
+    }
+    ports.sort_by_cached_key(|port| (port.name.to_string(), port.protocol));
+    Model { config, ports }
+}
+
+/// The virtual IPs of a Service, without `None` and empty ones.
+pub fn cluster_ips(service: &Service) -> Vec<String> {
+    let Some(spec) = &service.spec else {
+        return Vec::new();
+    };
+    let mut all: Vec<String> = spec
+        .cluster_ips
+        .iter()
+        .flatten()
+        .chain(&spec.cluster_ip)
+        .cloned()
+        .collect();
+    all.retain(|ip| !ip.is_empty() && ip != "None");
+    all.sort();
+    all.dedup();
+    all
+}
+
+fn is_ours(labels: Option<&BTreeMap<String, String>>) -> bool {
+    !labels.is_some_and(|labels| NOT_OURS.iter().any(|label| labels.contains_key(*label)))
+}
+
+fn zone(node: &Node) -> Option<String> {
+    node.metadata
+        .labels
+        .as_ref()?
+        .get(ZONE_LABEL)
+        .filter(|zone| !zone.is_empty())
+        .cloned()
+}
+
+fn internal_ip(node: &Node, family: Family) -> Option<IpAddr> {
+    let addresses = node
+        .status
+        .iter()
+        .flat_map(|status| status.addresses.iter().flatten());
+    let internal = addresses.filter(|address| address.type_ == "InternalIP");
+    of_family(internal.map(|address| address.address.as_str()), family).next()
+}
+
+fn of_family<'a>(texts: impl Iterator<Item = &'a str>, family: Family) -> impl Iterator<Item = IpAddr> {
+    texts
+        .filter_map(|text| text.parse().ok())
+        .filter(move |ip: &IpAddr| ip.is_ipv4() == (family == Family::V4))
+}
+
+/// One Service as one family's proxy sees it.
+struct Seen<'a> {
+    registry: &'a Registry,
+    service: &'a Service,
+    /// The slices that name it; `None` when there is none.
+    own: Option<&'a [&'a EndpointSlice]>,
+    family: Family,
+    node: &'a str,
+}
+
+impl Seen<'_> {
+    fn ports(&self) -> Vec<ServicePort> {
+        let Some(spec) = &self.service.spec else {
+            return Vec::new();
+        };
+        if spec.type_.as_deref() == Some("ExternalName") {
+            return Vec::new();
+        }
+        let Some(cluster_ip) = self.cluster_ip(spec) else {
+            return Vec::new();
+        };
+        let pods = if self.own.is_none() {
+            select::matching_pods(self.service, &self.registry.pods)
+        } else {
+            None
+        };
+        let mut ports = Vec::new();
+        for api in spec.ports.iter().flatten() {
+            let endpoints = match &pods {
+                Some(pods) => select::endpoints(self.service, api, pods, self.family, self.node),
+                None => self.slice_endpoints(api),
+            };
+            ports.extend(self.port(spec, api, cluster_ip, merged(endpoints)));
+        }
+        ports
+    }
+
+    /// The cluster IP of this family: by the order of `ipFamilies`, else the one that fits.
+    fn cluster_ip(&self, spec: &ServiceSpec) -> Option<IpAddr> {
+        if matches!(spec.cluster_ip.as_deref(), None | Some("" | "None")) {
+            return None;
+        }
+        let several = spec.cluster_ips.iter().flatten().chain(&spec.cluster_ip);
+        of_family(several.map(String::as_str), self.family).next()
+    }
+
+    fn port(
+        &self,
+        spec: &ServiceSpec,
+        api: &ApiPort,
+        cluster_ip: IpAddr,
+        endpoints: Vec<Endpoint>,
+    ) -> Option<ServicePort> {
+        let status = self
+            .service
+            .status
+            .as_ref()
+            .and_then(|status| status.load_balancer.as_ref());
+        let ingress = status
+            .iter()
+            .flat_map(|balancer| balancer.ingress.iter().flatten());
+        // ipMode Proxy: the balancer wants the traffic itself.
+        let vips = ingress.filter(|entry| matches!(entry.ip_mode.as_deref(), None | Some("VIP")));
+        let local = |policy: Option<&str>| {
+            if policy == Some("Local") {
+                TrafficPolicy::Local
+            } else {
+                TrafficPolicy::Cluster
+            }
+        };
+        let kind = spec.type_.as_deref().unwrap_or("ClusterIP");
+        let external_ips: Vec<IpAddr> = of_family(
+            spec.external_ips.iter().flatten().map(String::as_str),
+            self.family,
+        )
+        .collect();
+        let from_outside = matches!(kind, "NodePort" | "LoadBalancer")
+            || spec.external_ips.iter().flatten().next().is_some();
+        let external_policy = if from_outside {
+            local(spec.external_traffic_policy.as_deref())
+        } else {
+            TrafficPolicy::Cluster
+        };
+        let health = spec
+            .health_check_node_port
+            .filter(|_| kind == "LoadBalancer" && external_policy == TrafficPolicy::Local);
+        Some(ServicePort {
+            name: ServicePortName {
+                namespace: namespace_of(&self.service.metadata).to_string(),
+                name: name_of(&self.service.metadata).to_string(),
+                port: api.name.clone().unwrap_or_default(),
+            },
+            protocol: protocol_of(api.protocol.as_deref())?,
+            cluster_ip,
+            port: number(Some(api.port))?,
+            node_port: number(api.node_port),
+            external_ips,
+            load_balancer_ips: of_family(vips.filter_map(|entry| entry.ip.as_deref()), self.family).collect(),
+            source_ranges: self.source_ranges(spec),
+            affinity_seconds: affinity(spec),
+            internal_policy: local(spec.internal_traffic_policy.as_deref()),
+            external_policy,
+            health_check_node_port: number(health),
+            follow_hints: follows_hints(self.service),
+            endpoints,
+        })
+    }
+
+    fn source_ranges(&self, spec: &ServiceSpec) -> Vec<IpNet> {
+        let ranges = spec.load_balancer_source_ranges.iter().flatten();
+        let parsed = ranges.filter_map(|range| range.trim().parse::<IpNet>().ok());
+        let v4 = self.family == Family::V4;
+        parsed
+            .filter(|range| range.addr().is_ipv4() == v4)
+            .map(|range| range.trunc())
+            .collect()
+    }
+
+    fn slice_endpoints(&self, port: &ApiPort) -> Vec<Endpoint> {
+        let wanted = (
+            port.name.as_deref().unwrap_or_default(),
+            protocol_of(port.protocol.as_deref()),
+        );
+        let mut found = Vec::new();
+        for slice in self
+            .own
+            .unwrap_or_default()
+            .iter()
+            .filter(|slice| slice.address_type == self.family.name())
+        {
+            for slice_port in slice.ports.iter().flatten() {
+                let Some(name) = slice_port.name.as_deref() else {
+                    continue;
+                };
+                let Some(number) = number(slice_port.port) else {
+                    continue;
+                };
+                if (name, protocol_of(slice_port.protocol.as_deref())) == wanted {
+                    found.extend(
+                        slice
+                            .endpoints
+                            .iter()
+                            .filter_map(|endpoint| self.slice_endpoint(endpoint, number)),
+                    );
+                }
+            }
+        }
+        found
+    }
+
+    fn slice_endpoint(&self, api: &k8s_openapi::api::discovery::v1::Endpoint, port: u16) -> Option<Endpoint> {
+        let address = api.addresses.first()?;
+        let ip = of_family(std::iter::once(address.as_str()), self.family).next()?;
+        let condition = |pick: fn(&k8s_openapi::api::discovery::v1::EndpointConditions) -> Option<bool>,
+                         absent| {
+            api.conditions.as_ref().and_then(pick).unwrap_or(absent)
+        };
+        let hints = api
+            .hints
+            .iter()
+            .flat_map(|hints| hints.for_zones.iter().flatten());
+        Some(Endpoint {
+            target: host_port(address, port),
+            ip,
+            ready: condition(|conditions| conditions.ready, true),
+            serving: condition(|conditions| conditions.serving, true),
+            terminating: condition(|conditions| conditions.terminating, false),
+            local: api.node_name.as_deref() == Some(self.node),
+            zone_hints: hints.map(|zone| zone.name.clone()).collect(),
+        })
+    }
+}
+
+/// Sorted by the text of their targets; of two with the same target a local one wins.
+fn merged(endpoints: Vec<Endpoint>) -> Vec<Endpoint> {
+    let mut by_target: BTreeMap<String, Endpoint> = BTreeMap::new();
+    for endpoint in endpoints {
+        match by_target.get(&endpoint.target) {
+            Some(known) if known.local || !endpoint.local => {}
+            _ => {
+                by_target.insert(endpoint.target.clone(), endpoint);
+            }
+        }
+    }
+    by_target.into_values().collect()
+}
+
+fn protocol_of(text: Option<&str>) -> Option<Protocol> {
+    Protocol::parse(text.filter(|text| !text.is_empty()).unwrap_or("TCP"))
+}
+
+fn number(port: Option<i32>) -> Option<u16> {
+    port.and_then(|port| u16::try_from(port).ok())
+        .filter(|port| *port != 0)
+}
+
+fn affinity(spec: &ServiceSpec) -> Option<u32> {
+    if spec.session_affinity.as_deref() != Some("ClientIP") {
+        return None;
+    }
+    let client_ip = spec
+        .session_affinity_config
+        .as_ref()
+        .and_then(|config| config.client_ip.as_ref());
+    let seconds = client_ip.and_then(|client_ip| client_ip.timeout_seconds);
+    Some(
+        seconds
+            .and_then(|seconds| u32::try_from(seconds).ok())
+            .unwrap_or(AFFINITY_SECONDS),
+    )
+}
+
+fn follows_hints(service: &Service) -> bool {
+    let annotations = service.metadata.annotations.as_ref();
+    let value = HINTS_ANNOTATIONS
+        .iter()
+        .find_map(|name| annotations.and_then(|annotations| annotations.get(*name)));
+    value.is_some_and(|value| !matches!(value.as_str(), "" | "disabled" | "Disabled"))
+}

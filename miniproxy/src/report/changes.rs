@@ -1,0 +1,158 @@
+//! What a sync changed, one line for each service port.
+
+use std::collections::BTreeMap;
+
+use labkit::text::{count, printable};
+use serde::Serialize;
+
+use crate::rules::view::{Key, ServiceView};
+
+/// What happened to one service port.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "change", rename_all = "camelCase")]
+pub enum Change {
+    /// It was not there before.
+    New {
+        /// As it is now.
+        service: ServiceView,
+    },
+    /// Its address or endpoints changed.
+    Changed {
+        /// As it was.
+        before: ServiceView,
+        /// As it is now.
+        service: ServiceView,
+    },
+    /// It is not there any more.
+    Removed {
+        /// As it was.
+        service: ServiceView,
+    },
+}
+
+/// Compares two states, in the order of names.
+pub fn changes(before: &BTreeMap<Key, ServiceView>, after: &BTreeMap<Key, ServiceView>) -> Vec<Change> {
+    let mut all = Vec::new();
+    for (key, service) in after {
+        match before.get(key) {
+            None => all.push(Change::New {
+                service: service.clone(),
+            }),
+            Some(old) if old != service => {
+                all.push(Change::Changed {
+                    before: old.clone(),
+                    service: service.clone(),
+                });
+            }
+            Some(_) => {}
+        }
+    }
+    let gone = before.iter().filter(|(key, _)| !after.contains_key(*key));
+    all.extend(gone.map(|(_, service)| Change::Removed {
+        service: service.clone(),
+    }));
+    all
+}
+
+impl Change {
+    /// One line, safe for a terminal.
+    pub fn line(&self) -> String {
+        let text = match self {
+            Self::New { service } => format!("{} -> {} (new)", service.title(), leads_to(service)),
+            Self::Changed { before, service } => {
+                format!(
+                    "{} -> {} ({})",
+                    service.title(),
+                    leads_to(service),
+                    difference(before, service)
+                )
+            }
+            Self::Removed { service } => format!("{} removed", service.title()),
+        };
+        printable(&text).into_owned()
+    }
+}
+
+fn leads_to(service: &ServiceView) -> String {
+    match service.refused {
+        Some(verdict) => format!("no endpoints: {verdict}"),
+        None => count(service.endpoints.len(), "endpoint"),
+    }
+}
+
+/// More comings and goings than this are counted, not listed: the line must stay a line.
+const LISTED: usize = 3;
+
+fn difference(before: &ServiceView, after: &ServiceView) -> String {
+    let only = |left: &ServiceView, right: &ServiceView| -> Vec<String> {
+        left.endpoints
+            .iter()
+            .filter(|endpoint| !right.endpoints.contains(endpoint))
+            .cloned()
+            .collect()
+    };
+    let list = |sign: char, endpoints: Vec<String>| -> Option<String> {
+        match endpoints.len() {
+            0 => None,
+            1..=LISTED => Some(
+                endpoints
+                    .iter()
+                    .map(|endpoint| format!("{sign}{endpoint}"))
+                    .collect::<Vec<_>>()
+                    .join(" "),
+            ),
+            many => Some(format!("{sign}{many}")),
+        }
+    };
+    let moved = (before.address != after.address).then(|| format!("was at {}", before.address));
+    let parts = [
+        moved,
+        list('-', only(before, after)),
+        list('+', only(after, before)),
+    ];
+    let text = parts.into_iter().flatten().collect::<Vec<_>>().join(", ");
+    if text.is_empty() {
+        "rules rewritten".into()
+    } else {
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn view(name: &str, endpoints: &[&str]) -> (Key, ServiceView) {
+        let service = ServiceView {
+            name: name.into(),
+            protocol: "TCP",
+            address: "10.96.0.80:80".into(),
+            endpoints: endpoints.iter().map(ToString::to_string).collect(),
+            refused: endpoints.is_empty().then_some("REJECT"),
+        };
+        ((name.into(), "TCP"), service)
+    }
+
+    #[test]
+    fn each_kind_of_change_is_one_line() {
+        let before = BTreeMap::from([
+            view("a/kept", &["1:1"]),
+            view("a/less", &["1:1", "2:2", "3:3"]),
+            view("a/gone", &["1:1"]),
+        ]);
+        let after = BTreeMap::from([
+            view("a/kept", &["1:1"]),
+            view("a/less", &["1:1", "3:3"]),
+            view("a/none", &[]),
+        ]);
+        let lines: Vec<String> = changes(&before, &after).iter().map(Change::line).collect();
+        assert_eq!(
+            lines,
+            [
+                "a/less 10.96.0.80:80/TCP -> 2 endpoints (-2:2)",
+                "a/none 10.96.0.80:80/TCP -> no endpoints: REJECT (new)",
+                "a/gone 10.96.0.80:80/TCP removed",
+            ]
+        );
+    }
+}

@@ -1,0 +1,4 @@
+//! What people and scripts are told, from the same data. Pure.
+
+pub mod changes;
+pub mod difference;

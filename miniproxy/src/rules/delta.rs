@@ -1,0 +1,287 @@
+//! What the kernel has and what is wanted → the smallest change, as one `iptables-restore` document.
+//!
+//! A chain of a service port is written anew when it differs, as kube-proxy does; a chain that all
+//! Services share is edited rule by rule, so that the counters of its other rules live on.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+
+use similar::{Algorithm, DiffOp, capture_diff_slices};
+
+use super::fixed;
+use super::name::ChainKind;
+use super::rule::{Rule, Target};
+use super::set::{Chains, Found, TableName, Wanted};
+use super::text::{append_line, rule_text};
+
+/// One step of editing a chain in place; numbers count from 1 at the time the step is done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Edit {
+    /// `-D CHAIN number`
+    Delete(usize),
+    /// `-I CHAIN number rule`
+    Insert(usize, Rule),
+}
+
+/// The changes to one table.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TableDelta {
+    /// Chains that are made, or emptied and filled again.
+    pub rewritten: Chains,
+    /// Chains in which single rules come or go.
+    pub edited: BTreeMap<String, Vec<Edit>>,
+    /// Chains that go.
+    pub removed: BTreeSet<String>,
+    /// Rules put at the head of built-in chains, in this order.
+    pub jumps: Vec<(String, Rule)>,
+    /// Rules taken out of built-in chains.
+    pub unjumps: Vec<(String, Rule)>,
+}
+
+impl TableDelta {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// How many chains and jumps it touches.
+    pub fn len(&self) -> usize {
+        self.rewritten.len() + self.edited.len() + self.removed.len() + self.jumps.len() + self.unjumps.len()
+    }
+}
+
+/// The changes to all tables of one family. Tables without a change are not in it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Delta {
+    /// By table.
+    pub tables: BTreeMap<TableName, TableDelta>,
+}
+
+/// Whether a chain of this table can only be ours, by its name.
+pub fn is_ours(table: TableName, chain: &str) -> bool {
+    fixed::chains(table).contains(&chain) || (table == TableName::Nat && ChainKind::of(chain).is_some())
+}
+
+impl Delta {
+    /// From what was found to what is wanted.
+    pub fn between(found: &Found, wanted: &Wanted) -> Self {
+        let mut delta = Self::default();
+        for (table, chains) in &wanted.tables {
+            let changes = delta.tables.entry(*table).or_default();
+            for (chain, rules) in chains {
+                match found.chain(*table, chain) {
+                    Some(there) if there == rules.as_slice() => {}
+                    Some(there) if ChainKind::of(chain).is_none() && !there.is_empty() => {
+                        changes.edited.insert(chain.clone(), edits(there, rules));
+                    }
+                    _ => {
+                        changes.rewritten.insert(chain.clone(), rules.clone());
+                    }
+                }
+            }
+            let there = found.tables.get(table).into_iter().flat_map(BTreeMap::keys);
+            changes.removed = there
+                .filter(|chain| is_ours(*table, chain) && !chains.contains_key(*chain))
+                .cloned()
+                .collect();
+        }
+        for jump in &wanted.jumps {
+            if !found
+                .chain(jump.table, jump.from)
+                .is_some_and(|rules| rules.contains(&jump.rule))
+            {
+                let changes = delta.tables.entry(jump.table).or_default();
+                changes.jumps.push((jump.from.to_string(), jump.rule.clone()));
+            }
+        }
+        delta.tables.retain(|_, changes| !changes.is_empty());
+        delta
+    }
+
+    /// From what was found to a kernel without any chain of ours.
+    ///
+    /// # Errors
+    /// The foreign rules that lead into our chains: those chains cannot go while such a rule is there,
+    /// and the rule is not ours to remove.
+    pub fn removal(found: &Found) -> Result<Self, Vec<String>> {
+        let mut delta = Self::default();
+        let mut foreign = Vec::new();
+        let jumps = fixed::base(&crate::model::ProxyConfig::defaults(labkit::xtables::Family::V4)).jumps;
+        for (table, chains) in &found.tables {
+            let changes = delta.tables.entry(*table).or_default();
+            for (chain, rules) in chains.iter().filter(|(chain, _)| !is_ours(*table, chain)) {
+                for rule in rules.iter().filter(|rule| leads_to_ours(*table, rule)) {
+                    let ours = |jump: &super::set::Jump| {
+                        jump.table == *table && jump.from == chain && jump.rule == *rule
+                    };
+                    if jumps.iter().any(ours) {
+                        changes.unjumps.push((chain.clone(), rule.clone()));
+                    } else {
+                        foreign.push(format!("-t {} -A {chain} {}", table.name(), rule_text(rule)));
+                    }
+                }
+            }
+            changes.removed = chains
+                .keys()
+                .filter(|chain| is_ours(*table, chain))
+                .cloned()
+                .collect();
+        }
+        delta.tables.retain(|_, changes| !changes.is_empty());
+        if foreign.is_empty() {
+            Ok(delta)
+        } else {
+            Err(foreign)
+        }
+    }
+
+    /// Whether nothing is to be done.
+    pub fn is_empty(&self) -> bool {
+        self.tables.is_empty()
+    }
+
+    /// The `iptables-restore --noflush` document: one transaction for each table.
+    pub fn document(&self) -> String {
+        let mut text = String::new();
+        // Filter before nat: what would be refused is refused before anything is sent to it.
+        for table in TableName::ALL {
+            if let Some(changes) = self.tables.get(&table) {
+                write_table(&mut text, table, changes);
+            }
+        }
+        text
+    }
+}
+
+fn leads_to_ours(table: TableName, rule: &Rule) -> bool {
+    match &rule.target {
+        Some(Target::Jump(chain)) => is_ours(table, chain),
+        Some(Target::Other(words)) => words.iter().any(|word| is_ours(table, word)),
+        _ => false,
+    }
+}
+
+fn write_table(text: &mut String, table: TableName, changes: &TableDelta) {
+    // Writing to a String cannot fail.
+    let _ = writeln!(text, "*{}", table.name());
+    for chain in chain_lines(table, changes) {
+        let _ = writeln!(text, ":{chain} - [0:0]");
+    }
+    for (chain, rules) in &changes.rewritten {
+        for rule in rules {
+            append_line(text, chain, rule);
+        }
+    }
+    for (chain, edits) in &changes.edited {
+        for edit in edits {
+            let _ = match edit {
+                Edit::Delete(number) => writeln!(text, "-D {chain} {number}"),
+                Edit::Insert(number, rule) => writeln!(text, "-I {chain} {number} {}", rule_text(rule)),
+            };
+        }
+    }
+    for (chain, rule) in &changes.jumps {
+        let _ = writeln!(text, "-I {chain} {}", rule_text(rule));
+    }
+    for (chain, rule) in &changes.unjumps {
+        let _ = writeln!(text, "-D {chain} {}", rule_text(rule));
+    }
+    for chain in &changes.removed {
+        let _ = writeln!(text, "-X {chain}");
+    }
+    text.push_str("COMMIT\n");
+}
+
+/// A chain line makes or empties a chain. The fixed ones come in kube-proxy's order, the others
+/// sorted: iptables-nft-restore 1.8 is quadratic in chain lines that are not.
+fn chain_lines(table: TableName, changes: &TableDelta) -> Vec<&str> {
+    let fixed = fixed::chains(table);
+    let emptied = |chain: &str| changes.rewritten.contains_key(chain) || changes.removed.contains(chain);
+    let mut lines: Vec<&str> = fixed.iter().copied().filter(|chain| emptied(chain)).collect();
+    let others: BTreeSet<&str> = changes
+        .rewritten
+        .keys()
+        .chain(&changes.removed)
+        .map(String::as_str)
+        .collect();
+    lines.extend(others.into_iter().filter(|chain| !fixed.contains(chain)));
+    lines
+}
+
+/// Steps that turn one list of rules into another, from the end to the head, so that no step moves
+/// the numbers of a later one.
+fn edits(there: &[Rule], wanted: &[Rule]) -> Vec<Edit> {
+    let key = |rules: &[Rule]| -> Vec<String> { rules.iter().map(meaning_key).collect() };
+    let operations = capture_diff_slices(Algorithm::Myers, &key(there), &key(wanted));
+    let mut edits = Vec::new();
+    for operation in operations.into_iter().rev() {
+        let (_, old, new) = match operation {
+            DiffOp::Equal { .. } => continue,
+            other => other.as_tag_tuple(),
+        };
+        edits.extend(old.clone().rev().map(|index| Edit::Delete(index + 1)));
+        edits.extend(
+            wanted[new]
+                .iter()
+                .rev()
+                .map(|rule| Edit::Insert(old.start + 1, rule.clone())),
+        );
+    }
+    edits
+}
+
+/// Equal for two rules that mean the same.
+pub fn meaning_key(rule: &Rule) -> String {
+    let (matches, target) = rule.meaning();
+    format!("{matches:?} {target:?}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rule(comment: &str) -> Rule {
+        Rule::new().comment(comment).to(Target::Accept)
+    }
+
+    fn apply(rules: &mut Vec<Rule>, edits: &[Edit]) {
+        for edit in edits {
+            match edit {
+                Edit::Delete(number) => drop(rules.remove(number - 1)),
+                Edit::Insert(number, rule) => rules.insert(number - 1, rule.clone()),
+            }
+        }
+    }
+
+    #[test]
+    fn edits_lead_from_one_list_to_the_other() {
+        let lists = ["", "a", "abc", "abd", "xabc", "cba", "aabb", "abxycd"];
+        for from in lists {
+            for to in lists {
+                let make = |text: &str| -> Vec<Rule> { text.chars().map(|c| rule(&c.to_string())).collect() };
+                let (mut there, wanted) = (make(from), make(to));
+                let steps = edits(&there, &wanted);
+                apply(&mut there, &steps);
+                assert_eq!(there, wanted, "{from} to {to}");
+            }
+        }
+    }
+
+    #[test]
+    fn one_rule_more_is_one_insert() {
+        let there = vec![rule("a"), rule("c"), rule("last")];
+        let wanted = vec![rule("a"), rule("b"), rule("c"), rule("last")];
+        assert_eq!(edits(&there, &wanted), vec![Edit::Insert(2, rule("b"))]);
+    }
+
+    #[test]
+    fn a_foreign_rule_that_leads_to_us_is_told_and_not_removed() {
+        let found = super::super::parse::parse(
+            "*nat\n:OUTPUT ACCEPT [0:0]\n:KUBE-SERVICES - [0:0]\n-A OUTPUT -d 10.0.0.1/32 -j KUBE-SERVICES\nCOMMIT\n",
+        )
+        .unwrap();
+        assert_eq!(
+            Delta::removal(&found).unwrap_err(),
+            vec!["-t nat -A OUTPUT -d 10.0.0.1 -j KUBE-SERVICES"]
+        );
+    }
+}

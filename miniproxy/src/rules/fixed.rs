@@ -1,0 +1,216 @@
+//! The part of the rules that no Service changes: fixed chains, their rules, and the jumps to them.
+//!
+//! Source: `pkg/proxy/iptables/proxier.go` of Kubernetes 1.30.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use labkit::xtables::Family;
+
+use super::rule::{Match, Rule, Side, Target};
+use super::set::{Jump, TableName, Wanted};
+use crate::model::ProxyConfig;
+
+/// Dispatches by virtual IP, in nat; rejects what has no endpoints, in filter.
+pub const SERVICES: &str = "KUBE-SERVICES";
+/// Dispatches by node port.
+pub const NODE_PORTS: &str = "KUBE-NODEPORTS";
+/// Masquerades what is marked.
+pub const POSTROUTING: &str = "KUBE-POSTROUTING";
+/// Marks for masquerade.
+pub const MARK_MASQ: &str = "KUBE-MARK-MASQ";
+/// Rejects external traffic that has no endpoints.
+pub const EXTERNAL_SERVICES: &str = "KUBE-EXTERNAL-SERVICES";
+/// Accepts Service traffic where FORWARD drops.
+pub const FORWARD: &str = "KUBE-FORWARD";
+/// Drops what a load balancer's source ranges did not admit.
+pub const PROXY_FIREWALL: &str = "KUBE-PROXY-FIREWALL";
+/// Keeps strangers away from 127.0.0.0/8.
+pub const FIREWALL: &str = "KUBE-FIREWALL";
+/// An empty chain: when it is gone, somebody flushed everything.
+pub const CANARY: &str = "KUBE-PROXY-CANARY";
+
+const FILTER_CHAINS: [&str; 7] = [
+    SERVICES,
+    EXTERNAL_SERVICES,
+    FORWARD,
+    NODE_PORTS,
+    PROXY_FIREWALL,
+    FIREWALL,
+    CANARY,
+];
+const NAT_CHAINS: [&str; 5] = [SERVICES, NODE_PORTS, POSTROUTING, MARK_MASQ, CANARY];
+
+/// The chains of a table that are there with or without Services, in kube-proxy's order.
+pub fn chains(table: TableName) -> &'static [&'static str] {
+    match table {
+        TableName::Filter => &FILTER_CHAINS,
+        TableName::Nat => &NAT_CHAINS,
+        TableName::Mangle => &[CANARY],
+    }
+}
+
+/// Makes the fixed chains with their rules, and the jumps; the rule that must be last in nat
+/// `KUBE-SERVICES` is [`node_port_rules`].
+pub fn base(config: &ProxyConfig) -> Wanted {
+    let mut wanted = Wanted {
+        jumps: jumps(),
+        ..Wanted::default()
+    };
+    for table in TableName::ALL {
+        for chain in chains(table) {
+            wanted.chain(table, chain);
+        }
+    }
+    let mark = config.mark();
+    *wanted.chain(TableName::Nat, POSTROUTING) = postrouting_rules(mark);
+    wanted
+        .chain(TableName::Nat, MARK_MASQ)
+        .push(Rule::new().to(Target::SetXmark {
+            value: mark,
+            mask: mark,
+        }));
+    *wanted.chain(TableName::Filter, FORWARD) = forward_rules(mark);
+    if config.family == Family::V4 && config.localhost_node_ports {
+        wanted.chain(TableName::Filter, FIREWALL).push(localnet_rule());
+    }
+    wanted
+}
+
+fn postrouting_rules(mark: u32) -> Vec<Rule> {
+    vec![
+        Rule::new()
+            .with(Match::Mark {
+                value: mark,
+                mask: mark,
+                negated: true,
+            })
+            .to(Target::Return),
+        // Cleared, so that a packet that passes again is not masqueraded twice.
+        Rule::new().to(Target::SetXmark { value: mark, mask: 0 }),
+        Rule::new()
+            .comment("kubernetes service traffic requiring SNAT")
+            .to(Target::Masquerade { random_fully: true }),
+    ]
+}
+
+fn forward_rules(mark: u32) -> Vec<Rule> {
+    let established = Match::CtState {
+        states: vec!["ESTABLISHED".into(), "RELATED".into()],
+        negated: false,
+    };
+    vec![
+        Rule::new().ct_state("INVALID").to(Target::Drop),
+        Rule::new()
+            .comment("kubernetes forwarding rules")
+            .with(Match::Mark {
+                value: mark,
+                mask: mark,
+                negated: false,
+            })
+            .to(Target::Accept),
+        Rule::new()
+            .comment("kubernetes forwarding conntrack rule")
+            .with(established)
+            .to(Target::Accept),
+    ]
+}
+
+/// route_localnet, which localhost node ports need, would let neighbours reach 127.0.0.1 (CVE-2020-8558).
+fn localnet_rule() -> Rule {
+    let localnet = IpNet::V4(ipnet::Ipv4Net::new_assert(
+        std::net::Ipv4Addr::new(127, 0, 0, 0),
+        8,
+    ));
+    let states = vec!["DNAT".into(), "ESTABLISHED".into(), "RELATED".into()];
+    Rule::new()
+        .comment("block incoming localnet connections")
+        .network(Side::Destination, localnet, false)
+        .network(Side::Source, localnet, true)
+        .with(Match::CtState {
+            states,
+            negated: true,
+        })
+        .to(Target::Drop)
+}
+
+/// The last rules of nat `KUBE-SERVICES`: what is for this node's own addresses may be for a node port.
+pub fn node_port_rules(config: &ProxyConfig) -> Vec<Rule> {
+    let comment = "kubernetes service nodeports; NOTE: this must be the last rule in this chain";
+    let rule = || Rule::new().comment(comment);
+    let Some(addresses) = &config.node_port_addresses else {
+        let local = rule().with(Match::LocalAddress(Side::Destination));
+        let local = match config.family {
+            Family::V6 => local.network(
+                Side::Destination,
+                IpNet::from(IpAddr::from(std::net::Ipv6Addr::LOCALHOST)),
+                true,
+            ),
+            Family::V4 if config.localhost_node_ports => local,
+            Family::V4 => {
+                let localnet = IpNet::V4(ipnet::Ipv4Net::new_assert(
+                    std::net::Ipv4Addr::new(127, 0, 0, 0),
+                    8,
+                ));
+                local.network(Side::Destination, localnet, true)
+            }
+        };
+        return vec![local.jump(NODE_PORTS)];
+    };
+    let loopback_works = config.family == Family::V4 && config.localhost_node_ports;
+    let usable = addresses
+        .iter()
+        .filter(|address| !address.is_loopback() || loopback_works);
+    usable
+        .map(|address| rule().host(Side::Destination, *address).jump(NODE_PORTS))
+        .collect()
+}
+
+/// The jumps from built-in chains, in the order in which kube-proxy inserts each at the head.
+fn jumps() -> Vec<Jump> {
+    use TableName::{Filter, Nat};
+    let new = |rule: Rule| rule.ct_state("NEW");
+    let plain = |rule: Rule| rule;
+    let jump = |table, from, begin: &dyn Fn(Rule) -> Rule, comment: &str, to: &str| Jump {
+        table,
+        from,
+        rule: begin(Rule::new()).comment(comment).jump(to),
+    };
+    let portals = "kubernetes service portals";
+    let visible = "kubernetes externally-visible service portals";
+    let balancer = "kubernetes load balancer firewall";
+    let mut all = vec![
+        jump(Filter, "INPUT", &new, visible, EXTERNAL_SERVICES),
+        jump(Filter, "FORWARD", &new, visible, EXTERNAL_SERVICES),
+        jump(
+            Filter,
+            "INPUT",
+            &plain,
+            "kubernetes health check service ports",
+            NODE_PORTS,
+        ),
+        jump(Filter, "FORWARD", &new, portals, SERVICES),
+        jump(Filter, "OUTPUT", &new, portals, SERVICES),
+        jump(Filter, "FORWARD", &plain, "kubernetes forwarding rules", FORWARD),
+        jump(Filter, "INPUT", &new, balancer, PROXY_FIREWALL),
+        jump(Filter, "OUTPUT", &new, balancer, PROXY_FIREWALL),
+        jump(Filter, "FORWARD", &new, balancer, PROXY_FIREWALL),
+        jump(Nat, "OUTPUT", &plain, portals, SERVICES),
+        jump(Nat, "PREROUTING", &plain, portals, SERVICES),
+        jump(
+            Nat,
+            "POSTROUTING",
+            &plain,
+            "kubernetes postrouting rules",
+            POSTROUTING,
+        ),
+    ];
+    for from in ["INPUT", "OUTPUT"] {
+        all.push(Jump {
+            table: Filter,
+            from,
+            rule: Rule::new().jump(FIREWALL),
+        });
+    }
+    all
+}

@@ -1,0 +1,23 @@
+//! Rules as data, from what Services want to the text that iptables reads. Pure: no I/O, no clock.
+//!
+//! | module | from → to |
+//! | --- | --- |
+//! | [`name`] | a service port or endpoint → its chain's name |
+//! | [`rule`] | the parts of one rule, and when two rules mean the same |
+//! | [`set`] | tables of chains of rules |
+//! | [`build`] | service ports and endpoints → the rule set kube-proxy would write |
+//! | [`fixed`] | the part of that rule set that no Service changes |
+//! | [`text`] | rules → `iptables-restore` text |
+//! | [`parse`] | `iptables-save` text → rule set |
+//! | [`delta`] | what the kernel has, what is wanted → the smallest change |
+//! | [`view`] | a rule set → the Services that can be read out of it |
+
+pub mod build;
+pub mod delta;
+pub mod fixed;
+pub mod name;
+pub mod parse;
+pub mod rule;
+pub mod set;
+pub mod text;
+pub mod view;

@@ -1,0 +1,106 @@
+//! Tables of chains of rules, as wanted or as found.
+
+use std::collections::BTreeMap;
+
+use super::rule::Rule;
+
+/// A table of the kernel that kube-proxy writes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum TableName {
+    /// Where packets are let through, dropped or rejected.
+    Filter,
+    /// Where addresses are rewritten, at the first packet of a connection.
+    Nat,
+    /// Here only for the canary.
+    Mangle,
+}
+
+impl TableName {
+    /// All three, in the order in which they are written.
+    pub const ALL: [Self; 3] = [Self::Mangle, Self::Filter, Self::Nat];
+
+    /// `nat`
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Filter => "filter",
+            Self::Nat => "nat",
+            Self::Mangle => "mangle",
+        }
+    }
+
+    /// The table of that name.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|table| table.name() == name)
+    }
+}
+
+/// Chains by name, each with its rules in order.
+pub type Chains = BTreeMap<String, Vec<Rule>>;
+
+/// A rule that leads from a built-in chain into one of ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Jump {
+    /// The table.
+    pub table: TableName,
+    /// The built-in chain.
+    pub from: &'static str,
+    /// The rule.
+    pub rule: Rule,
+}
+
+/// Everything one IP family should have in the kernel.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// Our chains of each table.
+    pub tables: BTreeMap<TableName, Chains>,
+    /// The jumps in the order in which they are inserted, each at the head of its chain.
+    pub jumps: Vec<Jump>,
+}
+
+impl Wanted {
+    /// The rules of a chain, made empty if it is not there yet.
+    pub fn chain(&mut self, table: TableName, name: &str) -> &mut Vec<Rule> {
+        self.tables
+            .entry(table)
+            .or_default()
+            .entry(name.to_string())
+            .or_default()
+    }
+
+    /// All rules of one table's chains, counted.
+    pub fn rule_count(&self, table: TableName) -> usize {
+        self.tables
+            .get(&table)
+            .map_or(0, |chains| chains.values().map(Vec::len).sum())
+    }
+}
+
+/// What a dump says is there: our chains, everybody else's, and the built-in ones.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Found {
+    /// Chains of each table that kube-proxy uses; other tables are passed over.
+    pub tables: BTreeMap<TableName, Chains>,
+}
+
+impl Found {
+    /// The rules of a chain, if it is there.
+    pub fn chain(&self, table: TableName, name: &str) -> Option<&[Rule]> {
+        Some(self.tables.get(&table)?.get(name)?.as_slice())
+    }
+}
+
+impl From<&Wanted> for Found {
+    /// What a kernel that had nothing would show after everything wanted was written.
+    fn from(wanted: &Wanted) -> Self {
+        let mut tables = wanted.tables.clone();
+        for jump in &wanted.jumps {
+            let chain = tables
+                .entry(jump.table)
+                .or_default()
+                .entry(jump.from.to_string())
+                .or_default();
+            chain.insert(0, jump.rule.clone());
+        }
+        Self { tables }
+    }
+}
