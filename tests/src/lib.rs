@@ -9,6 +9,7 @@ pub mod floor;
 pub mod foreign;
 pub mod load;
 pub mod machine;
+mod netlink;
 pub mod programs;
 pub mod registry;
 pub mod run;

@@ -3,10 +3,12 @@
 use std::env;
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::net::TcpListener;
+use std::os::fd::AsFd as _;
 use std::process::{Command, ExitCode, Stdio, exit};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use lab_tests::floor;
 use lab_tests::load::{self, Plan, Protocol, say};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
@@ -14,7 +16,9 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 
 const USAGE: &str = "lab-helper init SETUP-SCRIPT
 lab-helper load|hold http|tcp|udp ADDRESS:PORT COUNT [CONCURRENCY [TIMEOUT-MS]]
-lab-helper whoami ADDRESS:PORT";
+lab-helper whoami ADDRESS:PORT
+lab-helper floor PODS
+lab-helper time COMMAND...";
 
 fn main() -> ExitCode {
     let args: Vec<String> = env::args().skip(1).collect();
@@ -30,6 +34,11 @@ fn main() -> ExitCode {
             None => return usage(),
         },
         ["whoami", address] => whoami(address),
+        ["floor", pods] => match pods.parse() {
+            Ok(pods) => measure_floor(pods),
+            Err(_) => return usage(),
+        },
+        ["time", program, rest @ ..] => return time(program, rest),
         _ => return usage(),
     }
     ExitCode::SUCCESS
@@ -103,5 +112,27 @@ fn whoami(address: &str) {
         let mut stream = BufReader::new(stream);
         let _ = stream.read_line(&mut line);
         let _ = writeln!(stream.get_mut(), "router (192.0.2.1) sees you as {peer}");
+    }
+}
+
+/// Makes the floor, and takes it away when stdin ends; the times of both, in ms.
+fn measure_floor(pods: usize) {
+    let milliseconds = |took: Duration| took.as_secs_f64() * 1e3;
+    say(&format!("up {:.2}", milliseconds(floor::up(pods))));
+    let _ = io::copy(&mut io::stdin(), &mut io::sink());
+    say(&format!("down {:.2}", milliseconds(floor::down(pods))));
+}
+
+/// Runs a command and says on stdout how long it took, from before it starts until it has ended.
+/// The command's own output goes to stderr.
+fn time(program: &str, words: &[&str]) -> ExitCode {
+    let stderr = io::stderr().as_fd().try_clone_to_owned().expect("stderr is open");
+    let begin = Instant::now();
+    let status = Command::new(program).args(words).stdin(Stdio::null()).stdout(stderr).status();
+    let took = begin.elapsed();
+    say(&format!("took {:.2}", took.as_secs_f64() * 1e3));
+    match status {
+        Ok(status) if status.success() => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
     }
 }
