@@ -17,6 +17,7 @@ pub mod edge;
 pub mod endpoints;
 pub mod model;
 pub mod node;
+pub mod pace;
 pub mod registry;
 pub mod report;
 pub mod rules;

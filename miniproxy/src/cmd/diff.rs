@@ -106,15 +106,13 @@ fn registry(args: &DiffArgs, paths: &RegistryArgs, family: Family) -> Result<Fou
 
 /// What --family says, else IPv6 for a dump that ip6tables-save wrote.
 fn chosen_family(args: &DiffArgs, dump: &Path) -> Result<Family, Failure> {
-    match args.family {
-        Some(number) => family(number),
-        None => {
-            let text = fs::read(dump).unwrap_or_default();
-            let first = text.split(|byte| *byte == b'\n').next().unwrap_or_default();
-            let six = String::from_utf8_lossy(first).contains("ip6tables-save");
-            Ok(if six { Family::V6 } else { Family::V4 })
-        }
+    if let Some(number) = args.family {
+        return family(number);
     }
+    let text = fs::read(dump).unwrap_or_default();
+    let first = text.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let six = String::from_utf8_lossy(first).contains("ip6tables-save");
+    Ok(if six { Family::V6 } else { Family::V4 })
 }
 
 fn dump(path: &Path) -> Result<Found, Failure> {

@@ -27,7 +27,7 @@ pub(super) struct Report {
     pub iptables: String,
     /// What happened to each service port, IPv4 first.
     pub changes: Vec<Change>,
-    /// How many chains and jumps were touched.
+    /// How many chains were written, the built-in ones with our jumps among them.
     pub touched: usize,
     /// Service ports in force afterwards.
     pub services: usize,
@@ -105,7 +105,7 @@ pub(super) fn sync(
             .delta
             .tables
             .values()
-            .map(crate::rules::delta::TableDelta::len)
+            .map(crate::rules::delta::TableDelta::chain_count)
             .sum::<usize>();
         report.services += step.services;
         report.documents.push((family, step.delta.document()));

@@ -53,11 +53,12 @@ impl Source {
             }
             (false, None) => Failure::usage(format!("several labs are up: {}", names.join(", "))),
         };
-        Err(match names.is_empty() {
-            true => failure
+        Err(if names.is_empty() {
+            failure
                 .hint("netns-lab up 3-pods")
-                .hint("or name a directory or file: --registry PATH"),
-            false => failure.hint("choose one: --lab NAME, or --registry PATH"),
+                .hint("or name a directory or file: --registry PATH")
+        } else {
+            failure.hint("choose one: --lab NAME, or --registry PATH")
         })
     }
 

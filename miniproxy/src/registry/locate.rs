@@ -92,7 +92,7 @@ mod tests {
 
     #[test]
     fn a_field_is_found_by_its_path() {
-        assert_eq!(position(TEXT, &parse_path("spec.ports[0].port")), (4, 27));
+        assert_eq!(position(TEXT, &parse_path("spec.ports[0].port")), (4, 28));
     }
 
     #[test]

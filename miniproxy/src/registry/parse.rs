@@ -249,7 +249,7 @@ mod tests {
         let slip = parse_text(r#"{"apiVersion":"v1","kind":"Servise"}"#).unwrap_err();
         assert_eq!(
             slip.to_string(),
-            "web.json:1:26: kind: there is no kind Servise in v1; expected Service, EndpointSlice, Pod or Node (other kinds of Kubernetes are passed over)"
+            "web.json:1:27: kind: there is no kind Servise in v1; expected Service, EndpointSlice, Pod or Node (other kinds of Kubernetes are passed over)"
         );
     }
 }

@@ -174,8 +174,8 @@ impl Finding {
                 text.push_str(&format!("  {sign} {rule}\n"));
             }
         }
-        text.lines()
-            .map(|line| format!("{}\n", printable(line)))
-            .collect()
+        // Line by line: a line break is ours, any other control character is not.
+        let lines: Vec<_> = text.lines().map(printable).collect();
+        lines.join("\n") + "\n"
     }
 }

@@ -43,9 +43,15 @@ impl TableDelta {
         *self == Self::default()
     }
 
-    /// How many chains and jumps it touches.
-    pub fn len(&self) -> usize {
-        self.rewritten.len() + self.edited.len() + self.removed.len() + self.jumps.len() + self.unjumps.len()
+    /// How many chains it touches.
+    pub fn chain_count(&self) -> usize {
+        let built_in: BTreeSet<&String> = self
+            .jumps
+            .iter()
+            .chain(&self.unjumps)
+            .map(|(chain, _)| chain)
+            .collect();
+        self.rewritten.len() + self.edited.len() + self.removed.len() + built_in.len()
     }
 }
 

@@ -169,7 +169,7 @@ impl<'a> Words<'a> {
         let option = self.next()?;
         if option == "-m" && !negated && self.peek().is_some_and(|module| KNOWN_MODULES.contains(&module)) {
             return if self.next() == Some("recent") {
-                self.recent(start)
+                Some(self.recent(start))
             } else {
                 self.after_module(start)
             };
@@ -251,7 +251,7 @@ impl<'a> Words<'a> {
     }
 
     /// `--rcheck --seconds 10800 --reap --name X --mask 255.255.255.255 --rsource`, in any order.
-    fn recent(&mut self, start: usize) -> Option<Match> {
+    fn recent(&mut self, start: usize) -> Match {
         let (mut list, mut seconds, mut set, mut plain) = (None, None, false, true);
         while let Some(word) = self.peek().filter(|word| word.starts_with("--")) {
             self.at += 1;
@@ -264,7 +264,7 @@ impl<'a> Words<'a> {
                     plain &= matches!(
                         self.next(),
                         Some("255.255.255.255" | "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff")
-                    )
+                    );
                 }
                 _ => plain = false,
             }
@@ -279,7 +279,7 @@ impl<'a> Words<'a> {
             }),
             _ => None,
         };
-        Some(known.unwrap_or_else(|| Match::Other(self.words[start..self.at.min(self.words.len())].to_vec())))
+        known.unwrap_or_else(|| Match::Other(self.words[start..self.at.min(self.words.len())].to_vec()))
     }
 
     /// The words from `start` up to the next option, kept as they stand.
