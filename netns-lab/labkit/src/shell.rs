@@ -4,7 +4,7 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use clap::{Command, ValueEnum};
-use clap_complete::Shell;
+pub use clap_complete::Shell;
 use tracing_subscriber::EnvFilter;
 
 use crate::failure::{Failure, Kind, Outcome};

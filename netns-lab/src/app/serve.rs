@@ -1,0 +1,196 @@
+//! The app's sockets, on one thread.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::rc::Rc;
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use labkit::{Failure, Outcome};
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::task::LocalSet;
+
+use super::{Identity, Listen};
+use crate::edge::datagram::DatagramSocket;
+use crate::model::topology::{Answers, Protocol};
+
+/// How many connections may wait to be accepted; thousands come at once in a talk.
+const BACKLOG: u32 = 4096;
+
+/// After a failure to accept (out of files) wait this long: others must close first.
+const BREATH: Duration = Duration::from_millis(20);
+
+/// The longest line that the echo reads.
+const LINE_BYTES: u64 = 4096;
+
+/// How long a client may take for the head of a request.
+const HEAD_PATIENCE: Duration = Duration::from_secs(10);
+
+/// A socket that listens, before anything is answered.
+enum Open {
+    Tcp(Answers, TcpListener),
+    Udp(DatagramSocket),
+}
+
+/// Listens on all ports, calls `ready` once, and answers until the process ends.
+pub fn serve(
+    identity: Identity,
+    listen: &[Listen],
+    ready: impl FnOnce() -> Result<(), Failure>,
+) -> Result<Outcome, Failure> {
+    let failed = |error: io::Error| Failure::failed(format!("cannot start the event loop: {error}"));
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(failed)?;
+    let identity = Rc::new(identity);
+    LocalSet::new().block_on(&runtime, async {
+        let sockets = listen.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+        ready()?;
+        let tasks: Vec<_> = sockets
+            .into_iter()
+            .map(|socket| {
+                let identity = Rc::clone(&identity);
+                tokio::task::spawn_local(async move {
+                    match socket {
+                        Open::Tcp(answers, listener) => accept(identity, answers, listener).await,
+                        Open::Udp(socket) => echo_datagrams(&identity, &socket).await,
+                    }
+                })
+            })
+            .collect();
+        for task in tasks {
+            task.await
+                .map_err(|error| Failure::failed(format!("a socket's task ended: {error}")))?;
+        }
+        Ok(Outcome::Done)
+    })
+}
+
+fn open(listen: &Listen) -> Result<Open, Failure> {
+    let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, listen.port));
+    let opened = || match listen.protocol {
+        Protocol::Tcp => {
+            let socket = TcpSocket::new_v4()?;
+            socket.set_reuseaddr(true)?;
+            socket.bind(address)?;
+            Ok(Open::Tcp(listen.answers, socket.listen(BACKLOG)?))
+        }
+        Protocol::Udp => DatagramSocket::bind(address).map(Open::Udp),
+    };
+    opened().map_err(|error: io::Error| {
+        Failure::failed(format!(
+            "cannot listen on port {}/{}: {error}",
+            listen.port,
+            listen.protocol.name()
+        ))
+    })
+}
+
+async fn accept(identity: Rc<Identity>, answers: Answers, listener: TcpListener) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, client)) => {
+                let identity = Rc::clone(&identity);
+                tokio::task::spawn_local(async move {
+                    // A client that goes away in the middle is its own affair.
+                    let _ = match answers {
+                        Answers::Http => http(identity, stream, client).await,
+                        Answers::Echo => echo_lines(&identity, stream, client).await,
+                    };
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(BREATH).await;
+            }
+        }
+    }
+}
+
+async fn http(identity: Rc<Identity>, stream: TcpStream, client: SocketAddr) -> io::Result<()> {
+    let port = stream.local_addr()?.port();
+    stream.set_nodelay(true)?;
+    let service = service_fn(move |request| {
+        let response = answer(&identity, &request, client, port);
+        std::future::ready(Ok::<_, Infallible>(response))
+    });
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_PATIENCE)
+        .serve_connection(TokioIo::new(stream), service);
+    connection.await.map_err(io::Error::other)
+}
+
+fn answer(
+    identity: &Identity,
+    request: &Request<Incoming>,
+    client: SocketAddr,
+    port: u16,
+) -> Response<Full<Bytes>> {
+    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+    let (status, kind, body) = if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        (
+            StatusCode::METHOD_NOT_ALLOWED,
+            plain,
+            "only GET and HEAD\n".to_string(),
+        )
+    } else if request.uri().path() == "/healthz" {
+        (StatusCode::OK, plain, "ok\n".to_string())
+    } else if wants_json(request) {
+        let json = HeaderValue::from_static("application/json");
+        (StatusCode::OK, json, identity.json(client, port))
+    } else {
+        (StatusCode::OK, plain, identity.line(client))
+    };
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, kind);
+    response
+}
+
+fn wants_json(request: &Request<Incoming>) -> bool {
+    let accepts = request
+        .headers()
+        .get(ACCEPT)
+        .and_then(|accept| accept.to_str().ok());
+    let query = request.uri().query().unwrap_or_default();
+    request.uri().path() == "/json"
+        || query.split('&').any(|pair| pair == "format=json")
+        || accepts.is_some_and(|accept| accept.contains("application/json"))
+}
+
+/// One line on connecting, then one for each line that comes: `nc` shows something at once, and a
+/// test can ask again on the same connection.
+async fn echo_lines(identity: &Identity, stream: TcpStream, client: SocketAddr) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let line = identity.line(client);
+    let (reader, mut writer) = stream.into_split();
+    writer.write_all(line.as_bytes()).await?;
+    let mut reader = BufReader::new(reader);
+    let mut read = Vec::new();
+    loop {
+        read.clear();
+        let mut limited = tokio::io::AsyncReadExt::take(&mut reader, LINE_BYTES);
+        if limited.read_until(b'\n', &mut read).await? == 0 {
+            return Ok(());
+        }
+        writer.write_all(line.as_bytes()).await?;
+    }
+}
+
+async fn echo_datagrams(identity: &Identity, socket: &DatagramSocket) {
+    loop {
+        if let Err(error) = socket.answer(|client| identity.line(client)).await {
+            tracing::warn!(%error, "cannot answer a datagram");
+            tokio::time::sleep(BREATH).await;
+        }
+    }
+}

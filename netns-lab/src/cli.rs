@@ -1,0 +1,339 @@
+//! The command line: shapes and words only.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use ipnet::Ipv4Net;
+use labkit::shell::{OutputFormat, Shell};
+
+use crate::app::Listen;
+use crate::model::name::Label;
+
+/// Pods and nodes out of network namespaces, veth pairs and a bridge.
+#[derive(Debug, Parser)]
+#[command(name = "netns-lab", version, about, max_term_width = 80, after_help = AFTER_ALL, subcommand_required = true)]
+pub struct Cli {
+    /// Say more on stderr; repeat for debug and trace
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    pub verbose: u8,
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const AFTER_ALL: &str = "\
+Examples:
+  netns-lab sandbox                   a private machine, no root needed
+  sudo netns-lab up 3-pods            web-1, web-2 and web-3 on this machine
+  sudo netns-lab exec web-1 -- curl -s 10.244.0.3:8080
+  sudo netns-lab down                 and nothing is left
+
+Exit codes: 0 done, 1 failed or the answer is no, 2 wrong usage, 3 the host
+lacks something.";
+
+/// The sub-commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make a lab, or change it into what is asked for
+    Up(UpArgs),
+    /// Take labs down and leave nothing behind
+    Down(DownArgs),
+    /// Show labs and their pods
+    Status(StatusArgs),
+    /// Run a command in a pod
+    Exec(ExecArgs),
+    /// Print what a pod's app said
+    Logs(LogsArgs),
+    /// Ask the bridge by ARP who has an address
+    Arp(ArpArgs),
+    /// Check what this host has for a lab, and how to get what it lacks
+    Doctor(DoctorArgs),
+    /// Start a private machine: own network, own /run, root inside, no uplink
+    Sandbox(SandboxArgs),
+    /// The app that runs in a pod
+    Serve(ServeArgs),
+    /// The process that marks pods as not ready when their app ends
+    #[command(hide = true)]
+    Agent(AgentArgs),
+    /// The first process of a sandbox
+    #[command(hide = true)]
+    SandboxInit(SandboxInitArgs),
+    /// Print a completion script
+    #[command(
+        after_help = "Example:\n  netns-lab completions bash | sudo tee /etc/bash_completion.d/netns-lab"
+    )]
+    Completions {
+        /// For this shell
+        shell: Shell,
+    },
+    /// Print the man page
+    #[command(after_help = "Example:\n  netns-lab man | man -l -")]
+    Man,
+}
+
+/// `up`.
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_UP)]
+pub struct UpArgs {
+    /// `N-pods` (web-1 to web-N) or a JSON file; without it the lab as it was
+    /// made is repaired, and a first one has 3 pods
+    pub topology: Option<String>,
+    /// The lab; several can be up at once
+    #[arg(long, value_name = "LAB", default_value_t = Label::default_lab())]
+    pub name: Label,
+    /// The pods' range [default: 10.244.0.0/24, or the next that no lab has]
+    #[arg(long, value_name = "CIDR", value_parser = pod_cidr)]
+    pub pod_cidr: Option<Ipv4Net>,
+    /// The Services' range [default: 10.96.0.0/16, or the next]
+    #[arg(long, value_name = "CIDR", value_parser = service_cidr)]
+    pub service_cidr: Option<Ipv4Net>,
+    /// The bridge's name [default: cni0, or cni-LAB]
+    #[arg(long, value_name = "LINK", value_parser = interface)]
+    pub bridge: Option<String>,
+    /// Say what would be done and do nothing; needs no root
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Write rules with this iptables [default: the one the host uses]
+    #[arg(long, value_name = "PATH")]
+    pub iptables: Option<PathBuf>,
+    /// How to print the lab
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: OutputFormat,
+    /// Print on stderr, as JSON, how long each phase took
+    #[arg(long)]
+    pub timings: bool,
+}
+
+const AFTER_UP: &str = "\
+Examples:
+  netns-lab up 3-pods                 web-1, web-2, web-3, labelled app=web
+  netns-lab up 5-pods                 two more; the three stay as they are
+  netns-lab up shop.json --name shop  a lab of its own beside the first
+  netns-lab up 3-pods --dry-run       the plan in sentences
+
+A topology file:
+  {\"pods\": [{\"name\": \"db\", \"labels\": {\"app\": \"db\"}, \"app\": \"serve\",
+             \"ports\": [{\"name\": \"sql\", \"containerPort\": 5432,
+                        \"protocol\": \"TCP\", \"answers\": \"echo\"}]}]}
+Only \"name\" must be there. \"app\" is \"serve\" (the built-in app) or \"none\".
+
+What is touched: a bridge and veth links, names in /run/netns, three iptables
+rules marked \"netns-lab LAB\", net.ipv4.ip_forward, bridge-nf-call-iptables,
+files in /run/netns-lab. `netns-lab down` undoes all of it.";
+
+/// `down`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The lab's registry goes with it, and with the registry your Service files in
+it: keep them elsewhere (miniproxy --registry PATH) if you want them again.
+
+Examples:
+  netns-lab down                      the only lab
+  netns-lab down shop
+  netns-lab down --all")]
+pub struct DownArgs {
+    /// The lab; not needed when there is only one
+    #[arg(conflicts_with = "all")]
+    pub lab: Option<Label>,
+    /// All labs
+    #[arg(long)]
+    pub all: bool,
+    /// Print on stderr, as JSON, how long it took
+    #[arg(long)]
+    pub timings: bool,
+}
+
+/// `status`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Exit code 1 when there is no such lab.
+
+Examples:
+  netns-lab status
+  netns-lab status -o json | jq -r '.pods[].ip'")]
+pub struct StatusArgs {
+    /// Only this lab
+    pub lab: Option<Label>,
+    /// The same, as an option
+    #[arg(long, value_name = "LAB", conflicts_with = "lab")]
+    pub name: Option<Label>,
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: OutputFormat,
+}
+
+/// `exec`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The exit code is the command's own; 127 when it is not found. The command sees
+the pod's hostname, /etc/hosts, /etc/resolv.conf and /sys.
+
+Examples:
+  netns-lab exec web-1 -- curl -s 10.96.0.80
+  netns-lab exec web-1                a shell in the pod")]
+pub struct ExecArgs {
+    /// The pod
+    pub pod: Label,
+    /// The lab; not needed when only one has such a pod
+    #[arg(long, value_name = "LAB")]
+    pub name: Option<Label>,
+    /// The command [default: $SHELL or /bin/sh]
+    #[arg(last = true, value_name = "CMD")]
+    pub command: Vec<std::ffi::OsString>,
+}
+
+/// `logs`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  netns-lab logs web-1\n  netns-lab logs web-1 --follow")]
+pub struct LogsArgs {
+    /// The pod
+    pub pod: Label,
+    /// The lab; not needed when only one has such a pod
+    #[arg(long, value_name = "LAB")]
+    pub name: Option<Label>,
+    /// Go on until interrupted
+    #[arg(short, long)]
+    pub follow: bool,
+}
+
+/// `arp`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A pod answers for its address. A virtual IP is on no interface, so nobody does:
+exit code 1.
+
+Examples:
+  netns-lab arp 10.244.0.3
+  netns-lab arp 10.96.0.80 --from web-1")]
+pub struct ArpArgs {
+    /// The address
+    pub address: Ipv4Addr,
+    /// Ask from this pod instead of from the node
+    #[arg(long, value_name = "POD")]
+    pub from: Option<Label>,
+    /// The lab; not needed when there is only one
+    #[arg(long, value_name = "LAB")]
+    pub name: Option<Label>,
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: OutputFormat,
+}
+
+/// `doctor`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Exit code 3 when something is missing that `up` needs.
+
+Examples:
+  netns-lab doctor
+  netns-lab doctor -o json | jq '.checks[] | select(.status != \"ok\")'")]
+pub struct DoctorArgs {
+    /// Look with this iptables [default: the one the host uses]
+    #[arg(long, value_name = "PATH")]
+    pub iptables: Option<PathBuf>,
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: OutputFormat,
+}
+
+/// `sandbox`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Everything in it vanishes on exit. Files are the host's own: what you write to
+your home directory stays.
+
+Examples:
+  netns-lab sandbox                   a shell
+  netns-lab sandbox -- sh -c 'netns-lab up 3-pods && ip address'")]
+pub struct SandboxArgs {
+    /// The command [default: $SHELL or /bin/sh]
+    #[arg(last = true, value_name = "CMD")]
+    pub command: Vec<std::ffi::OsString>,
+}
+
+/// `sandbox-init`.
+#[derive(Debug, Args)]
+pub struct SandboxInitArgs {
+    /// The command
+    #[arg(last = true, value_name = "CMD")]
+    pub command: Vec<std::ffi::OsString>,
+}
+
+/// `serve`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+HTTP answers one line, who answered and whom it saw; as JSON at /json, with
+?format=json or `Accept: application/json`; `ok` at /healthz. Echo answers the
+same line: on TCP at once on connecting and then for each line it reads, on UDP
+for each datagram.
+
+Example:
+  netns-lab serve --pod me --ip 127.0.0.1 --listen http:8080/tcp")]
+pub struct ServeArgs {
+    /// The lab, for whoever lists processes
+    #[arg(long, default_value_t = Label::default_lab())]
+    pub lab: Label,
+    /// The name to answer with
+    #[arg(long)]
+    pub pod: Label,
+    /// The address to answer with
+    #[arg(long)]
+    pub ip: Ipv4Addr,
+    /// What to answer where: http:8080/tcp, echo:8081/tcp, echo:8081/udp
+    #[arg(long, required = true)]
+    pub listen: Vec<Listen>,
+}
+
+/// `agent`.
+#[derive(Debug, Args)]
+pub struct AgentArgs {
+    /// The lab
+    #[arg(long)]
+    pub lab: Label,
+}
+
+fn pod_cidr(text: &str) -> Result<Ipv4Net, String> {
+    range(text, 29)
+}
+
+fn service_cidr(text: &str) -> Result<Ipv4Net, String> {
+    range(text, 30)
+}
+
+fn range(text: &str, longest: u8) -> Result<Ipv4Net, String> {
+    let net: Ipv4Net = text
+        .parse()
+        .map_err(|_| "expected an IPv4 range such as 10.50.0.0/24".to_string())?;
+    let first = net.network();
+    if net.addr() != first {
+        return Err(format!(
+            "expected the first address of the range: {first}/{}",
+            net.prefix_len()
+        ));
+    }
+    if !(8..=longest).contains(&net.prefix_len()) {
+        return Err(format!("expected a range from /8 to /{longest}"));
+    }
+    if first.is_loopback() || first.is_multicast() || first.is_unspecified() || first.is_broadcast() {
+        return Err("expected a range that hosts can have, such as 10.50.0.0/24".into());
+    }
+    Ok(net)
+}
+
+fn interface(text: &str) -> Result<String, String> {
+    let good = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    let long = crate::model::name::INTERFACE_BYTES;
+    let reserved = matches!(text, "." | ".." | "lo" | "all" | "default");
+    let starts_well = text
+        .bytes()
+        .next()
+        .is_some_and(|byte| byte.is_ascii_alphanumeric());
+    if starts_well && text.len() <= long && !reserved && text.bytes().all(good) {
+        Ok(text.to_string())
+    } else {
+        Err(format!(
+            "expected a link name: 1 to {long} letters, digits, \"-\", \"_\" or \".\""
+        ))
+    }
+}

@@ -1,0 +1,77 @@
+//! `netns-lab status`: what labs are now, not what they were made as.
+
+use labkit::shell::{self, OutputFormat};
+use labkit::{Failure, Outcome};
+
+use super::find;
+use crate::cli::StatusArgs;
+use crate::edge::{namespace, process, store};
+use crate::engine::settle::{self, Place};
+use crate::model::ledger::{Ledger, PodRecord};
+use crate::model::report::LabReport;
+
+/// Runs `status`.
+pub(super) fn run(args: &StatusArgs) -> Result<Outcome, Failure> {
+    let name = args.lab.as_ref().or(args.name.as_ref());
+    let reports: Vec<_> = find::ledgers(name)?.iter().map(report).collect();
+    match args.output {
+        OutputFormat::Json => match &reports[..] {
+            [one] => shell::emit_json(one)?,
+            many => shell::emit_json(&serde_json::json!({ "labs": many }))?,
+        },
+        OutputFormat::Table if reports.is_empty() => return Err(find::no_lab(name)),
+        OutputFormat::Table => {
+            let tables: Vec<_> = reports.iter().map(LabReport::table).collect();
+            shell::emit(&tables.join("\n"))?;
+        }
+    }
+    Ok(if reports.is_empty() {
+        Outcome::No
+    } else {
+        Outcome::Done
+    })
+}
+
+/// A lab as it is now.
+pub(super) fn report(ledger: &Ledger) -> LabReport {
+    let pods: Vec<_> = ledger
+        .pods
+        .iter()
+        .map(|record| {
+            let process = record.process.filter(|process| process::runs(*process));
+            let ready = has_namespace(record) && (process.is_some() || !record.pod.has_app());
+            (record.pod.clone(), ready, process.map(|process| process.pid))
+        })
+        .collect();
+    let registry = store::registry(&ledger.lab.name).display().to_string();
+    LabReport::new(&ledger.lab, registry, &pods, problems(ledger))
+}
+
+fn has_namespace(record: &PodRecord) -> bool {
+    record.namespace_inode.is_some() && namespace::inode(&record.pod.namespace) == record.namespace_inode
+}
+
+fn problems(ledger: &Ledger) -> Vec<String> {
+    let name = &ledger.lab.name;
+    let mut problems = Vec::new();
+    if ledger.leaving {
+        problems.push(format!("`netns-lab down {name}` did not finish: run it again"));
+    } else if ledger.unsettled {
+        problems.push(format!(
+            "`netns-lab up` did not finish: `netns-lab up --name {name}` repairs the lab"
+        ));
+    }
+    match settle::place(ledger) {
+        Ok(Place::Here) => {}
+        Ok(Place::Elsewhere(_)) => {
+            problems.push("its node is another network namespace than this one".into())
+        }
+        Ok(Place::Gone) => problems.push(format!("its node is gone: `netns-lab down {name}`")),
+        Err(failure) => problems.push(failure.message().to_string()),
+    }
+    let agent = ledger.agent.is_some_and(process::runs);
+    if !agent && !ledger.unsettled && !ledger.leaving {
+        problems.push(format!("its agent does not run: `netns-lab up --name {name}`"));
+    }
+    problems
+}

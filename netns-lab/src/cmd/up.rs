@@ -1,0 +1,320 @@
+//! `netns-lab up`: makes a lab, or changes it into what is asked for.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use labkit::rundir::{RunDirectory, network_namespace};
+use labkit::shell::{self, OutputFormat};
+use labkit::xtables::{Family, Xtables};
+use labkit::{Failure, Outcome};
+
+use super::status;
+use crate::cli::UpArgs;
+use crate::edge::store;
+use crate::engine::down::{other_labs, take_down};
+use crate::engine::observe::observe;
+use crate::engine::progress::Progress;
+use crate::engine::settle::{self, Place};
+use crate::engine::up::{self, Up};
+use crate::model::address::{self, room};
+use crate::model::check::clashes;
+use crate::model::ledger::{Lab, Ledger, Pod, VERSION, lay_out};
+use crate::model::name;
+use crate::model::observed::Observed;
+use crate::model::plan::{self, Step, Wanted};
+use crate::model::topology::Topology;
+
+/// Runs `up`.
+pub(super) fn run(args: &UpArgs) -> Result<Outcome, Failure> {
+    let topology = args.topology.as_deref().map(topology).transpose()?;
+    if args.dry_run {
+        return dry_run(args, topology);
+    }
+    let mut progress = Progress::default();
+    let run = RunDirectory::lock()?;
+    let before = settled(&run, args)?;
+    let fresh = before.is_none();
+    let prepared = Prepared::new(args, topology, before)?;
+    progress.phase("observe");
+    let made = prepared.take(&run, &mut progress);
+    let ledger = match made {
+        Ok(ledger) => ledger,
+        Err(failure) => return Err(roll_back(&run, args, fresh, failure)),
+    };
+    if args.timings {
+        shell::tell(&progress.timings().to_string());
+    }
+    show(args, &ledger)
+}
+
+/// What the lab was, brought in line with what is there; a half-removed one is removed first.
+fn settled(run: &RunDirectory, args: &UpArgs) -> Result<Option<Ledger>, Failure> {
+    let Some(ledger) = store::ledger(&args.name)? else {
+        return Ok(None);
+    };
+    match settle::place(&ledger)? {
+        Place::Here if !ledger.leaving => {}
+        Place::Elsewhere(pid) => return Err(settle::elsewhere(&ledger, pid)),
+        Place::Here | Place::Gone => {
+            take_down(run, ledger)?;
+            return Ok(None);
+        }
+    }
+    up::end_strays(&ledger);
+    Ok(Some(ledger))
+}
+
+/// A first `up` that fails leaves nothing; a later one leaves what can be repaired.
+fn roll_back(run: &RunDirectory, args: &UpArgs, fresh: bool, failure: Failure) -> Failure {
+    if !fresh {
+        return failure.hint("`netns-lab up` again goes on from here, `netns-lab down` removes the lab");
+    }
+    let undone = match store::ledger(&args.name) {
+        Ok(Some(ledger)) => take_down(run, ledger),
+        Ok(None) => store::remove_lab_directory(&args.name),
+        Err(failure) => Err(failure),
+    };
+    match undone {
+        Ok(()) => failure.hint("nothing was left behind"),
+        Err(_) => failure.hint("`netns-lab down` removes what was made"),
+    }
+}
+
+/// Everything known before the first change.
+struct Prepared {
+    pods: Vec<Pod>,
+    observed: Observed,
+    steps: Vec<Step>,
+    ledger: Ledger,
+}
+
+impl Prepared {
+    fn new(args: &UpArgs, topology: Option<Topology>, before: Option<Ledger>) -> Result<Self, Failure> {
+        let topology = topology
+            .or_else(|| before.as_ref().map(Ledger::topology))
+            .unwrap_or_else(|| Topology::web_pods(3));
+        let lab = lab(args, &topology, before.as_ref())?;
+        let pods = lay_out(&lab, &topology, before.as_ref()).map_err(|error| {
+            Failure::usage(error.to_string()).hint(format!(
+                "give the lab a larger range when it is made: --pod-cidr {}",
+                wider(topology.pods.len())
+            ))
+        })?;
+        let iptables = iptables(args, before.as_ref())?;
+        let observed = observe(&lab, &pods, before.as_ref(), Some(&iptables))?;
+        refuse_clashes(&lab, &pods, before.as_ref(), &observed)?;
+        let wanted = Wanted {
+            lab: &lab,
+            pods: &pods,
+        };
+        let steps = plan::plan(&wanted, before.as_ref(), &observed);
+        let ledger = match before {
+            Some(ledger) => Ledger { lab, ..ledger },
+            None => Ledger {
+                version: VERSION,
+                lab,
+                node_namespace: network_namespace()?,
+                iptables,
+                unsettled: false,
+                leaving: false,
+                pods: Vec::new(),
+                agent: None,
+            },
+        };
+        Ok(Self {
+            pods,
+            observed,
+            steps,
+            ledger,
+        })
+    }
+
+    fn take(self, run: &RunDirectory, progress: &mut Progress) -> Result<Ledger, Failure> {
+        if self.steps.is_empty() && !self.ledger.unsettled {
+            // Labels of ports apart, nothing can differ that no step stands for.
+            return Ok(self.ledger);
+        }
+        let up = Up {
+            run,
+            observed: &self.observed,
+            steps: &self.steps,
+            ledger: self.ledger,
+            progress,
+        };
+        up.take(&self.pods)
+    }
+}
+
+fn dry_run(args: &UpArgs, topology: Option<Topology>) -> Result<Outcome, Failure> {
+    let before = store::ledger(&args.name)?.filter(|ledger| !ledger.leaving);
+    let prepared = Prepared::new(args, topology, before)?;
+    match args.output {
+        OutputFormat::Json => {
+            let sentences: Vec<_> = prepared.steps.iter().map(ToString::to_string).collect();
+            shell::emit_json(&serde_json::json!({ "lab": args.name.as_str(), "steps": sentences }))?;
+        }
+        OutputFormat::Table if prepared.steps.is_empty() => {
+            shell::emit(&format!(
+                "nothing to do: the lab {} is as it should be\n",
+                args.name
+            ))?;
+        }
+        OutputFormat::Table => {
+            let lines = prepared
+                .steps
+                .iter()
+                .map(|step| format!("{}\n", labkit::text::printable(&step.to_string())));
+            shell::emit(&lines.collect::<String>())?;
+        }
+    }
+    Ok(Outcome::Done)
+}
+
+/// `3-pods`, or the path of a file.
+fn topology(text: &str) -> Result<Topology, Failure> {
+    match Topology::number_of_pods(text) {
+        Some(Ok(number)) => return Ok(Topology::web_pods(number)),
+        Some(Err(why)) => return Err(Failure::usage(format!("{text}: {why}"))),
+        None => {}
+    }
+    let content = fs::read(text).map_err(|error| {
+        Failure::usage(format!("cannot read the topology {text}: {error}")).hint(
+            "expected N-pods, such as 3-pods, or the path of a JSON file: `netns-lab up --help` shows one",
+        )
+    })?;
+    Topology::from_json(&content).map_err(|error| Failure::usage(format!("{text}: {error}")))
+}
+
+/// The lab's ranges and bridge: from the flags, else as it was made, else what is free.
+fn lab(args: &UpArgs, topology: &Topology, before: Option<&Ledger>) -> Result<Lab, Failure> {
+    let node = topology
+        .nodes
+        .first()
+        .map_or_else(name::Label::default_node, |node| node.name.clone());
+    if let Some(ledger) = before {
+        refuse_changes(args, &node, ledger)?;
+        return Ok(ledger.lab.clone());
+    }
+    let others = other_labs(&args.name)?;
+    let taken: Vec<_> = others
+        .iter()
+        .flat_map(|other| [other.lab.pod_cidr, other.lab.service_cidr])
+        .collect();
+    let none_free = |flag: &str| {
+        Failure::failed("other labs have all the default ranges").hint(format!("choose one: {flag}"))
+    };
+    let pod_cidr = args
+        .pod_cidr
+        .or_else(|| address::default_pod_cidr(topology.pods.len(), &taken));
+    let service_cidr = args
+        .service_cidr
+        .or_else(|| address::default_service_cidr(&taken));
+    let lab = Lab {
+        name: args.name.clone(),
+        node,
+        pod_cidr: pod_cidr.ok_or_else(|| none_free("--pod-cidr 10.50.0.0/24"))?,
+        service_cidr: service_cidr.ok_or_else(|| none_free("--service-cidr 10.51.0.0/16"))?,
+        bridge: args.bridge.clone().unwrap_or_else(|| name::bridge(&args.name)),
+    };
+    let overlapping = taken.iter().find_map(|other| {
+        let flags = [(lab.pod_cidr, "--pod-cidr"), (lab.service_cidr, "--service-cidr")];
+        flags
+            .into_iter()
+            .find(|(range, _)| address::overlap(*range, *other))
+            .map(|(range, flag)| (range, flag, other))
+    });
+    match overlapping {
+        Some((range, flag, other)) => Err(Failure::failed(format!(
+            "{range} overlaps {other} of another lab"
+        ))
+        .hint(format!("choose another range: {flag}"))),
+        None => Ok(lab),
+    }
+}
+
+/// A lab's ranges and bridge stay as they are while it is up.
+fn refuse_changes(args: &UpArgs, node: &name::Label, ledger: &Ledger) -> Result<(), Failure> {
+    let lab = &ledger.lab;
+    let changed = [
+        args.pod_cidr
+            .is_some_and(|cidr| cidr != lab.pod_cidr)
+            .then(|| format!("pods in {}", lab.pod_cidr)),
+        args.service_cidr
+            .is_some_and(|cidr| cidr != lab.service_cidr)
+            .then(|| format!("Services in {}", lab.service_cidr)),
+        args.bridge
+            .as_ref()
+            .is_some_and(|bridge| *bridge != lab.bridge)
+            .then(|| format!("the bridge {}", lab.bridge)),
+        (args.topology.is_some() && *node != lab.node).then(|| format!("the node {}", lab.node)),
+    ];
+    match changed.into_iter().flatten().next() {
+        None => Ok(()),
+        Some(has) => Err(Failure::failed(format!(
+            "the lab {} is up with {has}, which cannot change",
+            lab.name
+        ))
+        .hint(format!("take it down first: netns-lab down {}", lab.name))),
+    }
+}
+
+fn wider(pods: usize) -> String {
+    let prefix = (16..=24).rev().find(|prefix| {
+        let text = format!("10.244.0.0/{prefix}");
+        text.parse().is_ok_and(|cidr| room(cidr) >= pods)
+    });
+    format!("10.244.0.0/{}", prefix.unwrap_or(16))
+}
+
+fn iptables(args: &UpArgs, before: Option<&Ledger>) -> Result<PathBuf, Failure> {
+    match (args.iptables.as_deref(), before) {
+        (Some(path), Some(ledger)) if path != ledger.iptables => {
+            let stands: &Path = &ledger.iptables;
+            Err(
+                Failure::failed(format!("the lab's rules were written with {}", stands.display()))
+                    .hint(format!("take it down first: netns-lab down {}", args.name)),
+            )
+        }
+        (_, Some(ledger)) => Ok(ledger.iptables.clone()),
+        (given, None) => Ok(Xtables::detect(given)?.iptables(Family::V4)),
+    }
+}
+
+fn refuse_clashes(
+    lab: &Lab,
+    pods: &[Pod],
+    before: Option<&Ledger>,
+    observed: &Observed,
+) -> Result<(), Failure> {
+    let clashes = clashes(lab, pods, before, observed);
+    let failures = clashes
+        .into_iter()
+        .map(|clash| Failure::failed(clash.what).hint(clash.hint))
+        .collect();
+    match Failure::all(failures) {
+        Some(failure) => Err(failure.hint("nothing was changed")),
+        None => Ok(()),
+    }
+}
+
+fn show(args: &UpArgs, ledger: &Ledger) -> Result<Outcome, Failure> {
+    let report = status::report(ledger);
+    match args.output {
+        OutputFormat::Json => shell::emit_json(&report)?,
+        OutputFormat::Table => {
+            let named = if args.name.as_str() == name::DEFAULT_LAB {
+                String::new()
+            } else {
+                format!(" --name {}", args.name)
+            };
+            let hint = ledger.pods.first().map_or_else(String::new, |record| {
+                format!(
+                    "\nnext: netns-lab exec{named} {} -- ip address\n      miniproxy sync\n",
+                    record.pod.spec.name
+                )
+            });
+            shell::emit(&format!("{}{hint}", report.table()))?;
+        }
+    }
+    Ok(Outcome::Done)
+}

@@ -1,0 +1,24 @@
+//! The edge: the only files that talk to the kernel, start processes or touch the disk.
+
+pub mod datagram;
+pub mod enter;
+pub mod host;
+pub mod namespace;
+pub mod node;
+pub mod pod;
+pub mod privilege;
+pub mod process;
+pub mod rules;
+pub mod store;
+pub mod sysctl;
+
+use std::thread::ScopedJoinHandle;
+
+use labkit::Failure;
+
+/// The result of a thread; a panic in it becomes a failure here.
+pub fn joined<T>(handle: ScopedJoinHandle<'_, Result<T, Failure>>) -> Result<T, Failure> {
+    handle
+        .join()
+        .unwrap_or_else(|_| Err(Failure::failed("a worker thread ended abnormally")))
+}

@@ -1,0 +1,133 @@
+//! Names of network namespaces, kept as `ip netns` keeps them: bind mounts in `/run/netns`.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+
+use labkit::Failure;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::statfs::{NSFS_MAGIC, statfs};
+use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
+
+/// Where the names are.
+pub const DIRECTORY: &str = "/run/netns";
+
+/// The file of a name.
+pub fn path(name: &str) -> PathBuf {
+    Path::new(DIRECTORY).join(name)
+}
+
+/// The inode of the namespace behind a name; `None` when there is no such name, or only an empty
+/// file without a namespace mounted on it.
+pub fn inode(name: &str) -> Option<u64> {
+    let path = path(name);
+    let is_namespace = statfs(&path).is_ok_and(|found| found.filesystem_type() == NSFS_MAGIC);
+    is_namespace
+        .then(|| fs::metadata(&path).ok().map(|found| found.ino()))
+        .flatten()
+}
+
+/// As [`inode`], but 0 for a file without a namespace.
+pub fn look(name: &str) -> Option<u64> {
+    inode(name).or_else(|| path(name).symlink_metadata().is_ok().then_some(0))
+}
+
+/// Whether any name stands for this namespace.
+pub fn is_named(namespace: u64) -> bool {
+    let entries = fs::read_dir(DIRECTORY)
+        .into_iter()
+        .flatten()
+        .filter_map(Result::ok);
+    let mut names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    names.any(|name| inode(&name) == Some(namespace))
+}
+
+/// Opens a namespace, to enter it.
+pub fn open(name: &str) -> Result<File, Failure> {
+    if inode(name).is_none() {
+        return Err(Failure::failed(format!("there is no network namespace {name}"))
+            .hint("`netns-lab status` lists the pods, `netns-lab up` repairs them"));
+    }
+    File::open(path(name))
+        .map_err(|error| Failure::failed(format!("cannot open {}: {error}", path(name).display())))
+}
+
+/// Removes a name; the namespace ends with the last process in it.
+pub fn remove(name: &str) -> Result<(), Failure> {
+    let path = path(name);
+    // Not a mount: an empty file that a dead command left behind.
+    let _ = umount2(&path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW);
+    labkit::files::remove_if_there(&path)
+        .map_err(|error| Failure::failed(format!("cannot remove {}: {error}", path.display())))
+}
+
+/// Whether the directory is there and is a mount of its own.
+pub fn directory_is_mounted() -> bool {
+    statx(CWD, DIRECTORY, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS).is_ok_and(|found| {
+        let mask = found.stx_attributes_mask;
+        // Kernels before 5.8 cannot say; there the mount table can.
+        if mask.contains(StatxAttributes::MOUNT_ROOT) {
+            found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)
+        } else {
+            is_in_mount_table()
+        }
+    })
+}
+
+fn is_in_mount_table() -> bool {
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    table
+        .lines()
+        .any(|line| line.split(' ').nth(4) == Some(DIRECTORY))
+}
+
+/// Makes the directory a shared mount, so that names made in it are seen by everybody who shares
+/// it, whichever mount namespace they are in.
+///
+/// Returns whether the directory itself had to be made.
+pub fn prepare_directory() -> Result<bool, Failure> {
+    prepare().map_err(|error| {
+        Failure::host_lacks(format!("cannot prepare {DIRECTORY}: {error}"))
+            .hint("run as root (sudo), or inside `netns-lab sandbox`")
+    })
+}
+
+fn prepare() -> io::Result<bool> {
+    let made = match fs::DirBuilder::new().mode(0o755).create(DIRECTORY) {
+        Ok(()) => true,
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
+        Err(error) => return Err(error),
+    };
+    let none: Option<&str> = None;
+    mount(
+        Some(DIRECTORY),
+        DIRECTORY,
+        none,
+        MsFlags::MS_BIND | MsFlags::MS_REC,
+        none,
+    )?;
+    mount(none, DIRECTORY, none, MsFlags::MS_SHARED | MsFlags::MS_REC, none)?;
+    Ok(made)
+}
+
+/// Undoes [`prepare_directory`] if nobody else has put a name there.
+pub fn withdraw_directory(made: bool) -> Result<(), Failure> {
+    let mut entries = match fs::read_dir(DIRECTORY) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(Failure::failed(format!("cannot read {DIRECTORY}: {error}"))),
+    };
+    if entries.next().is_some() {
+        return Ok(());
+    }
+    if directory_is_mounted() {
+        umount2(DIRECTORY, MntFlags::MNT_DETACH)
+            .map_err(|error| Failure::failed(format!("cannot unmount {DIRECTORY}: {error}")))?;
+    }
+    if made {
+        // Someone may have used it meanwhile; then it is theirs.
+        let _ = fs::remove_dir(DIRECTORY);
+    }
+    Ok(())
+}

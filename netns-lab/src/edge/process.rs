@@ -1,0 +1,123 @@
+//! Processes: who runs, whether it is still the one we started, and its end.
+
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt as _;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+use crate::model::ledger::ProcessId;
+
+/// How long an ended process may take to go; it is only exiting, so this is a safety net.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The process of a number, if it runs; a zombie does not.
+pub fn identify(pid: i32) -> Option<ProcessId> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name in parentheses may hold anything, so count from its end.
+    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
+    let state = fields.next()?;
+    let start_time = fields.nth(18)?.parse().ok()?;
+    (!matches!(state, "Z" | "X")).then_some(ProcessId { pid, start_time })
+}
+
+/// Whether it runs still, and is not another one with the same number.
+pub fn runs(process: ProcessId) -> bool {
+    identify(process.pid) == Some(process)
+}
+
+/// A handle that stays with this very process.
+pub fn handle(process: ProcessId) -> Option<OwnedFd> {
+    let fd = pidfd_open(Pid::from_raw(process.pid)?, PidfdFlags::empty()).ok()?;
+    // Looked at after opening: the number cannot have been given on in between.
+    runs(process).then_some(fd)
+}
+
+/// Ends processes and waits until they are gone. Others are never touched.
+pub fn end(processes: &[ProcessId]) {
+    let mut handles: Vec<_> = processes.iter().filter_map(|process| handle(*process)).collect();
+    for handle in &handles {
+        // It may have ended by itself meanwhile.
+        let _ = pidfd_send_signal(handle, Signal::KILL);
+    }
+    let deadline = Instant::now() + PATIENCE;
+    while let Some(handle) = handles.last() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let left = Timespec::try_from(left).ok();
+        let mut wait = [PollFd::new(handle, PollFlags::IN)];
+        match poll(&mut wait, left.as_ref()) {
+            Err(rustix::io::Errno::INTR) => {}
+            Ok(0) | Err(_) => return,
+            Ok(_) => drop(handles.pop()),
+        }
+    }
+}
+
+/// Processes of the lab that no ledger knows of: those whose command line says so, in the
+/// namespaces that are the lab's.
+///
+/// A command that died between starting an app and writing it down leaves such ones.
+pub fn strays(lab: &str, namespaces: &[u64]) -> Vec<ProcessId> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().filter_map(Result::ok);
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    pids.filter(|pid| is_ours(*pid, lab, namespaces))
+        .filter_map(identify)
+        .collect()
+}
+
+fn is_ours(pid: i32, lab: &str, namespaces: &[u64]) -> bool {
+    let Ok(line) = fs::read(format!("/proc/{pid}/cmdline")) else {
+        return false;
+    };
+    let words: Vec<_> = line.split(|byte| *byte == 0).collect();
+    let [program, verb, flag, name, ..] = words[..] else {
+        return false;
+    };
+    let verb_is_ours = verb == b"serve" || verb == b"agent";
+    if program != b"netns-lab" || !verb_is_ours || flag != b"--lab" || name != lab.as_bytes() {
+        return false;
+    }
+    let inode = fs::metadata(format!("/proc/{pid}/ns/net")).map(|found| found.ino());
+    inode.is_ok_and(|inode| namespaces.contains(&inode))
+}
+
+/// A process that is in a network namespace, other than these.
+pub fn anyone_in(namespace: u64, except: &[i32]) -> Option<i32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().filter_map(Result::ok);
+    let mut pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    pids.find(|pid| {
+        let inode = fs::metadata(format!("/proc/{pid}/ns/net")).map(|found| found.ino());
+        !except.contains(pid) && inode.is_ok_and(|inode| inode == namespace)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn ends_the_one_it_means_and_waits_for_it() {
+        let mut child = Command::new("sleep").arg("600").spawn().unwrap();
+        let process = identify(i32::try_from(child.id()).unwrap()).unwrap();
+        let another = ProcessId {
+            start_time: process.start_time + 1,
+            ..process
+        };
+        end(&[another]);
+        assert!(runs(process), "the number alone must not be enough");
+        end(&[process]);
+        assert!(!runs(process));
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn finds_itself() {
+        let own = i32::try_from(std::process::id()).unwrap();
+        assert!(identify(own).is_some());
+        assert!(identify(i32::MAX).is_none());
+    }
+}

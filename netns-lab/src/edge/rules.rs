@@ -1,0 +1,137 @@
+//! The lab's few iptables rules, by the iptables program.
+
+use std::error::Error;
+use std::path::Path;
+use std::thread;
+
+use iptables::IPTables;
+use labkit::{Failure, fault};
+
+use crate::model::rule::Rule;
+
+/// Seconds to wait for the lock that iptables-legacy programs share.
+const LOCK_WAIT: &str = "-w 10";
+
+/// A way to the rules of this network namespace.
+pub struct Rules {
+    program: IPTables,
+}
+
+impl Rules {
+    /// By this iptables program, of whichever flavour.
+    pub fn new(program: &Path) -> Self {
+        // The crate wants a text that lives for ever; there is one for each run of a command.
+        let cmd: &'static str = Box::leak(program.to_string_lossy().into_owned().into_boxed_str());
+        Self {
+            program: IPTables {
+                cmd,
+                has_check: true,
+                // It would wait without an end; our rules carry a limit of their own.
+                has_wait: false,
+                is_numeric: true,
+            },
+        }
+    }
+
+    /// Those of these rules that stand.
+    pub fn standing(&self, rules: &[Rule]) -> Result<Vec<Rule>, Failure> {
+        let listed = by_table(rules, |rules| {
+            let Some(first) = rules.first() else {
+                return Ok(Vec::new());
+            };
+            let list = format!("-S {} {LOCK_WAIT}", first.chain);
+            let output = self
+                .program
+                .execute(first.table, &list)
+                .map_err(|error| told("list the rules", &*error))?;
+            if !output.status.success() {
+                let said = String::from_utf8_lossy(&output.stderr);
+                return Err(complaint("list the rules", said.trim()));
+            }
+            let lines = String::from_utf8_lossy(&output.stdout).into_owned();
+            let stands = |rule: &&Rule| lines.lines().any(|line| line == rule.listed());
+            Ok(rules.iter().filter(stands).cloned().collect())
+        });
+        Ok(listed?.into_iter().flatten().collect())
+    }
+
+    /// Adds rules that are not there; those of one table one after another, tables at once.
+    pub fn add(&self, rules: &[Rule]) -> Result<(), Failure> {
+        by_table(rules, |rules| {
+            // Each goes before the one added before it.
+            for rule in rules.iter().rev() {
+                self.add_one(rule)?;
+                fault::point("up:rule");
+            }
+            Ok(())
+        })
+        .map(|_| ())
+    }
+
+    fn add_one(&self, rule: &Rule) -> Result<(), Failure> {
+        let spec = format!("{} {LOCK_WAIT}", rule.spec);
+        let added = if rule.goes_first() {
+            self.program.insert(rule.table, rule.chain, &spec, 1)
+        } else {
+            self.program.append(rule.table, rule.chain, &spec)
+        };
+        added.map_err(|error| told(&format!("add a rule to {} {}", rule.table, rule.chain), &*error))
+    }
+
+    /// Removes rules; one that is not there is removed already.
+    pub fn remove(&self, rules: &[Rule]) -> Result<(), Failure> {
+        by_table(rules, |rules| {
+            for rule in rules {
+                self.remove_one(rule)?;
+                fault::point("down:rule");
+            }
+            Ok(())
+        })
+        .map(|_| ())
+    }
+
+    fn remove_one(&self, rule: &Rule) -> Result<(), Failure> {
+        let spec = format!("{} {LOCK_WAIT}", rule.spec);
+        let Err(error) = self.program.delete(rule.table, rule.chain, &spec) else {
+            return Ok(());
+        };
+        match self.standing(std::slice::from_ref(rule)) {
+            Ok(standing) if standing.is_empty() => Ok(()),
+            _ => Err(told(
+                &format!("remove a rule from {} {}", rule.table, rule.chain),
+                &*error,
+            )),
+        }
+    }
+}
+
+/// Does something for the rules of each table, on a thread for each: an iptables process takes
+/// longer than making a pod.
+fn by_table<T: Send>(
+    rules: &[Rule],
+    work: impl Fn(&[Rule]) -> Result<T, Failure> + Sync,
+) -> Result<Vec<T>, Failure> {
+    let tables: Vec<_> = rules.chunk_by(|a, b| a.table == b.table).collect();
+    thread::scope(|scope| {
+        let workers: Vec<_> = tables.iter().map(|rules| scope.spawn(|| work(rules))).collect();
+        workers.into_iter().map(super::joined).collect()
+    })
+}
+
+fn told(doing: &str, error: &dyn Error) -> Failure {
+    complaint(doing, error.to_string().trim())
+}
+
+fn complaint(doing: &str, said: &str) -> Failure {
+    let message = format!("cannot {doing}: iptables said: {said}");
+    let lacks = [
+        "Table does not exist",
+        "Permission denied",
+        "No such file",
+        "Could not fetch",
+    ];
+    if lacks.iter().any(|words| said.contains(words)) {
+        return Failure::host_lacks(message).hint("`netns-lab doctor` tells which kernel feature is missing");
+    }
+    Failure::failed(message)
+}

@@ -1,0 +1,263 @@
+//! The state under `/run/netns-lab`: ledgers, registries, logs, and what labs share.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use labkit::rundir::RUN_DIRECTORY;
+use labkit::{Failure, files};
+use serde::{Deserialize, Serialize};
+
+use crate::model::ledger::{Ledger, VERSION};
+use crate::model::name::Label;
+use crate::model::object;
+
+/// The folder of one lab.
+pub fn lab_directory(lab: &Label) -> PathBuf {
+    Path::new(RUN_DIRECTORY).join(lab.as_str())
+}
+
+/// The registry of a lab.
+pub fn registry(lab: &Label) -> PathBuf {
+    lab_directory(lab).join("registry")
+}
+
+/// The log of a pod's app.
+pub fn log(lab: &Label, pod: &Label) -> PathBuf {
+    lab_directory(lab).join("logs").join(format!("{pod}.log"))
+}
+
+/// The files that a pod sees as `/etc/hosts` and the like.
+pub fn pod_files(lab: &Label, pod: &Label) -> PathBuf {
+    lab_directory(lab).join("pods").join(pod.as_str())
+}
+
+fn ledger_path(lab: &Label) -> PathBuf {
+    lab_directory(lab).join("ledger.json")
+}
+
+/// The labs that are up, by name.
+///
+/// # Errors
+/// `HostLacks` when the directory may not be read.
+pub fn labs() -> Result<Vec<Label>, Failure> {
+    let entries = match fs::read_dir(RUN_DIRECTORY) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(unreadable(Path::new(RUN_DIRECTORY), &error)),
+    };
+    let names = entries
+        .filter_map(Result::ok)
+        .filter_map(|entry| entry.file_name().into_string().ok());
+    let mut labs: Vec<_> = names.filter_map(|name| Label::new(&name).ok()).collect();
+    labs.retain(|lab| lab_directory(lab).is_dir());
+    labs.sort();
+    Ok(labs)
+}
+
+/// The ledger of a lab; `None` when it is not up, or died before it had one.
+pub fn ledger(lab: &Label) -> Result<Option<Ledger>, Failure> {
+    let path = ledger_path(lab);
+    let Some(text) = read_if_there(&path)? else {
+        return Ok(None);
+    };
+    let ledger: Ledger = serde_json::from_slice(&text).map_err(|error| {
+        Failure::failed(format!("{} is damaged: {error}", path.display()))
+            .hint("another version of netns-lab may have written it; that version can take it down")
+    })?;
+    if ledger.version == VERSION {
+        Ok(Some(ledger))
+    } else {
+        Err(Failure::failed(format!(
+            "{} has the version {}, not {VERSION}",
+            path.display(),
+            ledger.version
+        ))
+        .hint("take the lab down with the version of netns-lab that made it"))
+    }
+}
+
+/// Writes the ledger. Nothing may be made before this says so.
+pub fn write_ledger(ledger: &Ledger) -> Result<(), Failure> {
+    write_json(&ledger_path(&ledger.lab.name), ledger)
+}
+
+/// Makes the folders of a lab.
+pub fn make_lab_directory(lab: &Label) -> Result<(), Failure> {
+    let folder = lab_directory(lab);
+    for path in [
+        folder.clone(),
+        folder.join("registry"),
+        folder.join("logs"),
+        folder.join("pods"),
+    ] {
+        files::private_directory(&path)
+            .map_err(|error| Failure::host_lacks(format!("cannot use {}: {error}", path.display())))?;
+    }
+    Ok(())
+}
+
+/// Removes the folder of a lab with all that is in it; the ledger goes last.
+pub fn remove_lab_directory(lab: &Label) -> Result<(), Failure> {
+    let folder = lab_directory(lab);
+    let failed = |error: io::Error| Failure::failed(format!("cannot remove {}: {error}", folder.display()));
+    for part in ["registry", "logs", "pods"] {
+        match fs::remove_dir_all(folder.join(part)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+            _ => {}
+        }
+    }
+    match fs::remove_dir_all(&folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(error)),
+        _ => Ok(()),
+    }
+}
+
+/// The files of a registry with their content; those that cannot be read are left out.
+pub fn registry_files(lab: &Label) -> BTreeMap<String, Vec<u8>> {
+    let entries = fs::read_dir(registry(lab))
+        .into_iter()
+        .flatten()
+        .filter_map(Result::ok);
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    let names = names.filter(|name| name.ends_with(".json") && !name.starts_with('.'));
+    names
+        .filter_map(|name| {
+            fs::read(registry(lab).join(&name))
+                .ok()
+                .map(|content| (name, content))
+        })
+        .collect()
+}
+
+/// Whether any file of these holds a Service.
+pub fn has_service(files: &BTreeMap<String, Vec<u8>>) -> bool {
+    let mut candidates = files.iter().filter(|(name, _)| !is_generated(name));
+    candidates.any(|(_, content)| object::holds_a_service(content))
+}
+
+/// Files that the lab wrote hold no Service; parsing a thousand of them would take its time.
+fn is_generated(name: &str) -> bool {
+    name.ends_with(".pod.json") || name.ends_with(".node.json")
+}
+
+/// Writes one object to a registry.
+pub fn publish(lab: &Label, file: &str, content: &[u8]) -> Result<(), Failure> {
+    let path = registry(lab).join(file);
+    files::write_atomically(&path, content, 0o644).map_err(|error| unwritable(&path, &error))
+}
+
+/// Removes one object from a registry.
+pub fn withdraw(lab: &Label, file: &str) -> Result<(), Failure> {
+    let path = registry(lab).join(file);
+    files::remove_if_there(&path).map_err(|error| unwritable(&path, &error))
+}
+
+/// Writes the files that a pod sees in `/etc`; those that are so already are left.
+pub fn write_pod_files(folder: &Path, pod_files: &[(&str, String)]) -> Result<(), Failure> {
+    files::private_directory(folder).map_err(|error| unwritable(folder, &error))?;
+    for (name, content) in pod_files {
+        let path = folder.join(name);
+        if fs::read(&path).ok().as_deref() != Some(content.as_bytes()) {
+            files::write_atomically(&path, content.as_bytes(), 0o644)
+                .map_err(|error| unwritable(&path, &error))?;
+        }
+    }
+    Ok(())
+}
+
+/// Opens the log of a pod's app to append to it.
+pub fn open_log(lab: &Label, pod: &Label) -> Result<File, Failure> {
+    let path = log(lab, pod);
+    let opened = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .custom_flags(nix::libc::O_NOFOLLOW)
+        .open(&path);
+    opened.map_err(|error| unwritable(&path, &error))
+}
+
+/// Forgets a pod's log and files.
+pub fn forget_pod(lab: &Label, pod: &Label) -> Result<(), Failure> {
+    let path = log(lab, pod);
+    files::remove_if_there(&path).map_err(|error| unwritable(&path, &error))?;
+    let path = pod_files(lab, pod);
+    match fs::remove_dir_all(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(unwritable(&path, &error)),
+        _ => Ok(()),
+    }
+}
+
+/// What labs share: what the first one changed and the last one must put back.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Shared {
+    /// Settings before we changed them, for each node by the inode of its namespace, in the order
+    /// in which they are put back.
+    #[serde(default)]
+    pub settings: BTreeMap<u64, Vec<(String, String)>>,
+    /// We mounted `/run/netns` on itself; true if we also made the directory.
+    #[serde(default)]
+    pub netns_directory: Option<bool>,
+    /// We loaded `br_netfilter`.
+    #[serde(default)]
+    pub loaded_bridge_netfilter: bool,
+}
+
+fn shared_path() -> PathBuf {
+    Path::new(RUN_DIRECTORY).join(".host.json")
+}
+
+/// Reads what labs share.
+pub fn shared() -> Result<Shared, Failure> {
+    let path = shared_path();
+    let Some(text) = read_if_there(&path)? else {
+        return Ok(Shared::default());
+    };
+    serde_json::from_slice(&text)
+        .map_err(|error| Failure::failed(format!("{} is damaged: {error}", path.display())))
+}
+
+/// Writes what labs share, or removes the file when that is nothing.
+pub fn write_shared(shared: &Shared) -> Result<(), Failure> {
+    let path = shared_path();
+    if *shared == Shared::default() {
+        return files::remove_if_there(&path).map_err(|error| unwritable(&path, &error));
+    }
+    write_json(&path, shared)
+}
+
+fn write_json(path: &Path, value: &impl Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_vec(value).map_err(|error| Failure::failed(error.to_string()))?;
+    files::write_atomically(path, &text, 0o600).map_err(|error| unwritable(path, &error))
+}
+
+fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, Failure> {
+    match fs::read(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+            ) =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(unreadable(path, &error)),
+    }
+}
+
+fn unreadable(path: &Path, error: &io::Error) -> Failure {
+    let message = format!("cannot read {}: {error}", path.display());
+    if error.kind() == io::ErrorKind::PermissionDenied {
+        return Failure::host_lacks(message).hint("a lab is its owner's only: use sudo");
+    }
+    Failure::failed(message)
+}
+
+fn unwritable(path: &Path, error: &io::Error) -> Failure {
+    Failure::failed(format!("cannot write {}: {error}", path.display()))
+}

@@ -1,0 +1,147 @@
+//! Takes a lab down: everything in its ledger goes, nothing else does.
+
+use std::thread;
+
+use labkit::rundir::RunDirectory;
+use labkit::{Failure, fault, footprint};
+
+use super::settle::{self, Place};
+use crate::edge::node::Node;
+use crate::edge::rules::Rules;
+use crate::edge::{host, joined, namespace, process, store};
+use crate::model::ledger::{Ledger, PodRecord};
+use crate::model::name::Label;
+use crate::model::rule;
+
+/// The name under which a lab holds the footprint of iptables.
+pub fn holder(lab: &Label) -> String {
+    format!("netns-lab/{lab}")
+}
+
+/// Takes a lab down. All parts are tried; the failures come together.
+///
+/// # Errors
+/// What could not be removed. The ledger then stays, and another `down` goes on.
+pub fn take_down(run: &RunDirectory, mut ledger: Ledger) -> Result<(), Failure> {
+    let place = settle::place(&ledger)?;
+    if let Place::Elsewhere(pid) = place {
+        return Err(settle::elsewhere(&ledger, pid));
+    }
+    let stray = if ledger.unsettled || ledger.leaving {
+        settle::strays(&ledger)
+    } else {
+        Vec::new()
+    };
+    ledger.leaving = true;
+    store::write_ledger(&ledger)?;
+    fault::point("down:announced");
+    // First the agent, which would take the end of each app for news.
+    process::end(&ledger.agent.into_iter().collect::<Vec<_>>());
+    fault::point("down:agent");
+    let apps: Vec<_> = ledger
+        .pods
+        .iter()
+        .filter_map(|record| record.process)
+        .chain(stray)
+        .collect();
+    let mut failures = thread::scope(|scope| {
+        let ended = scope.spawn(|| {
+            process::end(&apps);
+            fault::point("down:apps");
+            Ok(())
+        });
+        let mut failures = Vec::new();
+        if place == Place::Here {
+            failures.extend(take_down_network(run, &ledger));
+        }
+        failures.extend(joined(ended).err());
+        failures
+    });
+    failures.extend(remove_namespaces(&ledger.pods));
+    fault::point("down:namespaces");
+    if failures.is_empty() {
+        failures.extend(forget(&ledger, place));
+    }
+    Failure::all(failures).map_or(Ok(()), Err)
+}
+
+/// Links and rules, at the same time: each waits for the kernel in its own way.
+fn take_down_network(run: &RunDirectory, ledger: &Ledger) -> Vec<Failure> {
+    let lab = &ledger.lab;
+    thread::scope(|scope| {
+        let rules = scope.spawn(|| {
+            Rules::new(&ledger.iptables).remove(&rule::rules(lab))?;
+            fault::point("down:rules");
+            Ok(())
+        });
+        let links = Node::open().and_then(|node| {
+            node.delete_group(lab.group())?;
+            node.delete_group(lab.group() | crate::model::name::LEAVING_BIT)
+        });
+        fault::point("down:links");
+        let rules = joined(rules).and_then(|()| footprint::release(run, &holder(&lab.name)));
+        fault::point("down:footprint");
+        links.err().into_iter().chain(rules.err()).collect()
+    })
+}
+
+/// Removes the names of pods that still stand for the pods' own namespaces.
+pub fn remove_namespaces<'a>(records: impl IntoIterator<Item = &'a PodRecord>) -> Vec<Failure> {
+    let mut failures = Vec::new();
+    for record in records {
+        let name = &record.pod.namespace;
+        let found = namespace::look(name);
+        let ours = match (found, record.namespace_inode) {
+            (None, _) => false,
+            (Some(0), _) | (Some(_), None) => true,
+            (Some(found), Some(recorded)) => found == recorded,
+        };
+        if ours {
+            failures.extend(namespace::remove(name).err());
+            fault::point("down:namespace");
+        }
+    }
+    failures
+}
+
+/// Puts back what the last lab must put back, and removes the lab's folder.
+fn forget(ledger: &Ledger, place: Place) -> Vec<Failure> {
+    let others = match other_labs(&ledger.lab.name) {
+        Ok(others) => others,
+        Err(failure) => return vec![failure],
+    };
+    let mut failures = Vec::new();
+    match store::shared() {
+        Err(failure) => failures.push(failure),
+        Ok(mut shared) => {
+            let node = ledger.node_namespace;
+            if !others.iter().any(|other| other.node_namespace == node) {
+                if place == Place::Here {
+                    failures.extend(host::restore_settings(node, &mut shared));
+                } else {
+                    shared.settings.remove(&node);
+                }
+            }
+            fault::point("down:settings");
+            if others.is_empty() {
+                failures.extend(host::restore_shared(&mut shared));
+            }
+            fault::point("down:shared");
+            failures.extend(store::write_shared(&shared).err());
+        }
+    }
+    fault::point("down:recorded");
+    if failures.is_empty() {
+        failures.extend(store::remove_lab_directory(&ledger.lab.name).err());
+    }
+    fault::point("down:folder");
+    failures
+}
+
+/// The ledgers of all other labs.
+pub fn other_labs(lab: &Label) -> Result<Vec<Ledger>, Failure> {
+    let names = store::labs()?.into_iter().filter(|name| name != lab);
+    names
+        .filter_map(|name| store::ledger(&name).transpose())
+        .collect()
+}

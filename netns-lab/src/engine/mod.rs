@@ -1,0 +1,8 @@
+//! Plans carried out: look at the host, take the steps, take a lab down again.
+
+pub mod down;
+pub mod launch;
+pub mod observe;
+pub mod progress;
+pub mod settle;
+pub mod up;

@@ -1,0 +1,352 @@
+//! Takes the steps of a plan.
+//!
+//! The ledger says what will be made before anything is; a command that dies anywhere leaves
+//! enough for the next one to repair or to remove.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::AtomicU32;
+use std::thread::{self, ScopedJoinHandle};
+
+use labkit::rundir::RunDirectory;
+use labkit::{Failure, fault, footprint, shell};
+
+use super::down::{self, holder};
+use super::progress::Progress;
+use super::{launch, settle};
+use crate::edge::node::Node;
+use crate::edge::pod::PodMaker;
+use crate::edge::rules::Rules;
+use crate::edge::{host, joined, process, store};
+use crate::model::ledger::{Lab, Ledger, Pod, PodRecord, ProcessId};
+use crate::model::name::Label;
+use crate::model::object;
+use crate::model::observed::Observed;
+use crate::model::plan::Step;
+
+/// A plan on its way: what it was made from, and what has come of it.
+pub struct Up<'a> {
+    /// The lock on all labs.
+    pub run: &'a RunDirectory,
+    /// What was seen before.
+    pub observed: &'a Observed,
+    /// The steps, in their order.
+    pub steps: &'a [Step],
+    /// The ledger as it will be: intents now, facts as they come.
+    pub ledger: Ledger,
+    /// Told on the way.
+    pub progress: &'a mut Progress,
+}
+
+impl Up<'_> {
+    /// Takes all steps and returns the ledger of the lab that stands then.
+    pub fn take(mut self, wanted: &[Pod]) -> Result<Ledger, Failure> {
+        self.announce(wanted)?;
+        let rules: Vec<_> = self.select(|step| match step {
+            Step::AddRule(rule) => Some(rule.clone()),
+            _ => None,
+        });
+        if !rules.is_empty() {
+            footprint::hold(self.run, &holder(&self.ledger.lab.name))?;
+            fault::point("up:footprint");
+        }
+        let program = self.ledger.iptables.clone();
+        thread::scope(|scope| {
+            // An iptables process takes longer than making a pod: both at once.
+            let writing = scope.spawn(|| {
+                if rules.is_empty() {
+                    Ok(())
+                } else {
+                    Rules::new(&program).add(&rules)
+                }
+            });
+            let made = self.network();
+            self.finish(made, writing, wanted)
+        })?;
+        self.record(wanted)?;
+        Ok(self.ledger)
+    }
+
+    fn finish(
+        &mut self,
+        made: Result<(), Failure>,
+        writing: ScopedJoinHandle<'_, Result<(), Failure>>,
+        wanted: &[Pod],
+    ) -> Result<(), Failure> {
+        let written = joined(writing);
+        made?;
+        written?;
+        fault::point("up:rules");
+        self.progress.phase("rules");
+        self.apps()?;
+        self.progress.phase("apps");
+        self.registry(wanted)
+    }
+
+    fn select<'s, T>(&'s self, pick: impl Fn(&'s Step) -> Option<T>) -> Vec<T> {
+        self.steps.iter().filter_map(pick).collect()
+    }
+
+    fn lab(&self) -> &Lab {
+        &self.ledger.lab
+    }
+
+    /// Writes down all that will be made, and forgets facts that will not hold any more.
+    fn announce(&mut self, wanted: &[Pod]) -> Result<(), Failure> {
+        store::make_lab_directory(&self.ledger.lab.name)?;
+        fault::point("up:folder");
+        self.ledger.unsettled = true;
+        for step in self.steps {
+            if let Step::RemovePod(gone) = step {
+                let records = self.ledger.pods.iter_mut();
+                records
+                    .filter(|record| record.pod == gone.pod)
+                    .for_each(|record| record.namespace_inode = None);
+            }
+        }
+        for pod in wanted {
+            if self.ledger.pod(&pod.spec.name).is_none() {
+                self.ledger.pods.push(PodRecord {
+                    pod: pod.clone(),
+                    namespace_inode: None,
+                    process: None,
+                });
+            }
+        }
+        store::write_ledger(&self.ledger)?;
+        fault::point("up:announced");
+        Ok(())
+    }
+
+    /// Everything but processes and files.
+    fn network(&mut self) -> Result<(), Failure> {
+        self.host()?;
+        self.remove_pods()?;
+        let node = Node::open()?;
+        let lab = self.lab().clone();
+        let bridge = self.bridge(&node, &lab)?;
+        self.progress.phase("host");
+        self.add_pods(bridge)?;
+        self.progress.phase("pods");
+        if self.steps.iter().any(|step| matches!(step, Step::RaiseBridge(_))) {
+            host::set_up_bridge(&lab)?;
+            node.raise_bridge(&lab)?;
+            fault::point("up:bridge-up");
+        }
+        if self
+            .steps
+            .iter()
+            .any(|step| matches!(step, Step::RouteServices(_)))
+        {
+            node.route_services(&lab)?;
+            fault::point("up:route");
+        }
+        self.progress.phase("bridge");
+        Ok(())
+    }
+
+    fn host(&mut self) -> Result<(), Failure> {
+        for step in self.steps {
+            match step {
+                Step::Enable { key, .. } => {
+                    host::enable(key, self.ledger.node_namespace)?;
+                    fault::point("up:setting");
+                }
+                Step::LoadBridgeNetfilter => {
+                    if host::load_bridge_netfilter()? {
+                        host::enable(crate::model::plan::BRIDGE_NF, self.ledger.node_namespace)?;
+                    } else {
+                        shell::tell(
+                            "warning: the kernel module br_netfilter is not loaded and could not be: a pod that \
+                             calls a Service\n         gets no answer (the node does)\n hint: sudo modprobe \
+                             br_netfilter, outside of any sandbox; then `netns-lab up` again",
+                        );
+                    }
+                    fault::point("up:module");
+                }
+                Step::MakeNetnsDirectory => {
+                    host::prepare_netns_directory()?;
+                    fault::point("up:netns-directory");
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn remove_pods(&mut self) -> Result<(), Failure> {
+        let gone: Vec<&PodRecord> = self.select(|step| match step {
+            Step::RemovePod(record) => Some(record),
+            _ => None,
+        });
+        if gone.is_empty() {
+            return Ok(());
+        }
+        let agent = self.ledger.agent;
+        process::end(
+            &gone
+                .iter()
+                .filter_map(|record| record.process)
+                .chain(agent)
+                .collect::<Vec<_>>(),
+        );
+        fault::point("up:removed-apps");
+        let is_theirs = |name: &str| gone.iter().any(|record| record.pod.interface == name);
+        let group = self.lab().group();
+        let links = self
+            .observed
+            .links
+            .iter()
+            .filter(|link| link.group == group && is_theirs(&link.name));
+        Node::open()?.delete_links(&links.collect::<Vec<_>>(), group)?;
+        fault::point("up:removed-links");
+        let failures = down::remove_namespaces(gone.iter().copied());
+        if let Some(failure) = Failure::all(failures) {
+            return Err(failure);
+        }
+        fault::point("up:removed-namespaces");
+        for record in &gone {
+            store::forget_pod(&self.ledger.lab.name, &record.pod.spec.name)?;
+        }
+        Ok(())
+    }
+
+    fn bridge(&self, node: &Node, lab: &Lab) -> Result<u32, Failure> {
+        if self.steps.iter().any(|step| matches!(step, Step::AddBridge(_))) {
+            let index = node.add_bridge(lab)?;
+            fault::point("up:bridge");
+            return Ok(index);
+        }
+        match self.observed.link(&lab.bridge) {
+            Some(link) => Ok(link.index),
+            None => node.index(&lab.bridge),
+        }
+    }
+
+    fn add_pods(&mut self, bridge: u32) -> Result<(), Failure> {
+        let pods = self.select(|step| match step {
+            Step::AddPod(_, pod) => Some(pod),
+            _ => None,
+        });
+        let (lab, progress) = (self.lab(), &*self.progress);
+        let highest = self
+            .observed
+            .links
+            .iter()
+            .map(|link| link.index)
+            .max()
+            .unwrap_or(0)
+            .max(bridge);
+        // In the order of the topology, whichever thread is quicker.
+        let pods: Vec<(u32, &Pod)> = (highest + 1..).zip(pods).collect();
+        let indexes = AtomicU32::new(pods.last().map_or(highest, |(last, _)| *last) + 1);
+        let made = launch::on_workers(
+            &pods,
+            || PodMaker::new(lab, bridge, &indexes),
+            |maker, (index, pod)| {
+                let inode = maker.make(pod, *index)?;
+                fault::point("up:pod");
+                progress.tick("made pods", pods.len());
+                Ok((pod.spec.name.clone(), inode))
+            },
+        )?;
+        let made: BTreeMap<Label, u64> = made.into_iter().collect();
+        for record in &mut self.ledger.pods {
+            if let Some(inode) = made.get(&record.pod.spec.name) {
+                record.namespace_inode = Some(*inode);
+                record.process = None;
+            }
+        }
+        Ok(())
+    }
+
+    fn apps(&mut self) -> Result<(), Failure> {
+        let stopped: Vec<ProcessId> = self.select(|step| match step {
+            Step::StopApp(pod) => self.ledger.pod(&pod.spec.name)?.process,
+            _ => None,
+        });
+        process::end(&stopped);
+        let pods: Vec<&Pod> = self.select(|step| match step {
+            Step::StartApp(pod) => Some(pod),
+            _ => None,
+        });
+        if pods.is_empty() {
+            return Ok(());
+        }
+        let started = Mutex::new(Vec::new());
+        let result = launch::apps(self.lab(), &pods, self.progress, &started);
+        let started: BTreeMap<Label, ProcessId> =
+            started.into_inner().unwrap_or_default().into_iter().collect();
+        for record in &mut self.ledger.pods {
+            if let Some(process) = started.get(&record.pod.spec.name) {
+                record.process = Some(*process);
+            }
+        }
+        fault::point("up:apps");
+        result
+    }
+
+    fn registry(&mut self, wanted: &[Pod]) -> Result<(), Failure> {
+        let lab = &self.ledger.lab;
+        for step in self.steps {
+            match step {
+                Step::Publish { file, content } => store::publish(&lab.name, file, content)?,
+                Step::Withdraw(file) => store::withdraw(&lab.name, file)?,
+                Step::OfferService(_) => offer_service(lab)?,
+                _ => continue,
+            }
+            fault::point("up:published");
+        }
+        tracing::debug!(pods = wanted.len(), "the registry is up to date");
+        self.progress.phase("registry");
+        Ok(())
+    }
+
+    /// Writes down what stands now, and starts the agent on it.
+    fn record(&mut self, wanted: &[Pod]) -> Result<(), Failure> {
+        // In the order of the topology, with what it says now.
+        let mut records: BTreeMap<Label, PodRecord> = self
+            .ledger
+            .pods
+            .drain(..)
+            .map(|record| (record.pod.spec.name.clone(), record))
+            .collect();
+        self.ledger.pods = wanted
+            .iter()
+            .filter_map(|pod| {
+                Some(PodRecord {
+                    pod: pod.clone(),
+                    ..records.remove(&pod.spec.name)?
+                })
+            })
+            .collect();
+        if self.steps.iter().any(|step| matches!(step, Step::StartAgent)) {
+            process::end(&self.ledger.agent.into_iter().collect::<Vec<_>>());
+            self.ledger.agent = launch::agent(&self.ledger.lab)?;
+            fault::point("up:agent");
+        }
+        self.ledger.unsettled = false;
+        store::write_ledger(&self.ledger)?;
+        fault::point("up:recorded");
+        self.progress.phase("record");
+        Ok(())
+    }
+}
+
+fn offer_service(lab: &Lab) -> Result<(), Failure> {
+    // A file of this name without a Service in it is somebody's work; leave it.
+    if store::registry(&lab.name).join(object::SERVICE_FILE).exists() {
+        return Ok(());
+    }
+    match object::first_service(lab) {
+        Some(content) => store::publish(&lab.name, object::SERVICE_FILE, &content),
+        None => Ok(()),
+    }
+}
+
+/// Ends processes that a dead command started and could not write down.
+pub fn end_strays(ledger: &Ledger) {
+    if ledger.unsettled {
+        process::end(&settle::strays(ledger));
+    }
+}

@@ -1,0 +1,13 @@
+//! The pure part: data in, data out. Nothing here opens a file or a socket, or asks for the time.
+
+pub mod address;
+pub mod check;
+pub mod ledger;
+pub mod name;
+pub mod object;
+pub mod observed;
+pub mod plan;
+pub mod pod_files;
+pub mod report;
+pub mod rule;
+pub mod topology;
