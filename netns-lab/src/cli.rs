@@ -59,6 +59,12 @@ pub enum Command {
     /// The first process of a sandbox
     #[command(hide = true)]
     SandboxInit(SandboxInitArgs),
+    /// The process that maps the user ids of a sandbox
+    #[command(hide = true)]
+    SandboxMap {
+        /// The sandbox's process
+        pid: u32,
+    },
     /// Print a completion script
     #[command(
         after_help = "Example:\n  netns-lab completions bash | sudo tee /etc/bash_completion.d/netns-lab"

@@ -1,6 +1,8 @@
 //! One file for each sub-command: glue and words.
 
 mod agent;
+mod arp;
+mod doctor;
 mod down;
 mod exec;
 mod find;
@@ -13,6 +15,7 @@ use clap::CommandFactory as _;
 use labkit::{Failure, Outcome, shell};
 
 use crate::cli::{Cli, Command};
+use crate::edge::{enter, sandbox};
 
 /// Runs a sub-command.
 pub fn run(command: Command) -> Result<Outcome, Failure> {
@@ -26,6 +29,13 @@ pub fn run(command: Command) -> Result<Outcome, Failure> {
         Command::Agent(args) => agent::run(&args),
         Command::Completions { shell } => shell::emit_completions(Cli::command(), shell),
         Command::Man => shell::emit_man(Cli::command()),
-        _ => Err(Failure::failed("soon")),
+        Command::Arp(args) => arp::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Sandbox(args) => {
+            let shell = enter::shell_command();
+            sandbox::run(if args.command.is_empty() { &shell } else { &args.command })
+        }
+        Command::SandboxInit(args) => sandbox::init(&args.command),
+        Command::SandboxMap { pid } => sandbox::map_all(pid),
     }
 }

@@ -1,5 +1,6 @@
 //! The edge: the only files that talk to the kernel, start processes or touch the disk.
 
+pub mod arp;
 pub mod datagram;
 pub mod enter;
 pub mod host;
@@ -9,6 +10,7 @@ pub mod pod;
 pub mod privilege;
 pub mod process;
 pub mod rules;
+pub mod sandbox;
 pub mod store;
 pub mod sysctl;
 

@@ -152,6 +152,11 @@ impl Node {
             .map_err(told(&format!("route {range} into {}", lab.bridge)))
     }
 
+    /// Sets `lo` up.
+    pub fn raise_loopback(&self) -> Result<(), Failure> {
+        self.change(LinkUnspec::new_with_name("lo").up().build(), "set lo up")
+    }
+
     /// Deletes all links of a group by one message; none is no error.
     ///
     /// One by one each would cost the kernel an RCU grace period, tens of milliseconds.

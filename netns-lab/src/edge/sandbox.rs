@@ -1,0 +1,221 @@
+//! A private machine: new namespaces for one command, and an init that makes them usable.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io::{self, Write as _};
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use labkit::{Failure, Outcome};
+use nix::errno::Errno;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{Pid, getegid, geteuid};
+
+use super::node::Node;
+
+const NONE: Option<&str> = None;
+/// This program, whatever its path was.
+const SELF: &str = "/proc/self/exe";
+/// The name of the private machine.
+const HOSTNAME: &str = "sandbox";
+
+/// Runs a command as root of a private machine, and returns its exit code.
+pub fn run(command: &[OsString]) -> Result<Outcome, Failure> {
+    let mapper = if geteuid().is_root() { Some(start_mapper()?) } else { None };
+    let (uid, gid) = (geteuid(), getegid());
+    let namespaces = CloneFlags::CLONE_NEWUSER
+        | CloneFlags::CLONE_NEWNS
+        | CloneFlags::CLONE_NEWNET
+        | CloneFlags::CLONE_NEWPID
+        | CloneFlags::CLONE_NEWUTS
+        | CloneFlags::CLONE_NEWIPC;
+    unshare(namespaces).map_err(refused)?;
+    match mapper {
+        Some(mapper) => let_map(mapper)?,
+        None => map_caller(uid.as_raw(), gid.as_raw()).map_err(|error| refused(to_errno(&error)))?,
+    }
+    let mut init = Command::new(SELF);
+    init.arg0("netns-lab").arg("sandbox-init").arg("--").args(command);
+    let failed = |error: io::Error| Failure::failed(format!("cannot start the sandbox's first process: {error}"));
+    let mut init = init.spawn().map_err(failed)?;
+    hold_back_signals();
+    Ok(Outcome::Code(code(init.wait().map_err(failed)?)))
+}
+
+/// Ctrl-C and Ctrl-\ are meant for the command; this process only waits for it. Blocked after the
+/// start, for a blocked signal would be inherited.
+fn hold_back_signals() {
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGINT);
+    signals.add(Signal::SIGQUIT);
+    let _ = signals.thread_block();
+}
+
+/// A process that stays outside and maps all ids, which nobody inside may.
+fn start_mapper() -> Result<Child, Failure> {
+    let mut command = Command::new(SELF);
+    command.arg0("netns-lab").args(["sandbox-map", &std::process::id().to_string()]).stdin(Stdio::piped());
+    command.spawn().map_err(|error| Failure::failed(format!("cannot start the mapper of user ids: {error}")))
+}
+
+fn let_map(mut mapper: Child) -> Result<(), Failure> {
+    // Its stdin ends: that is the sign.
+    drop(mapper.stdin.take());
+    let failed = || Failure::failed("cannot map the user ids of the sandbox");
+    let ended = mapper.wait().map_err(|_| failed())?;
+    if ended.success() { Ok(()) } else { Err(failed().hint("use `sudo netns-lab up` instead")) }
+}
+
+/// The mapper: waits for the sign, then maps every id onto itself, so that programs in the sandbox
+/// can become other users.
+pub fn map_all(pid: u32) -> Result<Outcome, Failure> {
+    let mut nothing = Vec::new();
+    let _ = io::Read::read_to_end(&mut io::stdin(), &mut nothing);
+    for file in ["uid_map", "gid_map"] {
+        let own = fs::read_to_string(format!("/proc/self/{file}")).unwrap_or_default();
+        let identity = own.lines().filter_map(|line| {
+            let mut numbers = line.split_ascii_whitespace();
+            let (inside, _, length) = (numbers.next()?, numbers.next()?, numbers.next()?);
+            Some(format!("{inside} {inside} {length}\n"))
+        });
+        let path = format!("/proc/{pid}/{file}");
+        write_whole(&path, &identity.collect::<String>())
+            .map_err(|error| Failure::failed(format!("cannot write {path}: {error}")))?;
+    }
+    Ok(Outcome::Done)
+}
+
+/// A plain user may map one id: its own. Groups must be given up first, or a user could drop one
+/// that denies something.
+fn map_caller(uid: u32, gid: u32) -> io::Result<()> {
+    write_whole("/proc/self/setgroups", "deny")?;
+    write_whole("/proc/self/uid_map", &format!("0 {uid} 1"))?;
+    write_whole("/proc/self/gid_map", &format!("0 {gid} 1"))
+}
+
+/// The kernel takes a map in one write or not at all.
+fn write_whole(path: &str, text: &str) -> io::Result<()> {
+    fs::OpenOptions::new().write(true).open(path)?.write_all(text.as_bytes())
+}
+
+/// The first process: makes the machine, runs the command, and takes everything with it when it ends.
+pub fn init(command: &[OsString]) -> Result<Outcome, Failure> {
+    // Whoever kills the one outside means this one.
+    set_pdeathsig(Signal::SIGKILL).map_err(|error| Failure::failed(format!("cannot tie the sandbox's life: {error}")))?;
+    mounts().map_err(|(what, error)| {
+        refused(error).context(format!("cannot mount {what} in the sandbox"))
+    })?;
+    nix::unistd::sethostname(HOSTNAME).map_err(|error| Failure::failed(format!("cannot set the hostname: {error}")))?;
+    Node::open()?.raise_loopback()?;
+    let Some((program, args)) = command.split_first() else {
+        return Err(Failure::usage("no command was given"));
+    };
+    let mut child = Command::new(program);
+    child.args(args).env("PATH", path()).env("NETNS_LAB_SANDBOX", "1").env("PS1", "(sandbox) \\w # ");
+    match child.spawn() {
+        Ok(child) => Ok(Outcome::Code(reap_until(child.id()))),
+        Err(error) => {
+            let missing = error.kind() == io::ErrorKind::NotFound;
+            let name = program.to_string_lossy();
+            let why = if missing { "command not found".to_string() } else { error.to_string() };
+            labkit::shell::tell(&format!("error: {}: {why}", labkit::text::printable(&name)));
+            Ok(Outcome::Code(if missing { 127 } else { 126 }))
+        }
+    }
+}
+
+fn mounts() -> Result<(), (&'static str, Errno)> {
+    let at = |what| move |error| (what, error);
+    mount(NONE, "/", NONE, MsFlags::MS_PRIVATE | MsFlags::MS_REC, NONE).map_err(at("anything privately"))?;
+    let safe = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount(Some("proc"), "/proc", Some("proc"), safe, NONE).map_err(at("/proc"))?;
+    // A container may forbid it; then /sys shows the host's links, and nothing else is amiss.
+    let sys = mount(Some("sysfs"), "/sys", Some("sysfs"), safe, NONE);
+    tracing::debug!(?sys, "the sandbox's /sys");
+    let plain = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    mount(Some("tmpfs"), "/run", Some("tmpfs"), plain, Some("mode=0755")).map_err(at("/run"))
+}
+
+/// The caller's `PATH`, with this program's folder before it and the system tools behind it, which
+/// a plain user's often lacks.
+fn path() -> OsString {
+    let before = std::env::var_os("PATH").unwrap_or_default();
+    let own = std::env::current_exe().ok().and_then(|exe| exe.parent().map(Path::to_path_buf));
+    let mut folders: Vec<_> = own.into_iter().chain(std::env::split_paths(&before)).collect();
+    for system in ["/usr/sbin", "/usr/bin", "/sbin", "/bin"] {
+        if !folders.iter().any(|folder| folder == Path::new(system)) {
+            folders.push(system.into());
+        }
+    }
+    folders.retain(|folder| !folder.as_os_str().is_empty());
+    std::env::join_paths(folders).unwrap_or(before)
+}
+
+/// Takes leave of every process that ends, until it is this one.
+fn reap_until(child: u32) -> u8 {
+    let child = i32::try_from(child).map(Pid::from_raw).ok();
+    loop {
+        match waitpid(None::<Pid>, None) {
+            Ok(WaitStatus::Exited(pid, code)) if Some(pid) == child => return u8::try_from(code & 0xff).unwrap_or(1),
+            Ok(WaitStatus::Signaled(pid, signal, _)) if Some(pid) == child => return signal_code(signal as i32),
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(_) => return 1,
+        }
+    }
+}
+
+fn code(status: ExitStatus) -> u8 {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => u8::try_from(code & 0xff).unwrap_or(1),
+        (None, Some(signal)) => signal_code(signal),
+        (None, None) => 1,
+    }
+}
+
+/// As a shell tells that a command was ended by a signal.
+fn signal_code(signal: i32) -> u8 {
+    u8::try_from(128 + signal).unwrap_or(255)
+}
+
+fn to_errno(error: &io::Error) -> Errno {
+    Errno::from_raw(error.raw_os_error().unwrap_or(nix::libc::EPERM))
+}
+
+/// Why no sandbox can be had, by the knob that forbids it.
+fn refused(error: Errno) -> Failure {
+    let message = format!("this host does not let you have a sandbox: {error}");
+    let failure = match knob() {
+        Some(knob) => Failure::host_lacks(format!("{message}; {knob}")),
+        None if error == Errno::ENOSPC => {
+            Failure::host_lacks(format!("{message}; a limit under `sysctl user` is reached"))
+        }
+        None if error == Errno::EINVAL => {
+            Failure::host_lacks(format!("{message}; the kernel has no user namespaces (CONFIG_USER_NS)"))
+        }
+        None => Failure::host_lacks(format!("{message}; a container's seccomp or AppArmor profile may forbid it")),
+    };
+    failure.hint("use `sudo netns-lab up` instead, which needs no sandbox")
+}
+
+/// The setting that forbids user namespaces, if one does.
+pub fn knob() -> Option<&'static str> {
+    let is = |path: &str, value: &str| fs::read_to_string(path).is_ok_and(|text| text.trim() == value);
+    if is("/proc/sys/user/max_user_namespaces", "0") {
+        return Some("user.max_user_namespaces is 0");
+    }
+    if geteuid().is_root() {
+        return None;
+    }
+    if is("/proc/sys/kernel/unprivileged_userns_clone", "0") {
+        return Some("kernel.unprivileged_userns_clone is 0");
+    }
+    if is("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1") {
+        return Some("kernel.apparmor_restrict_unprivileged_userns is 1");
+    }
+    None
+}
