@@ -81,7 +81,7 @@ pub struct RegistryArgs {
         long = "registry",
         value_name = "PATH",
         env = "MINIPROXY_REGISTRY",
-        value_delimiter = ':'
+        hide_env_values = true
     )]
     pub paths: Vec<PathBuf>,
     /// The lab whose registry to read, where several are up

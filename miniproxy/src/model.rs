@@ -138,6 +138,8 @@ pub struct Endpoint {
     pub target: String,
     /// The address.
     pub ip: IpAddr,
+    /// The port.
+    pub port: u16,
     /// Takes new connections.
     pub ready: bool,
     /// Would answer, though it may be on its way out.

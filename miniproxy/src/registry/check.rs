@@ -52,19 +52,21 @@ pub fn check(item: &Item) -> Checked {
 
 /// A DNS label (RFC 1123): 1 to 63 of a-z, 0-9 and -, with neither end a -.
 pub fn is_label(text: &str) -> bool {
+    text.len() <= 63 && has_label_form(text)
+}
+
+fn has_label_form(text: &str) -> bool {
     let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    (1..=63).contains(&text.len())
-        && text.bytes().all(inner)
-        && !text.starts_with('-')
-        && !text.ends_with('-')
+    !text.is_empty() && text.bytes().all(inner) && !text.starts_with('-') && !text.ends_with('-')
 }
 
 fn is_service_name(text: &str) -> bool {
     is_label(text) && text.starts_with(|first: char| first.is_ascii_lowercase())
 }
 
+/// A DNS subdomain as the API server takes it: only the whole is bounded, not each label.
 fn is_subdomain(text: &str) -> bool {
-    text.len() <= 253 && text.split('.').all(is_label)
+    text.len() <= 253 && text.split('.').all(has_label_form)
 }
 
 fn check_service(item: &Item, service: &Service) -> Checked {

@@ -288,6 +288,7 @@ impl Seen<'_> {
         Some(Endpoint {
             target: host_port(address, port),
             ip,
+            port,
             ready: condition(|conditions| conditions.ready, true),
             serving: condition(|conditions| conditions.serving, true),
             terminating: condition(|conditions| conditions.terminating, false),

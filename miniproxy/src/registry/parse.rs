@@ -111,7 +111,7 @@ pub fn parse(file: &SourceFile) -> Result<Vec<Item>, Problem> {
         let what = what.split(" at line ").next().unwrap_or(&what).to_string();
         broken(
             error.line(),
-            error.column(),
+            error.column().max(1),
             if text.trim().is_empty() {
                 "the file is empty".into()
             } else {

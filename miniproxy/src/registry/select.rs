@@ -37,6 +37,7 @@ pub fn endpoints(
         found.push(Endpoint {
             target: host_port(address, number),
             ip,
+            port: number,
             ready: publish_not_ready || (pod_ready && !terminating),
             serving: pod_ready,
             terminating,

@@ -8,7 +8,9 @@ use super::name::{ChainKind, endpoint_chain, service_chain};
 use super::rule::{Match, Probability, Rule, Side, Target};
 use super::set::{TableName, Wanted};
 use crate::endpoints::Choice;
-use crate::model::{Endpoint, LocalDetector, Model, Protocol, ProxyConfig, ServicePort, TrafficPolicy};
+use crate::model::{
+    Endpoint, LocalDetector, Model, Protocol, ProxyConfig, ServicePort, TrafficPolicy, host_port,
+};
 
 /// All rules for one IP family.
 pub fn build(model: &Model) -> Wanted {
@@ -343,13 +345,13 @@ impl<'a> PortRules<'a> {
         let chain = self.endpoint_chain(endpoint);
         // Hairpin: a pod that reaches itself must see an answer from somebody else.
         let hairpin = begin().host(Side::Source, endpoint.ip).jump(MARK_MASQ);
+        // The kernel knows one spelling of an address; only the hash keeps the slice's.
+        let destination = host_port(&endpoint.ip.to_string(), endpoint.port);
         let mut dnat = begin();
         if self.port.affinity_seconds.is_some() {
             dnat = dnat.with(Match::RecentSet { list: chain.clone() });
         }
-        let dnat = dnat
-            .protocol(self.port.protocol)
-            .to(Target::Dnat(endpoint.target.clone()));
+        let dnat = dnat.protocol(self.port.protocol).to(Target::Dnat(destination));
         *wanted.chain(TableName::Nat, &chain) = vec![hairpin, dnat];
     }
 }

@@ -90,17 +90,37 @@ impl Delta {
                 .cloned()
                 .collect();
         }
-        for jump in &wanted.jumps {
-            if !found
-                .chain(jump.table, jump.from)
-                .is_some_and(|rules| rules.contains(&jump.rule))
-            {
-                let changes = delta.tables.entry(jump.table).or_default();
-                changes.jumps.push((jump.from.to_string(), jump.rule.clone()));
-            }
-        }
+        delta.add_jumps(found, wanted);
         delta.tables.retain(|_, changes| !changes.is_empty());
         delta
+    }
+
+    /// Puts missing jumps at the heads of built-in chains. Ours that are there stay where they are,
+    /// unless their order among themselves is not the one kube-proxy makes: then all of ours are
+    /// taken out and put in again. Rules of others are never touched.
+    fn add_jumps(&mut self, found: &Found, wanted: &Wanted) {
+        let mut by_chain: BTreeMap<(TableName, &str), Vec<&Rule>> = BTreeMap::new();
+        for jump in &wanted.jumps {
+            // Each goes to the head, so that the last one ends up first.
+            by_chain
+                .entry((jump.table, jump.from))
+                .or_default()
+                .insert(0, &jump.rule);
+        }
+        for ((table, from), wanted) in by_chain {
+            let rules = found.chain(table, from).unwrap_or_default();
+            let there: Vec<&Rule> = rules.iter().filter(|rule| wanted.contains(rule)).collect();
+            let (missing, kept) = wanted.split_at(wanted.len().saturating_sub(there.len()));
+            let (out, into) = if there == kept {
+                (vec![], missing)
+            } else {
+                (there, wanted.as_slice())
+            };
+            let changes = self.tables.entry(table).or_default();
+            let named = |rule: &&Rule| (from.to_string(), (*rule).clone());
+            changes.unjumps.extend(out.iter().map(named));
+            changes.jumps.extend(into.iter().rev().map(named));
+        }
     }
 
     /// From what was found to a kernel without any chain of ours.
@@ -185,11 +205,11 @@ fn write_table(text: &mut String, table: TableName, changes: &TableDelta) {
             };
         }
     }
-    for (chain, rule) in &changes.jumps {
-        let _ = writeln!(text, "-I {chain} {}", rule_text(rule));
-    }
     for (chain, rule) in &changes.unjumps {
         let _ = writeln!(text, "-D {chain} {}", rule_text(rule));
+    }
+    for (chain, rule) in &changes.jumps {
+        let _ = writeln!(text, "-I {chain} {}", rule_text(rule));
     }
     for chain in &changes.removed {
         let _ = writeln!(text, "-X {chain}");
@@ -277,6 +297,34 @@ mod tests {
         let there = vec![rule("a"), rule("c"), rule("last")];
         let wanted = vec![rule("a"), rule("b"), rule("c"), rule("last")];
         assert_eq!(edits(&there, &wanted), vec![Edit::Insert(2, rule("b"))]);
+    }
+
+    #[test]
+    fn a_jump_that_was_removed_comes_back_in_its_place_and_foreign_rules_stay() {
+        let wanted = fixed::base(&crate::model::ProxyConfig::defaults(labkit::xtables::Family::V4));
+        let mut found = Found::from(&wanted);
+        assert!(Delta::between(&found, &wanted).is_empty());
+        let forward = found
+            .tables
+            .get_mut(&TableName::Filter)
+            .unwrap()
+            .get_mut("FORWARD")
+            .unwrap();
+        forward.insert(1, rule("foreign"));
+        assert!(Delta::between(&found, &wanted).is_empty());
+        found
+            .tables
+            .get_mut(&TableName::Filter)
+            .unwrap()
+            .get_mut("FORWARD")
+            .unwrap()
+            .remove(2);
+        let delta = Delta::between(&found, &wanted);
+        let changes = &delta.tables[&TableName::Filter];
+        assert_eq!(
+            (delta.tables.len(), changes.unjumps.len(), changes.jumps.len()),
+            (1, 3, 4)
+        );
     }
 
     #[test]

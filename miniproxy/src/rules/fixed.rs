@@ -95,10 +95,7 @@ fn postrouting_rules(mark: u32) -> Vec<Rule> {
 }
 
 fn forward_rules(mark: u32) -> Vec<Rule> {
-    let established = Match::CtState {
-        states: vec!["ESTABLISHED".into(), "RELATED".into()],
-        negated: false,
-    };
+    let established = Match::ct_state(["RELATED", "ESTABLISHED"], false);
     vec![
         Rule::new().ct_state("INVALID").to(Target::Drop),
         Rule::new()
@@ -122,15 +119,11 @@ fn localnet_rule() -> Rule {
         std::net::Ipv4Addr::new(127, 0, 0, 0),
         8,
     ));
-    let states = vec!["DNAT".into(), "ESTABLISHED".into(), "RELATED".into()];
     Rule::new()
         .comment("block incoming localnet connections")
         .network(Side::Destination, localnet, false)
         .network(Side::Source, localnet, true)
-        .with(Match::CtState {
-            states,
-            negated: true,
-        })
+        .with(Match::ct_state(["RELATED", "ESTABLISHED", "DNAT"], true))
         .to(Target::Drop)
 }
 

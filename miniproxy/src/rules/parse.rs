@@ -229,11 +229,7 @@ impl<'a> Words<'a> {
                     negated,
                 }
             }
-            "--ctstate" => {
-                let mut states: Vec<String> = value.split(',').map(str::to_string).collect();
-                states.sort();
-                Match::CtState { states, negated }
-            }
+            "--ctstate" => Match::ct_state(value.split(','), negated),
             _ if negated => return None,
             "-p" | "--protocol" => Match::Protocol(
                 Protocol::ALL

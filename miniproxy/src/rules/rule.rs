@@ -42,9 +42,9 @@ pub enum Match {
         /// `!`
         negated: bool,
     },
-    /// `-m conntrack --ctstate`, sorted.
+    /// `-m conntrack --ctstate`; made by [`Match::ct_state`].
     CtState {
-        /// The states.
+        /// The states, in the order in which iptables prints them.
         states: Vec<String>,
         /// `!`
         negated: bool,
@@ -67,6 +67,32 @@ pub enum Match {
     },
     /// Words that this program does not know, as they stand.
     Other(Vec<String>),
+}
+
+/// iptables prints connection states in the order of their bits (`libxt_conntrack.c`); kube-proxy
+/// writes them so, too.
+const CT_STATES: [&str; 7] = [
+    "INVALID",
+    "NEW",
+    "RELATED",
+    "ESTABLISHED",
+    "UNTRACKED",
+    "SNAT",
+    "DNAT",
+];
+
+impl Match {
+    /// `--ctstate` with its states in iptables' own order, so that two sets compare equal.
+    pub fn ct_state<S: Into<String>>(states: impl IntoIterator<Item = S>, negated: bool) -> Self {
+        let mut states: Vec<String> = states.into_iter().map(Into::into).collect();
+        states.sort_by_key(|state| CT_STATES.iter().position(|known| known == state));
+        Self::CtState { states, negated }
+    }
+
+    /// Every packet meets it: iptables does not even keep `-s 0.0.0.0/0`.
+    fn is_always(&self) -> bool {
+        matches!(self, Self::Address { network, negated: false, .. } if network.prefix_len() == 0)
+    }
 }
 
 /// Which end of a packet.
@@ -212,10 +238,7 @@ impl Rule {
     /// Adds `--ctstate` with one state.
     #[must_use]
     pub fn ct_state(self, state: &str) -> Self {
-        self.with(Match::CtState {
-            states: vec![state.to_string()],
-            negated: false,
-        })
+        self.with(Match::ct_state([state], false))
     }
 
     /// Sets the target.
@@ -234,7 +257,11 @@ impl Rule {
     /// What the rule says, without the order in which it says it: equal for two rules that the
     /// kernel cannot tell apart.
     pub fn meaning(&self) -> (Vec<&Match>, Option<&Target>) {
-        let mut matches: Vec<&Match> = self.matches.iter().collect();
+        let mut matches: Vec<&Match> = self
+            .matches
+            .iter()
+            .filter(|condition| !condition.is_always())
+            .collect();
         matches.sort();
         (matches, self.target.as_ref())
     }
@@ -250,7 +277,7 @@ impl Rule {
 
 impl PartialEq for Rule {
     fn eq(&self, other: &Self) -> bool {
-        self.matches.len() == other.matches.len() && self.meaning() == other.meaning()
+        self.meaning() == other.meaning()
     }
 }
 
