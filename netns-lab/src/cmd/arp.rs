@@ -25,8 +25,10 @@ struct Asker {
 pub(super) fn run(args: &ArpArgs) -> Result<Outcome, Failure> {
     let (ledger, asker) = asker(args)?;
     if asker.own == args.address {
-        return Err(Failure::usage(format!("{} is {}'s own address", args.address, asker.words))
-            .hint("ask from somewhere else: --from POD"));
+        return Err(
+            Failure::usage(format!("{} is {}'s own address", args.address, asker.words))
+                .hint("ask from somewhere else: --from POD"),
+        );
     }
     let mac = thread::scope(|scope| {
         joined(scope.spawn(|| {
@@ -51,7 +53,13 @@ pub(super) fn run(args: &ArpArgs) -> Result<Outcome, Failure> {
                 let who = who.map_or_else(String::new, |who| format!(" ({who})"));
                 format!("{} is at {mac}{who}\n", args.address)
             }
-            None => format!("nobody answered for {} on {}, asked from {}{}\n", args.address, asker.link, asker.words, note(&ledger, args.address)),
+            None => format!(
+                "nobody answered for {} on {}, asked from {}{}\n",
+                args.address,
+                asker.link,
+                asker.words,
+                note(&ledger, args.address)
+            ),
         })?,
     }
     Ok(if mac.is_some() { Outcome::Done } else { Outcome::No })

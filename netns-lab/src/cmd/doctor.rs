@@ -1,10 +1,81 @@
-//! `netns-lab doctor`.
+//! `netns-lab doctor`: what this host has for a lab, and how to get what it lacks.
 
+use labkit::shell::{self, OutputFormat};
 use labkit::{Failure, Outcome};
 
 use crate::cli::DoctorArgs;
+use crate::edge::{probe, store};
+use crate::engine::observe::observe;
+use crate::model::address;
+use crate::model::check::clashes;
+use crate::model::doctor::{self, Check, Facts, Status};
+use crate::model::ledger::{Lab, lay_out};
+use crate::model::name::{self, Label};
+use crate::model::topology::Topology;
+
+/// The exit code of a host that lacks something.
+const LACKS: u8 = 3;
 
 /// Runs `doctor`.
-pub(super) fn run(_args: &DoctorArgs) -> Result<Outcome, Failure> {
-    Err(Failure::failed("soon"))
+pub(super) fn run(args: &DoctorArgs) -> Result<Outcome, Failure> {
+    let mut facts = probe::facts(args.iptables.as_deref())?;
+    look_at_labs(&mut facts);
+    let checks = doctor::checks(&facts);
+    let failed = checks.iter().any(|check| check.status == Status::Fail);
+    match args.output {
+        OutputFormat::Json => shell::emit_json(&serde_json::json!({ "ok": !failed, "checks": checks }))?,
+        OutputFormat::Table => shell::emit(&format!("{}{}", doctor::table(&checks), verdict(&checks)))?,
+    }
+    Ok(if failed {
+        Outcome::Code(LACKS)
+    } else {
+        Outcome::Done
+    })
+}
+
+fn verdict(checks: &[Check]) -> &'static str {
+    if checks.iter().any(|check| check.status == Status::Fail) {
+        "\n`netns-lab up` would fail here\n"
+    } else {
+        "\n`netns-lab up 3-pods` works here\n"
+    }
+}
+
+/// Whether the default lab could be made, or is there already.
+fn look_at_labs(facts: &mut Facts) {
+    // A plain user may not look into the labs of root; the links tell enough.
+    let labs = store::labs().unwrap_or_default();
+    facts.lab_is_up = !labs.is_empty();
+    let default = Label::default_lab();
+    if labs.contains(&default) {
+        return;
+    }
+    let ledgers = labs.iter().filter_map(|lab| store::ledger(lab).ok().flatten());
+    let taken: Vec<_> = ledgers
+        .flat_map(|ledger| [ledger.lab.pod_cidr, ledger.lab.service_cidr])
+        .collect();
+    let ranges = address::default_pod_cidr(3, &taken).zip(address::default_service_cidr(&taken));
+    let Some((pod_cidr, service_cidr)) = ranges else {
+        return;
+    };
+    let lab = Lab {
+        bridge: name::bridge(&default),
+        name: default,
+        node: Label::default_node(),
+        pod_cidr,
+        service_cidr,
+    };
+    let found = lay_out(&lab, &Topology::web_pods(3), None).ok().and_then(|pods| {
+        Some(clashes(
+            &lab,
+            &pods,
+            None,
+            &observe(&lab, &pods, None, None).ok()?,
+        ))
+    });
+    facts.clashes = found
+        .unwrap_or_default()
+        .into_iter()
+        .map(|clash| (clash.what, clash.hint))
+        .collect();
 }

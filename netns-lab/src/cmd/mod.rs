@@ -33,7 +33,11 @@ pub fn run(command: Command) -> Result<Outcome, Failure> {
         Command::Doctor(args) => doctor::run(&args),
         Command::Sandbox(args) => {
             let shell = enter::shell_command();
-            sandbox::run(if args.command.is_empty() { &shell } else { &args.command })
+            sandbox::run(if args.command.is_empty() {
+                &shell
+            } else {
+                &args.command
+            })
         }
         Command::SandboxInit(args) => sandbox::init(&args.command),
         Command::SandboxMap { pid } => sandbox::map_all(pid),

@@ -23,9 +23,15 @@ const ARP_BYTES: usize = 28;
 pub fn who_has(link: &str, own: Ipv4Addr, address: Ipv4Addr) -> Result<Option<MacAddr>, Failure> {
     let failed = |error: io::Error| {
         let failure = Failure::failed(format!("cannot ask on {link}: {error}"));
-        if error.kind() == io::ErrorKind::PermissionDenied { failure.hint("use sudo") } else { failure }
+        if error.kind() == io::ErrorKind::PermissionDenied {
+            failure.hint("use sudo")
+        } else {
+            failure
+        }
     };
-    let found = datalink::interfaces().into_iter().find(|found| found.name == link);
+    let found = datalink::interfaces()
+        .into_iter()
+        .find(|found| found.name == link);
     let interface = found.ok_or_else(|| Failure::failed(format!("there is no link {link}")))?;
     let config = Config {
         promiscuous: false,
@@ -38,7 +44,10 @@ pub fn who_has(link: &str, own: Ipv4Addr, address: Ipv4Addr) -> Result<Option<Ma
     };
     let question = question(&interface, own, address)?;
     for _ in 0..QUESTIONS {
-        sender.send_to(&question, None).unwrap_or(Ok(())).map_err(failed)?;
+        sender
+            .send_to(&question, None)
+            .unwrap_or(Ok(()))
+            .map_err(failed)?;
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
             match receiver.next() {

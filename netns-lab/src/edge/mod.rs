@@ -8,6 +8,7 @@ pub mod namespace;
 pub mod node;
 pub mod pod;
 pub mod privilege;
+pub mod probe;
 pub mod process;
 pub mod rules;
 pub mod sandbox;

@@ -17,7 +17,7 @@ use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteScope, RouteType,
 };
 use rtnetlink::{
-    AddressMessageBuilder, Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, RouteMessageBuilder,
+    AddressMessageBuilder, Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
 };
 use tokio::runtime::Runtime;
 
@@ -155,6 +155,18 @@ impl Node {
     /// Sets `lo` up.
     pub fn raise_loopback(&self) -> Result<(), Failure> {
         self.change(LinkUnspec::new_with_name("lo").up().build(), "set lo up")
+    }
+
+    /// Makes a bridge and a veth pair, to see whether this kernel can.
+    pub fn try_links(&self) -> Result<(), Failure> {
+        let bridge = LinkBridge::new("trial").down().build();
+        self.runtime
+            .block_on(self.handle.link().add(bridge).execute())
+            .map_err(told("make a bridge"))?;
+        let pair = LinkVeth::new("trial-a", "trial-b").down().build();
+        self.runtime
+            .block_on(self.handle.link().add(pair).execute())
+            .map_err(told("make a veth pair"))
     }
 
     /// Deletes all links of a group by one message; none is no error.

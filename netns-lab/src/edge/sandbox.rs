@@ -26,7 +26,11 @@ const HOSTNAME: &str = "sandbox";
 
 /// Runs a command as root of a private machine, and returns its exit code.
 pub fn run(command: &[OsString]) -> Result<Outcome, Failure> {
-    let mapper = if geteuid().is_root() { Some(start_mapper()?) } else { None };
+    let mapper = if geteuid().is_root() {
+        Some(start_mapper()?)
+    } else {
+        None
+    };
     let (uid, gid) = (geteuid(), getegid());
     let namespaces = CloneFlags::CLONE_NEWUSER
         | CloneFlags::CLONE_NEWNS
@@ -41,7 +45,8 @@ pub fn run(command: &[OsString]) -> Result<Outcome, Failure> {
     }
     let mut init = Command::new(SELF);
     init.arg0("netns-lab").arg("sandbox-init").arg("--").args(command);
-    let failed = |error: io::Error| Failure::failed(format!("cannot start the sandbox's first process: {error}"));
+    let failed =
+        |error: io::Error| Failure::failed(format!("cannot start the sandbox's first process: {error}"));
     let mut init = init.spawn().map_err(failed)?;
     hold_back_signals();
     Ok(Outcome::Code(code(init.wait().map_err(failed)?)))
@@ -59,8 +64,13 @@ fn hold_back_signals() {
 /// A process that stays outside and maps all ids, which nobody inside may.
 fn start_mapper() -> Result<Child, Failure> {
     let mut command = Command::new(SELF);
-    command.arg0("netns-lab").args(["sandbox-map", &std::process::id().to_string()]).stdin(Stdio::piped());
-    command.spawn().map_err(|error| Failure::failed(format!("cannot start the mapper of user ids: {error}")))
+    command
+        .arg0("netns-lab")
+        .args(["sandbox-map", &std::process::id().to_string()])
+        .stdin(Stdio::piped());
+    command
+        .spawn()
+        .map_err(|error| Failure::failed(format!("cannot start the mapper of user ids: {error}")))
 }
 
 fn let_map(mut mapper: Child) -> Result<(), Failure> {
@@ -68,7 +78,11 @@ fn let_map(mut mapper: Child) -> Result<(), Failure> {
     drop(mapper.stdin.take());
     let failed = || Failure::failed("cannot map the user ids of the sandbox");
     let ended = mapper.wait().map_err(|_| failed())?;
-    if ended.success() { Ok(()) } else { Err(failed().hint("use `sudo netns-lab up` instead")) }
+    if ended.success() {
+        Ok(())
+    } else {
+        Err(failed().hint("use `sudo netns-lab up` instead"))
+    }
 }
 
 /// The mapper: waits for the sign, then maps every id onto itself, so that programs in the sandbox
@@ -100,29 +114,41 @@ fn map_caller(uid: u32, gid: u32) -> io::Result<()> {
 
 /// The kernel takes a map in one write or not at all.
 fn write_whole(path: &str, text: &str) -> io::Result<()> {
-    fs::OpenOptions::new().write(true).open(path)?.write_all(text.as_bytes())
+    fs::OpenOptions::new()
+        .write(true)
+        .open(path)?
+        .write_all(text.as_bytes())
 }
 
 /// The first process: makes the machine, runs the command, and takes everything with it when it ends.
 pub fn init(command: &[OsString]) -> Result<Outcome, Failure> {
     // Whoever kills the one outside means this one.
-    set_pdeathsig(Signal::SIGKILL).map_err(|error| Failure::failed(format!("cannot tie the sandbox's life: {error}")))?;
-    mounts().map_err(|(what, error)| {
-        refused(error).context(format!("cannot mount {what} in the sandbox"))
-    })?;
-    nix::unistd::sethostname(HOSTNAME).map_err(|error| Failure::failed(format!("cannot set the hostname: {error}")))?;
+    set_pdeathsig(Signal::SIGKILL)
+        .map_err(|error| Failure::failed(format!("cannot tie the sandbox's life: {error}")))?;
+    mounts()
+        .map_err(|(what, error)| refused(error).context(format!("cannot mount {what} in the sandbox")))?;
+    nix::unistd::sethostname(HOSTNAME)
+        .map_err(|error| Failure::failed(format!("cannot set the hostname: {error}")))?;
     Node::open()?.raise_loopback()?;
     let Some((program, args)) = command.split_first() else {
         return Err(Failure::usage("no command was given"));
     };
     let mut child = Command::new(program);
-    child.args(args).env("PATH", path()).env("NETNS_LAB_SANDBOX", "1").env("PS1", "(sandbox) \\w # ");
+    child
+        .args(args)
+        .env("PATH", path())
+        .env("NETNS_LAB_SANDBOX", "1")
+        .env("PS1", "(sandbox) \\w # ");
     match child.spawn() {
         Ok(child) => Ok(Outcome::Code(reap_until(child.id()))),
         Err(error) => {
             let missing = error.kind() == io::ErrorKind::NotFound;
             let name = program.to_string_lossy();
-            let why = if missing { "command not found".to_string() } else { error.to_string() };
+            let why = if missing {
+                "command not found".to_string()
+            } else {
+                error.to_string()
+            };
             labkit::shell::tell(&format!("error: {}: {why}", labkit::text::printable(&name)));
             Ok(Outcome::Code(if missing { 127 } else { 126 }))
         }
@@ -145,7 +171,9 @@ fn mounts() -> Result<(), (&'static str, Errno)> {
 /// a plain user's often lacks.
 fn path() -> OsString {
     let before = std::env::var_os("PATH").unwrap_or_default();
-    let own = std::env::current_exe().ok().and_then(|exe| exe.parent().map(Path::to_path_buf));
+    let own = std::env::current_exe()
+        .ok()
+        .and_then(|exe| exe.parent().map(Path::to_path_buf));
     let mut folders: Vec<_> = own.into_iter().chain(std::env::split_paths(&before)).collect();
     for system in ["/usr/sbin", "/usr/bin", "/sbin", "/bin"] {
         if !folders.iter().any(|folder| folder == Path::new(system)) {
@@ -161,8 +189,12 @@ fn reap_until(child: u32) -> u8 {
     let child = i32::try_from(child).map(Pid::from_raw).ok();
     loop {
         match waitpid(None::<Pid>, None) {
-            Ok(WaitStatus::Exited(pid, code)) if Some(pid) == child => return u8::try_from(code & 0xff).unwrap_or(1),
-            Ok(WaitStatus::Signaled(pid, signal, _)) if Some(pid) == child => return signal_code(signal as i32),
+            Ok(WaitStatus::Exited(pid, code)) if Some(pid) == child => {
+                return u8::try_from(code & 0xff).unwrap_or(1);
+            }
+            Ok(WaitStatus::Signaled(pid, signal, _)) if Some(pid) == child => {
+                return signal_code(signal as i32);
+            }
             Ok(_) | Err(Errno::EINTR) => {}
             Err(_) => return 1,
         }
@@ -194,10 +226,12 @@ fn refused(error: Errno) -> Failure {
         None if error == Errno::ENOSPC => {
             Failure::host_lacks(format!("{message}; a limit under `sysctl user` is reached"))
         }
-        None if error == Errno::EINVAL => {
-            Failure::host_lacks(format!("{message}; the kernel has no user namespaces (CONFIG_USER_NS)"))
-        }
-        None => Failure::host_lacks(format!("{message}; a container's seccomp or AppArmor profile may forbid it")),
+        None if error == Errno::EINVAL => Failure::host_lacks(format!(
+            "{message}; the kernel has no user namespaces (CONFIG_USER_NS)"
+        )),
+        None => Failure::host_lacks(format!(
+            "{message}; a container's seccomp or AppArmor profile may forbid it"
+        )),
     };
     failure.hint("use `sudo netns-lab up` instead, which needs no sandbox")
 }

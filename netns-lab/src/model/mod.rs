@@ -2,6 +2,7 @@
 
 pub mod address;
 pub mod check;
+pub mod doctor;
 pub mod ledger;
 pub mod name;
 pub mod object;

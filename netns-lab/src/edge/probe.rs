@@ -1,0 +1,209 @@
+//! Finds out what a host has, and changes nothing on it.
+
+use std::fs;
+use std::path::Path;
+use std::thread;
+
+use caps::{CapSet, Capability};
+use labkit::nftables::NfTables;
+use labkit::xtables::{Family, Flavour, Xtables};
+use labkit::{Failure, tool};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::utsname::uname;
+
+use super::node::Node;
+use super::{joined, sandbox, sysctl};
+use crate::model::doctor::{Facts, Feature, NEEDS, Tool};
+use crate::model::plan::{BRIDGE_NF, IP_FORWARD};
+
+/// The facts that do not depend on labs.
+pub fn facts(iptables: Option<&Path>) -> Result<Facts, Failure> {
+    let xtables = match Xtables::detect(iptables) {
+        Err(failure) if iptables.is_some() => return Err(failure),
+        other => other,
+    };
+    let release = uname()
+        .map(|name| name.release().to_string_lossy().into_owned())
+        .unwrap_or_default();
+    let kernel = Kernel::new(&release);
+    let features: Vec<_> = NEEDS.iter().map(|need| kernel.feature(need.module)).collect();
+    let lacking = lacking();
+    let root = nix::unistd::geteuid().is_root();
+    // Where the files tell nothing (a kernel without modules, a container), a trial does.
+    let try_it = root && lacking.is_empty() && features.contains(&Feature::Unknown);
+    Ok(Facts {
+        kernel: release,
+        root,
+        lacking,
+        confined: is_confined(),
+        sandbox_knob: sandbox::knob().map(ToString::to_string),
+        features,
+        trial: xtables.as_ref().ok().filter(|_| try_it).map(trial),
+        forward_policy: xtables.as_ref().ok().and_then(forward_policy),
+        iptables: xtables
+            .map(described)
+            .map_err(|failure| failure.message().to_string()),
+        ip_forward: sysctl::read(IP_FORWARD),
+        bridge_nf: sysctl::read(BRIDGE_NF),
+        rp_filter: sysctl::read("net.ipv4.conf.all.rp_filter"),
+        sysctl_writable: is_writable("/proc/sys/net/ipv4/ip_forward"),
+        clashes: Vec::new(),
+        lab_is_up: false,
+        has_ip: tool::find("ip").is_some(),
+    })
+}
+
+fn described(xtables: Xtables) -> Tool {
+    Tool {
+        flavour: xtables.flavour.name().into(),
+        path: xtables.iptables(Family::V4).display().to_string(),
+        reason: xtables.reason,
+        mixed: xtables.mixed,
+    }
+}
+
+fn lacking() -> Vec<String> {
+    let needed = [Capability::CAP_NET_ADMIN, Capability::CAP_SYS_ADMIN];
+    let has = |capability| caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false);
+    needed
+        .into_iter()
+        .filter(|capability| !has(*capability))
+        .map(|capability| capability.to_string())
+        .collect()
+}
+
+/// Only the first user namespace maps every id onto itself; a sandbox of root's does so too, and
+/// is told by its own mark.
+fn is_confined() -> bool {
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let whole = map.split_ascii_whitespace().eq(["0", "0", "4294967295"]);
+    !whole || std::env::var_os("NETNS_LAB_SANDBOX").is_some()
+}
+
+fn is_writable(path: &str) -> bool {
+    nix::unistd::access(path, nix::unistd::AccessFlags::W_OK).is_ok()
+}
+
+/// What the files of a kernel tell of its modules.
+struct Kernel {
+    built_in: Option<String>,
+    loadable: Option<String>,
+}
+
+impl Kernel {
+    fn new(release: &str) -> Self {
+        let folder = Path::new("/lib/modules").join(release);
+        Self {
+            built_in: fs::read_to_string(folder.join("modules.builtin")).ok(),
+            loadable: fs::read_to_string(folder.join("modules.dep")).ok(),
+        }
+    }
+
+    fn feature(&self, module: &str) -> Feature {
+        if is_loaded(module) {
+            return Feature::Loaded;
+        }
+        if self.built_in.as_deref().is_some_and(|list| lists(list, module)) {
+            return Feature::BuiltIn;
+        }
+        if self.loadable.as_deref().is_some_and(|list| lists(list, module)) {
+            return Feature::Loadable;
+        }
+        // br_netfilter's setting is there exactly when it is.
+        if module == "br_netfilter" {
+            return if sysctl::read(BRIDGE_NF).is_some() {
+                Feature::BuiltIn
+            } else {
+                Feature::Missing
+            };
+        }
+        if Path::new("/sys/module").join(module).exists() {
+            return Feature::BuiltIn;
+        }
+        if self.built_in.is_some() && self.loadable.is_some() {
+            Feature::Missing
+        } else {
+            Feature::Unknown
+        }
+    }
+}
+
+fn is_loaded(module: &str) -> bool {
+    let modules = fs::read_to_string("/proc/modules").unwrap_or_default();
+    let mut names = modules.lines().filter_map(|line| line.split(' ').next());
+    names.any(|name| name == module)
+}
+
+/// `kernel/net/bridge/bridge.ko.xz: …`, with `-` for `_` in some names.
+fn lists(list: &str, module: &str) -> bool {
+    list.lines()
+        .filter_map(|line| line.split(':').next())
+        .any(|path| {
+            let file = path.rsplit('/').next().unwrap_or_default();
+            file.split(".ko")
+                .next()
+                .is_some_and(|name| name.replace('-', "_") == module)
+        })
+}
+
+/// A bridge, a veth pair and a rule, in a network namespace that ends with this function.
+fn trial(xtables: &Xtables) -> Result<(), String> {
+    let attempt = || -> Result<(), Failure> {
+        unshare(CloneFlags::CLONE_NEWNET)
+            .map_err(|error| Failure::failed(format!("no network namespace: {error}")))?;
+        Node::open()?.try_links()?;
+        let rule = "-t nat -A POSTROUTING -m comment --comment trial -m mark --mark 1 -m conntrack --ctstate NEW \
+                    -m statistic --mode random --probability 0.5 -j MASQUERADE";
+        let words: Vec<_> = rule.split_ascii_whitespace().collect();
+        tool::run_ok(&xtables.iptables(Family::V4), &words, None).map(|_| ())
+    };
+    let result = thread::scope(|scope| joined(scope.spawn(attempt)));
+    result.map_err(|failure| failure.message().to_string())
+}
+
+/// The policy of FORWARD, if the table is there: to ask for a table that is not would make it.
+fn forward_policy(xtables: &Xtables) -> Option<String> {
+    let is_there = match xtables.flavour {
+        Flavour::Nft => {
+            let chains = NfTables::open()
+                .and_then(|mut kernel| kernel.chains())
+                .unwrap_or_default();
+            chains
+                .iter()
+                .any(|chain| chain.table.name == "filter" && chain.name == "FORWARD")
+        }
+        Flavour::Legacy => {
+            let names = fs::read_to_string("/proc/thread-self/net/ip_tables_names").unwrap_or_default();
+            names.lines().any(|name| name == "filter")
+        }
+    };
+    if !is_there {
+        return None;
+    }
+    let listed = tool::run_ok(
+        &xtables.iptables(Family::V4),
+        &["-t", "filter", "-S", "FORWARD"],
+        None,
+    )
+    .ok()?;
+    let listed = String::from_utf8_lossy(&listed).into_owned();
+    listed
+        .lines()
+        .find_map(|line| line.strip_prefix("-P FORWARD "))
+        .map(ToString::to_string)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn module_lists_are_read() {
+        let list = "kernel/net/bridge/br_netfilter.ko.xz: kernel/net/bridge/bridge.ko.xz\nkernel/drivers/net/veth.ko:\n";
+        assert!(lists(list, "br_netfilter") && lists(list, "veth"));
+        assert!(
+            !lists(list, "bridge"),
+            "a dependency's mention is not its own line"
+        );
+    }
+}
