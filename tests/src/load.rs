@@ -220,6 +220,7 @@ pub fn hold(plan: &Plan) -> Value {
         scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
                 let outcome = once(plan, 0);
+                thread::sleep(Duration::from_millis(5));
                 fresh.lock().expect("no thread panics with it").add(outcome);
             }
         });
@@ -251,7 +252,7 @@ fn exchange_until(streams: &mut [BufReader<TcpStream>], stop: &AtomicBool, tally
             return rounds;
         }
         // Two cores are shared with what is tested; a busy loop would only measure itself.
-        thread::sleep(Duration::from_millis(50));
+        thread::sleep(Duration::from_millis(500));
     }
 }
 

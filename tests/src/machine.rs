@@ -142,11 +142,13 @@ impl Machine {
         let shims = shims(flavour);
         let path = format!("{}:{SYSTEM_PATH}", shims.path().display());
         let mut unshare = Command::new(programs::tool("unshare"));
-        unshare.args(["-n", "-m", "-p", "-u", "-i", "--fork", "--kill-child"]);
         if !Uid::effective().is_root() {
-            unshare.args(["-U", "-r"]);
+            // In a call of its own: a network namespace that is older than its user namespace's maps
+            // has files in /proc that nobody inside may read.
+            unshare.args(["-U", "-r", "--"]).arg(programs::tool("unshare"));
         }
         unshare
+            .args(["-n", "-m", "-p", "-u", "-i", "--fork", "--kill-child"])
             .arg(programs::helper())
             .args(["init", SETUP])
             .env("PATH", &path)
@@ -362,8 +364,13 @@ impl Running {
 
     /// Sends a signal to the program (not to the `nsenter` that waits for it).
     pub fn signal(&self, signal: Signal) {
-        if let Some(pid) = self.inner_pid() {
-            let _ = kill(pid, signal);
+        // Asked a moment after its start, `nsenter` may not have forked yet.
+        let end = Instant::now() + Duration::from_millis(500);
+        while Instant::now() < end {
+            if let Some(pid) = self.inner_pid() {
+                let _ = kill(pid, signal);
+                return;
+            }
         }
     }
 

@@ -38,8 +38,16 @@ const MOVING: [(&str, &str); 1] = [
     ("net.netfilter.nf_conntrack_count", "the number of connections the kernel still remembers"),
 ];
 
-/// Keys of `ip -j` that move by themselves: a bridge's timers.
-const MOVING_KEYS: [&str; 4] = ["hello_timer", "tcn_timer", "topology_change_timer", "gc_timer"];
+/// Keys of `ip -j` that move by themselves: the timers of a bridge and its ports.
+const MOVING_KEYS: [&str; 7] = [
+    "hello_timer",
+    "tcn_timer",
+    "topology_change_timer",
+    "gc_timer",
+    "forward_delay_timer",
+    "message_age_timer",
+    "hold_timer",
+];
 
 const SEPARATOR: &str = "----8<---- ";
 

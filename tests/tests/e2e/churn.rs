@@ -142,7 +142,7 @@ fn a_watch_survives_editors_and_nonsense() {
     let machine = Machine::start();
     up_and_sync(&machine, "3-pods");
     let watch = machine.command(["miniproxy", "sync", "--watch"]).start();
-    watch.wait_for("default/web");
+    watch.wait_for("following");
     let before = live(&machine);
     let write = |text: &str| {
         machine
@@ -176,7 +176,7 @@ fn a_watch_restores_what_others_flush() {
     let machine = Machine::start();
     up_and_sync(&machine, "3-pods");
     let watch = machine.command(["miniproxy", "sync", "--watch", "--sync-period", "1"]).start();
-    watch.wait_for("default/web");
+    watch.wait_for("following");
     let before = machine.run(["iptables-save"]).ok().stdout;
     for damage in ["iptables -t nat -F", "iptables -t nat -F KUBE-SERVICES", "iptables -F; iptables -X || true"] {
         machine.sh(damage).ok();

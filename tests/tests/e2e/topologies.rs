@@ -87,7 +87,7 @@ fn errors_in_a_topology_name_line_column_and_field() {
     let before = Witness::of(&machine);
     for (text, complaints) in [
         ("{ \"pods\": [\n  { \"name\": \"Web_1\" } ] }", ["line 2", "pods[0].name"]),
-        ("{ \"pods\": [ { \"name\": \"a\" }, { \"name\": \"a\" } ] }", ["line 1", "\"a\""]),
+        ("{ \"pods\": [ { \"name\": \"a\" }, { \"name\": \"a\" } ] }", ["line 1", "named a"]),
         ("{ \"pods\": [ { \"name\": \"a\", \"colour\": 1 } ] }", ["colour", "expected"]),
         ("{ \"pods\": [ { \"name\": \"a\", \"ports\": [ { \"name\": \"x\", \"containerPort\": 0 } ] } ] }", ["containerPort", "port"]),
         ("{ \"nodes\": [ { \"name\": \"n1\" }, { \"name\": \"n2\" } ], \"pods\": [ { \"name\": \"a\" } ] }", ["node", "one"]),
@@ -147,7 +147,7 @@ fn a_dead_app_is_seen_at_once_and_comes_back_with_up() {
     let machine = Machine::start();
     up_and_sync(&machine, "3-pods");
     let watch = machine.command(["miniproxy", "sync", "--watch"]).start();
-    watch.wait_for("default/web");
+    watch.wait_for("following");
     let pid = pods(&status(&machine))[1].2;
     machine.run(["kill", "-9", &pid.to_string()]).ok();
     eventually("the rules know that web-2 is dead", || {

@@ -3,7 +3,6 @@
 //! They change the kernel that they run on (they load and unload modules), so they are ignored
 //! unless asked for, and refuse a kernel that is not a throw-away one.
 
-use std::fs;
 use std::path::Path;
 
 use lab_tests::machine::Machine;
@@ -56,7 +55,12 @@ fn modules_are_missed_then_loaded_then_left_as_they_were() {
     assert_answers(&machine, From::Pod("web-1"), WEB);
     cleanup_and_down(&machine);
     assert!(!loaded("br_netfilter"), "down unloads what up has loaded");
-    assert!(fs::exists("/sys/module").unwrap());
+
+    // Killed right after it has loaded the module: it still knows that it did.
+    let killed = machine.command(["netns-lab", "up", "2-pods"]).env("NETNS_LAB_KILL_AT", "up:module").run();
+    assert_eq!(killed.code(), 137, "{killed}");
+    machine.lab(["down"]).ok();
+    assert!(!loaded("br_netfilter"), "down unloads what a killed up has loaded");
 }
 
 /// A module that was there before stays.
