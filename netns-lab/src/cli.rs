@@ -59,6 +59,12 @@ pub enum Command {
     /// The first process of a sandbox
     #[command(hide = true)]
     SandboxInit(SandboxInitArgs),
+    /// The trial that `doctor` makes in a sandbox
+    #[command(hide = true)]
+    Trial {
+        /// The iptables to try
+        iptables: PathBuf,
+    },
     /// The process that maps the user ids of a sandbox
     #[command(hide = true)]
     SandboxMap {

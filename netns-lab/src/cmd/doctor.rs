@@ -1,5 +1,7 @@
 //! `netns-lab doctor`: what this host has for a lab, and how to get what it lacks.
 
+use std::path::Path;
+
 use labkit::shell::{self, OutputFormat};
 use labkit::{Failure, Outcome};
 
@@ -31,6 +33,12 @@ pub(super) fn run(args: &DoctorArgs) -> Result<Outcome, Failure> {
     } else {
         Outcome::Done
     })
+}
+
+/// Runs `trial`.
+pub(super) fn trial(iptables: &Path) -> Result<Outcome, Failure> {
+    probe::trial(iptables).map_err(Failure::failed)?;
+    Ok(Outcome::Done)
 }
 
 fn verdict(checks: &[Check]) -> &'static str {

@@ -40,6 +40,7 @@ pub fn run(command: Command) -> Result<Outcome, Failure> {
             })
         }
         Command::SandboxInit(args) => sandbox::init(&args.command),
+        Command::Trial { iptables } => doctor::trial(&iptables),
         Command::SandboxMap { pid } => sandbox::map_all(pid),
     }
 }

@@ -131,7 +131,6 @@ impl Prepared {
 
     fn take(self, run: &RunDirectory, progress: &mut Progress) -> Result<Ledger, Failure> {
         if self.steps.is_empty() && !self.ledger.unsettled {
-            // Labels of ports apart, nothing can differ that no step stands for.
             return Ok(self.ledger);
         }
         let up = Up {

@@ -30,15 +30,22 @@ pub fn facts(iptables: Option<&Path>) -> Result<Facts, Failure> {
     let lacking = lacking();
     let root = nix::unistd::geteuid().is_root();
     // Where the files tell nothing (a kernel without modules, a container), a trial does.
-    let try_it = root && lacking.is_empty() && features.contains(&Feature::Unknown);
+    let program = xtables.as_ref().ok().map(|xtables| xtables.iptables(Family::V4));
+    let program = program.filter(|_| features.contains(&Feature::Unknown));
+    let knob = sandbox::knob();
+    let trial = program.and_then(|program| match (root && lacking.is_empty(), knob) {
+        (true, _) => Some(trial(&program)),
+        (false, None) => trial_in_sandbox(&program),
+        (false, Some(_)) => None,
+    });
     Ok(Facts {
         kernel: release,
         root,
         lacking,
         confined: is_confined(),
-        sandbox_knob: sandbox::knob().map(ToString::to_string),
+        sandbox_knob: knob.map(ToString::to_string),
         features,
-        trial: xtables.as_ref().ok().filter(|_| try_it).map(trial),
+        trial,
         forward_policy: xtables.as_ref().ok().and_then(forward_policy),
         iptables: xtables
             .map(described)
@@ -147,7 +154,7 @@ fn lists(list: &str, module: &str) -> bool {
 }
 
 /// A bridge, a veth pair and a rule, in a network namespace that ends with this function.
-fn trial(xtables: &Xtables) -> Result<(), String> {
+pub fn trial(iptables: &Path) -> Result<(), String> {
     let attempt = || -> Result<(), Failure> {
         unshare(CloneFlags::CLONE_NEWNET)
             .map_err(|error| Failure::failed(format!("no network namespace: {error}")))?;
@@ -155,10 +162,32 @@ fn trial(xtables: &Xtables) -> Result<(), String> {
         let rule = "-t nat -A POSTROUTING -m comment --comment trial -m mark --mark 1 -m conntrack --ctstate NEW \
                     -m statistic --mode random --probability 0.5 -j MASQUERADE";
         let words: Vec<_> = rule.split_ascii_whitespace().collect();
-        tool::run_ok(&xtables.iptables(Family::V4), &words, None).map(|_| ())
+        tool::run_ok(iptables, &words, None).map(|_| ())
     };
     let result = thread::scope(|scope| joined(scope.spawn(attempt)));
     result.map_err(|failure| failure.message().to_string())
+}
+
+/// The same for a plain user, who may only be root of a sandbox.
+fn trial_in_sandbox(iptables: &Path) -> Option<Result<(), String>> {
+    let own = std::env::current_exe().ok()?;
+    let words = [
+        "sandbox".as_ref(),
+        "--".as_ref(),
+        own.as_os_str(),
+        "trial".as_ref(),
+        iptables.as_os_str(),
+    ];
+    let output = tool::run(&own, &words, None).ok()?;
+    let said = String::from_utf8_lossy(&output.stderr)
+        .trim()
+        .trim_start_matches("error: ")
+        .to_string();
+    Some(if output.status.success() {
+        Ok(())
+    } else {
+        Err(said)
+    })
 }
 
 /// The policy of FORWARD, if the table is there: to ask for a table that is not would make it.

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::thread;
 
 use iptables::IPTables;
-use labkit::{Failure, fault};
+use labkit::{Failure, fault, tool};
 
 use crate::model::rule::Rule;
 
@@ -80,6 +80,9 @@ impl Rules {
 
     /// Removes rules; one that is not there is removed already.
     pub fn remove(&self, rules: &[Rule]) -> Result<(), Failure> {
+        if self.remove_together(rules) {
+            return Ok(());
+        }
         by_table(rules, |rules| {
             for rule in rules {
                 self.remove_one(rule)?;
@@ -88,6 +91,27 @@ impl Rules {
             Ok(())
         })
         .map(|_| ())
+    }
+
+    /// Removes all by one process, if all are there: each process costs a wait for the kernel.
+    fn remove_together(&self, rules: &[Rule]) -> bool {
+        let mut input = String::new();
+        for rules in rules.chunk_by(|a, b| a.table == b.table) {
+            input.push_str(&format!("*{}\n", rules.first().map_or("", |rule| rule.table)));
+            let lines = rules
+                .iter()
+                .map(|rule| format!("-D {} {}\n", rule.chain, rule.spec));
+            input.extend(lines);
+            input.push_str("COMMIT\n");
+        }
+        let program = format!("{}-restore", self.program.cmd);
+        let removed = tool::run_ok(
+            Path::new(&program),
+            &["--noflush", "-w", "10"],
+            Some(input.as_bytes()),
+        );
+        tracing::debug!(?removed, "removing the rules together");
+        removed.is_ok()
     }
 
     fn remove_one(&self, rule: &Rule) -> Result<(), Failure> {

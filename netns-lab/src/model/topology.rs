@@ -444,10 +444,10 @@ mod tests {
     fn errors_say_where_and_what_was_expected() {
         insta::assert_snapshot!(refused("{\n  \"pods\": [{\"name\": \"Web\"}]\n}"), @r#"line 2 column 26, at pods[0].name: expected a DNS label (1 to 63 of a-z, 0-9 and "-", starting and ending with a letter or a digit), got "Web""#);
         insta::assert_snapshot!(refused("{\"pods\": [{\"name\": \"a\", \"image\": 1}]}"), @"line 1 column 31, at pods[0].image: unknown field `image`, expected one of `name`, `labels`, `app`, `ports`");
-        insta::assert_snapshot!(refused("{\"pods\": [\n {\"name\": \"a\"},\n {\"name\": \"a\"}]}"), @"line 3 column 15, at pods[1]: two pods are named a: expected another name");
-        insta::assert_snapshot!(refused("{\"pods\": []}"), @"line 1 column 11, at pods: a lab has at least one pod");
+        insta::assert_snapshot!(refused("{\"pods\": [\n {\"name\": \"a\"},\n {\"name\": \"a\"}]}"), @"line 3 column 15, at pods: two pods are named a: expected another name");
+        insta::assert_snapshot!(refused("{\"pods\": []}"), @"line 1 column 12, at pods: a lab has at least one pod");
         insta::assert_snapshot!(refused("{\"pods\": [{\"name\":\"a\",\"ports\":[{\"name\":\"x\",\"containerPort\":70000}]}]}"), @"line 1 column 65, at pods[0].ports[0].containerPort: expected a port from 1 to 65535, got 70000");
-        insta::assert_snapshot!(refused("{\"nodes\":[{\"name\":\"a\"},{\"name\":\"b\"}],\"pods\": [{\"name\":\"a\"}]}"), @"line 1 column 36, at nodes[1]: this version puts all pods on one node: expected a single node");
+        insta::assert_snapshot!(refused("{\"nodes\":[{\"name\":\"a\"},{\"name\":\"b\"}],\"pods\": [{\"name\":\"a\"}]}"), @"line 1 column 36, at nodes: this version puts all pods on one node: expected a single node");
         insta::assert_snapshot!(refused("{\"pods\": [{\"name\":\"a\"}]"), @"line 1 column 24: EOF while parsing an object");
         insta::assert_snapshot!(refused("{\"pods\": [{\"name\":\"a\"}]} x"), @"line 1 column 27: trailing characters");
     }
