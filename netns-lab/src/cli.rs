@@ -349,3 +349,51 @@ fn interface(text: &str) -> Result<String, String> {
         ))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn help_texts_fit_a_terminal_and_stay_as_they_are() {
+        let mut command = Cli::command().term_width(80);
+        command.build();
+        let mut all = command.render_long_help().to_string();
+        for sub in command
+            .get_subcommands_mut()
+            .filter(|sub| sub.get_name() != "help")
+        {
+            all.push_str(&format!("\n=== {}\n{}", sub.get_name(), sub.render_long_help()));
+        }
+        let long: Vec<_> = all.lines().filter(|line| line.chars().count() > 80).collect();
+        assert!(long.is_empty(), "{long:#?}");
+        insta::assert_snapshot!(all);
+    }
+
+    #[test]
+    fn ranges_and_names_are_checked() {
+        assert!(pod_cidr("10.50.0.0/24").is_ok());
+        for text in [
+            "10.50.0.1/24",
+            "10.50.0.0/30",
+            "0.0.0.0/0",
+            "127.0.0.0/24",
+            "224.0.0.0/24",
+            "fd00::/64",
+            "x",
+        ] {
+            assert!(pod_cidr(text).is_err(), "{text}");
+        }
+        assert!(interface("br-web").is_ok());
+        for text in ["", "lo", "..", "a/b", "-x", "a b", "a\u{1b}", "0123456789abcdef"] {
+            assert!(interface(text).is_err(), "{text}");
+        }
+    }
+}

@@ -52,7 +52,7 @@ pub fn serve(
         .map_err(failed)?;
     let identity = Rc::new(identity);
     LocalSet::new().block_on(&runtime, async {
-        let sockets = listen.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+        let sockets = listen.iter().copied().map(open).collect::<Result<Vec<_>, _>>()?;
         ready()?;
         let tasks: Vec<_> = sockets
             .into_iter()
@@ -74,7 +74,7 @@ pub fn serve(
     })
 }
 
-fn open(listen: &Listen) -> Result<Open, Failure> {
+fn open(listen: Listen) -> Result<Open, Failure> {
     let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, listen.port));
     let opened = || match listen.protocol {
         Protocol::Tcp => {

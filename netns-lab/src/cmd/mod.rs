@@ -25,7 +25,7 @@ pub fn run(command: Command) -> Result<Outcome, Failure> {
         Command::Status(args) => status::run(&args),
         Command::Exec(args) => exec::run(args),
         Command::Logs(args) => logs::run(&args),
-        Command::Serve(args) => serve::run(args),
+        Command::Serve(args) => serve::run(&args),
         Command::Agent(args) => agent::run(&args),
         Command::Completions { shell } => shell::emit_completions(Cli::command(), shell),
         Command::Man => shell::emit_man(Cli::command()),

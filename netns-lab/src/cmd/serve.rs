@@ -13,7 +13,7 @@ use crate::cli::ServeArgs;
 use crate::edge::privilege;
 
 /// Runs `serve`.
-pub(super) fn run(args: ServeArgs) -> Result<Outcome, Failure> {
+pub(super) fn run(args: &ServeArgs) -> Result<Outcome, Failure> {
     // A session of its own: a Ctrl-C at the terminal of `up` is not meant for it.
     let _ = nix::unistd::setsid();
     more_files();

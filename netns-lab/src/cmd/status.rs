@@ -64,7 +64,7 @@ fn problems(ledger: &Ledger) -> Vec<String> {
     match settle::place(ledger) {
         Ok(Place::Here) => {}
         Ok(Place::Elsewhere(_)) => {
-            problems.push("its node is another network namespace than this one".into())
+            problems.push("its node is another network namespace than this one".into());
         }
         Ok(Place::Gone) => problems.push(format!("its node is gone: `netns-lab down {name}`")),
         Err(failure) => problems.push(failure.message().to_string()),

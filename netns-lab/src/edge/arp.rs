@@ -38,9 +38,9 @@ pub fn who_has(link: &str, own: Ipv4Addr, address: Ipv4Addr) -> Result<Option<Ma
         read_timeout: Some(PATIENCE / 3),
         ..Default::default()
     };
-    let (mut sender, mut receiver) = match datalink::channel(&interface, config).map_err(failed)? {
-        Channel::Ethernet(sender, receiver) => (sender, receiver),
-        _ => return Err(Failure::failed(format!("{link} is no Ethernet link"))),
+    let channel = datalink::channel(&interface, config).map_err(failed)?;
+    let Channel::Ethernet(mut sender, mut receiver) = channel else {
+        return Err(Failure::failed(format!("{link} is no Ethernet link")));
     };
     let question = question(&interface, own, address)?;
     for _ in 0..QUESTIONS {

@@ -83,7 +83,7 @@ impl<'a> PodMaker<'a> {
             .map_err(|(doing, error)| netlink_failure(format!("{doing} of the pod {name}"), &error))?;
         fault::point("up:veth");
         self.node
-            .send(self.outside(pod))
+            .send(Self::outside(pod))
             .map_err(|(doing, error)| netlink_failure(format!("{doing} of the pod {name}"), &error))?;
         Ok(inode)
     }
@@ -147,14 +147,13 @@ impl<'a> PodMaker<'a> {
 
     /// What is sent from the node: hairpin lets a pod reach itself through a Service, for the
     /// bridge then sends a packet back by the port it came in.
-    fn outside(&self, pod: &Pod) -> Vec<Request> {
+    fn outside(pod: &Pod) -> Vec<Request> {
         let port = || LinkUnspec::new_with_name(&pod.interface);
-        let hairpin = port()
+        let quiet = no_link_local(port())
             .set_port_kind(InfoPortKind::Bridge)
             .set_port_data(InfoPortData::BridgePort(vec![InfoBridgePort::HairpinMode(true)]));
         vec![
-            Request::change("set up the host's end", no_link_local(port()).build()),
-            Request::change("set hairpin on the port", hairpin.build()),
+            Request::change("set up the host's end", quiet.build()),
             Request::change("set up the host's end", port().up().build()),
         ]
     }

@@ -122,7 +122,9 @@ pub fn registry_files(lab: &Label) -> BTreeMap<String, Vec<u8>> {
         .flatten()
         .filter_map(Result::ok);
     let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-    let names = names.filter(|name| name.ends_with(".json") && !name.starts_with('.'));
+    let names = names.filter(|name| {
+        Path::new(name).extension().is_some_and(|end| end == "json") && !name.starts_with('.')
+    });
     names
         .filter_map(|name| {
             fs::read(registry(lab).join(&name))

@@ -62,9 +62,13 @@ fn link_clashes(lab: &Lab, pods: &[Pod], observed: &Observed) -> Vec<Clash> {
         .chain([&lab.bridge])
         .collect();
     names.sort();
-    if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+    let twice = names
+        .iter()
+        .zip(names.iter().skip(1))
+        .find(|(name, next)| name == next);
+    if let Some((name, _)) = twice {
         found.push(Clash {
-            what: format!("two links of the lab would be named {}", pair[0]),
+            what: format!("two links of the lab would be named {name}"),
             hint: "choose other names: --bridge or --name, or rename a pod".into(),
         });
     }

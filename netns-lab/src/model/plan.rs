@@ -138,7 +138,7 @@ fn sort_out<'a>(
             .find(|pod| pod.spec.name == record.pod.spec.name);
         match pod {
             Some(pod) if pod.ip == record.pod.ip && is_whole(wanted.lab, record, observed, bridge) => {
-                kept.push(pod)
+                kept.push(pod);
             }
             _ => gone.push(record),
         }

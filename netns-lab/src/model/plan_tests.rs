@@ -74,9 +74,10 @@ impl World {
         self.next += 1;
         let seen = &mut self.observed;
         match step {
-            Step::LoadBridgeNetfilter => seen.kernel.bridge_nf_call_iptables = Some("1".into()),
             Step::Enable { key, .. } if *key == IP_FORWARD => seen.kernel.ip_forward = Some("1".into()),
-            Step::Enable { .. } => seen.kernel.bridge_nf_call_iptables = Some("1".into()),
+            Step::LoadBridgeNetfilter | Step::Enable { .. } => {
+                seen.kernel.bridge_nf_call_iptables = Some("1".into());
+            }
             Step::MakeNetnsDirectory => seen.kernel.netns_directory = true,
             Step::AddRule(rule) => assert!(seen.rules.insert(rule.clone())),
             Step::RemovePod(record) => {
@@ -148,7 +149,8 @@ impl World {
 }
 
 fn sentences(steps: &[Step]) -> String {
-    steps.iter().map(|step| format!("{step}\n")).collect()
+    let lines: Vec<_> = steps.iter().map(ToString::to_string).collect();
+    lines.join("\n")
 }
 
 #[test]
