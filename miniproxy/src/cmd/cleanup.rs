@@ -3,7 +3,7 @@
 use labkit::rundir::RunDirectory;
 use labkit::shell::{OutputFormat, emit, emit_json};
 use labkit::text::count;
-use labkit::xtables::{Family, Xtables};
+use labkit::xtables::{Family, Flavour, Xtables, legacy_tables_exist};
 use labkit::{Failure, Outcome, fault, footprint};
 use serde::Serialize;
 
@@ -64,6 +64,9 @@ pub(super) fn run(args: &CleanupArgs) -> Result<Outcome, Failure> {
 
 /// How many chains were removed.
 fn clean(xtables: &Xtables, family: Family) -> Result<usize, Failure> {
+    if xtables.flavour == Flavour::Legacy && !legacy_tables_exist(family) {
+        return Ok(0);
+    }
     let Some(found) = xtables.read(family)? else {
         return Ok(0);
     };

@@ -27,13 +27,29 @@ pub(super) struct Report {
     pub iptables: String,
     /// What happened to each service port, IPv4 first.
     pub changes: Vec<Change>,
-    /// How many chains were written, the built-in ones with our jumps among them.
-    pub touched: usize,
+    /// What was written, by family; a family that needed nothing is not in it.
+    pub written: Vec<Written>,
     /// Service ports in force afterwards.
     pub services: usize,
     /// What was (or would be) sent, by family.
     #[serde(skip)]
     pub documents: Vec<(Family, String)>,
+}
+
+/// What was written for one family.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Written {
+    family: &'static str,
+    /// Our chains that were made, changed or removed; 0 when only jumps to them were missing.
+    chains: usize,
+}
+
+impl Report {
+    /// `16 chains of IPv4, 13 chains of IPv6`
+    pub(super) fn written_text(&self) -> String {
+        let part = |written: &Written| format!("{} of {}", count(written.chains, "chain"), written.family);
+        self.written.iter().map(part).collect::<Vec<_>>().join(", ")
+    }
 }
 
 /// Runs the command.
@@ -101,12 +117,12 @@ pub(super) fn sync(
                 "sync:v6"
             });
         }
-        report.touched += step
-            .delta
-            .tables
-            .values()
-            .map(crate::rules::delta::TableDelta::chain_count)
-            .sum::<usize>();
+        if !step.delta.is_empty() {
+            report.written.push(Written {
+                family: family.name(),
+                chains: step.delta.chain_count(),
+            });
+        }
         report.services += step.services;
         report.documents.push((family, step.delta.document()));
         report.changes.extend(step.changes);
@@ -158,13 +174,10 @@ fn text(xtables: &Xtables, report: &Report) -> String {
         text.push('\n');
     }
     let ports = count(report.services, "service port");
-    if report.touched == 0 {
+    if report.written.is_empty() {
         text.push_str(&format!("nothing to do: the rules of {ports} are in place\n"));
     } else {
-        text.push_str(&format!(
-            "{ports} in force, {} written\n",
-            count(report.touched, "chain")
-        ));
+        text.push_str(&format!("{ports} in force; written: {}\n", report.written_text()));
     }
     text.push_str("next: iptables -t nat -L\n");
     text

@@ -4,7 +4,6 @@ use std::time::{Duration, Instant};
 
 use labkit::nftables::NfTables;
 use labkit::shell::{OutputFormat, emit, tell};
-use labkit::text::count;
 use labkit::xtables::{Flavour, Xtables};
 use labkit::{Failure, Kind, Outcome};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -187,7 +186,7 @@ impl Follower {
         self.compare_at = Instant::now() + between_comparisons(began.elapsed(), self.longest);
         match result {
             Ok(report) => {
-                self.right_at = generation.filter(|_| report.touched == 0);
+                self.right_at = generation.filter(|_| report.written.is_empty());
                 self.failures = 0;
                 self.retry_at = None;
                 self.say(&report, repaired)
@@ -206,7 +205,7 @@ impl Follower {
     }
 
     fn say(&self, report: &Report, repaired: &str) -> Result<(), Failure> {
-        if report.touched == 0 {
+        if report.written.is_empty() {
             return Ok(());
         }
         if self.output == OutputFormat::Json {
@@ -215,7 +214,7 @@ impl Follower {
         }
         let mut text = String::new();
         if !repaired.is_empty() || report.changes.is_empty() {
-            text.push_str(&format!("{repaired}{} written\n", count(report.touched, "chain")));
+            text.push_str(&format!("{repaired}{}\n", report.written_text()));
         }
         for change in &report.changes {
             text.push_str(&change.line());

@@ -43,15 +43,9 @@ impl TableDelta {
         *self == Self::default()
     }
 
-    /// How many chains it touches.
+    /// How many of our chains it makes, changes or removes.
     pub fn chain_count(&self) -> usize {
-        let built_in: BTreeSet<&String> = self
-            .jumps
-            .iter()
-            .chain(&self.unjumps)
-            .map(|(chain, _)| chain)
-            .collect();
-        self.rewritten.len() + self.edited.len() + self.removed.len() + built_in.len()
+        self.rewritten.len() + self.edited.len() + self.removed.len()
     }
 }
 
@@ -158,6 +152,11 @@ impl Delta {
         } else {
             Err(foreign)
         }
+    }
+
+    /// How many of our chains it makes, changes or removes.
+    pub fn chain_count(&self) -> usize {
+        self.tables.values().map(TableDelta::chain_count).sum()
     }
 
     /// Whether nothing is to be done.

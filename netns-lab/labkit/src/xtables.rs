@@ -188,17 +188,22 @@ fn nft_has_rules() -> bool {
 }
 
 /// Whether a legacy table of this network namespace holds a rule.
-///
-/// Only tables that exist are asked about: asking for another one would make it.
 fn legacy_has_rules() -> bool {
-    [
-        (Family::V4, "/proc/thread-self/net/ip_tables_names"),
-        (Family::V6, "/proc/thread-self/net/ip6_tables_names"),
-    ]
-    .into_iter()
-    .any(|(family, names)| {
-        fs::read_to_string(names).is_ok_and(|names| !names.trim().is_empty()) && legacy_dump_has_rules(family)
-    })
+    Family::ALL
+        .into_iter()
+        .any(|family| legacy_tables_exist(family) && legacy_dump_has_rules(family))
+}
+
+/// Whether this network namespace has any legacy table of a family.
+///
+/// Ask this before `iptables-legacy-save`, which would make what it asks about. In a user namespace
+/// that did not make its network namespace the list cannot be read: then it can hold nothing of ours.
+pub fn legacy_tables_exist(family: Family) -> bool {
+    let names = match family {
+        Family::V4 => "/proc/thread-self/net/ip_tables_names",
+        Family::V6 => "/proc/thread-self/net/ip6_tables_names",
+    };
+    fs::read_to_string(names).is_ok_and(|names| !names.trim().is_empty())
 }
 
 fn legacy_dump_has_rules(family: Family) -> bool {
