@@ -370,7 +370,8 @@ mod tests {
             .get_subcommands_mut()
             .filter(|sub| sub.get_name() != "help")
         {
-            all.push_str(&format!("\n=== {}\n{}", sub.get_name(), sub.render_long_help()));
+            let (name, help) = (sub.get_name().to_string(), sub.render_long_help());
+            all = format!("{all}\n=== {name}\n{help}");
         }
         let long: Vec<_> = all.lines().filter(|line| line.chars().count() > 80).collect();
         assert!(long.is_empty(), "{long:#?}");

@@ -17,7 +17,6 @@ pub(super) fn run(args: &ServeArgs) -> Result<Outcome, Failure> {
     // A session of its own: a Ctrl-C at the terminal of `up` is not meant for it.
     let _ = nix::unistd::setsid();
     more_files();
-    privilege::drop_all()?;
     let words: Vec<_> = args.listen.iter().map(ToString::to_string).collect();
     let said = format!("{} ({}) answers on {}", args.pod, args.ip, words.join(", "));
     let identity = Identity {
@@ -25,6 +24,8 @@ pub(super) fn run(args: &ServeArgs) -> Result<Outcome, Failure> {
         ip: args.ip,
     };
     serve::serve(identity, &args.listen, || {
+        // Not before: ports below 1024 are root's to listen on.
+        privilege::drop_all()?;
         shell::tell(&said);
         tell_starter(args.pod.as_str())
     })

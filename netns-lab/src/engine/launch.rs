@@ -158,7 +158,12 @@ fn await_words(lab: &Lab, pods: &[&Pod], hears: OwnedFd) -> Result<(), Failure> 
     };
     let name = &silent.spec.name;
     let log = std::fs::read_to_string(store::log(&lab.name, name)).unwrap_or_default();
-    let last = log.lines().last().unwrap_or("it said nothing").to_string();
+    let last = log
+        .lines()
+        .last()
+        .unwrap_or("it said nothing")
+        .trim_start_matches("error: ")
+        .to_string();
     Err(Failure::failed(format!(
         "the app of {name} did not start: {last}"
     )))

@@ -161,7 +161,7 @@ fn describe(path: &str, error: &serde_json::Error) -> String {
     // serde_json puts the place last; people look for it first.
     let place = format!(" at line {} column {}", error.line(), error.column());
     let what = message.strip_suffix(&place).unwrap_or(&message);
-    let field = if path == "." {
+    let field = if matches!(path, "." | "?") {
         String::new()
     } else {
         format!(", at {path}")
@@ -448,8 +448,8 @@ mod tests {
         insta::assert_snapshot!(refused("{\"pods\": []}"), @"line 1 column 12, at pods: a lab has at least one pod");
         insta::assert_snapshot!(refused("{\"pods\": [{\"name\":\"a\",\"ports\":[{\"name\":\"x\",\"containerPort\":70000}]}]}"), @"line 1 column 65, at pods[0].ports[0].containerPort: expected a port from 1 to 65535, got 70000");
         insta::assert_snapshot!(refused("{\"nodes\":[{\"name\":\"a\"},{\"name\":\"b\"}],\"pods\": [{\"name\":\"a\"}]}"), @"line 1 column 36, at nodes: this version puts all pods on one node: expected a single node");
-        insta::assert_snapshot!(refused("{\"pods\": [{\"name\":\"a\"}]"), @"line 1 column 24: EOF while parsing an object");
-        insta::assert_snapshot!(refused("{\"pods\": [{\"name\":\"a\"}]} x"), @"line 1 column 27: trailing characters");
+        insta::assert_snapshot!(refused("{\"pods\": [{\"name\":\"a\"}]"), @"line 1 column 23: EOF while parsing an object");
+        insta::assert_snapshot!(refused("{\"pods\": [{\"name\":\"a\"}]} x"), @"line 1 column 26: trailing characters");
     }
 
     #[test]
