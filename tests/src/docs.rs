@@ -86,11 +86,22 @@ pub fn blocks(markdown: &str) -> Result<Vec<Block>, String> {
     let mut lines = markdown.lines().enumerate();
     while let Some((index, line)) = lines.next() {
         let line = line.trim();
-        if let Some(text) = line.strip_prefix("<!-- test:").and_then(|rest| rest.strip_suffix("-->")) {
+        if let Some(text) = line
+            .strip_prefix("<!-- test:")
+            .and_then(|rest| rest.strip_suffix("-->"))
+        {
             comment = Some((index + 1, text.trim().to_string()));
         } else if let Some(language) = line.strip_prefix("```") {
-            let inner: Vec<&str> = lines.by_ref().map(|(_, line)| line).take_while(|line| line.trim() != "```").collect();
-            let mut block = Block { line: index + 1, exits: vec![0], ..Block::default() };
+            let inner: Vec<&str> = lines
+                .by_ref()
+                .map(|(_, line)| line)
+                .take_while(|line| line.trim() != "```")
+                .collect();
+            let mut block = Block {
+                line: index + 1,
+                exits: vec![0],
+                ..Block::default()
+            };
             if let Some((number, text)) = comment.take() {
                 options(&mut block, &text).map_err(|problem| format!("line {number}: {problem}"))?;
             }
@@ -119,7 +130,11 @@ fn options(block: &mut Block, text: &str) -> Result<(), String> {
             ("goes", "on") => block.goes_on = true,
             ("interrupt", "") => block.interrupt = true,
             ("output", "") => block.check_output = true,
-            _ => return Err(format!("`{option}` is none of: after, exit, goes on, interrupt, output, skip")),
+            _ => {
+                return Err(format!(
+                    "`{option}` is none of: after, exit, goes on, interrupt, output, skip"
+                ));
+            }
         }
     }
     Ok(())
@@ -131,7 +146,10 @@ fn commands(lines: &[&str]) -> Vec<Shown> {
     for line in lines {
         let command = line.trim_start().strip_prefix("$ ");
         if let Some(command) = command {
-            shown.push(Shown { text: command.to_string(), output: Vec::new() });
+            shown.push(Shown {
+                text: command.to_string(),
+                output: Vec::new(),
+            });
         } else if let Some(last) = shown.last_mut() {
             if continues {
                 last.text.push('\n');
@@ -158,7 +176,10 @@ mod tests {
         let found = blocks(TEXT).unwrap();
         assert_eq!(found.len(), 2);
         assert_eq!(found[0].setup, ["netns-lab up 3-pods"]);
-        assert_eq!((found[0].line, &found[0].exits, found[0].check_output), (4, &vec![1], true));
+        assert_eq!(
+            (found[0].line, &found[0].exits, found[0].check_output),
+            (4, &vec![1], true)
+        );
         assert_eq!(found[0].commands[0].text, "curl 10.96.0.80 \\\n    -m 1");
         assert_eq!(found[0].commands[0].output, ["curl: (28)…"]);
         assert_eq!(found[0].commands[1].text, "true");
@@ -173,7 +194,10 @@ mod tests {
 
     #[test]
     fn output_may_have_gaps_and_other_spaces() {
-        let shown = Shown { text: String::new(), output: vec!["web-1  10.244.0.2 … yes".into(), "gone".into()] };
+        let shown = Shown {
+            text: String::new(),
+            output: vec!["web-1  10.244.0.2 … yes".into(), "gone".into()],
+        };
         assert_eq!(shown.missing_from("web-1 10.244.0.2   x y yes\n"), ["gone"]);
     }
 }

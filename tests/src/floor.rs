@@ -86,13 +86,21 @@ fn address(index: usize) -> Ipv4Addr {
 
 fn bridge() -> Messages {
     let mut messages = Messages::default();
-    messages.new_link(Link { index: BRIDGE, ..Link::default() }, |attributes| {
-        attributes.text(Attributes::NAME, "floor0");
-        attributes.bytes(Attributes::ADDRESS, &[2, 0, 10, 244, 0, 1]);
-        // With the ports', so that one call takes all links away and waits once.
-        attributes.number(Attributes::GROUP, GROUP);
-        attributes.nested(Attributes::LINK_INFO, |info| info.text(Attributes::INFO_KIND, "bridge"));
-    });
+    messages.new_link(
+        Link {
+            index: BRIDGE,
+            ..Link::default()
+        },
+        |attributes| {
+            attributes.text(Attributes::NAME, "floor0");
+            attributes.bytes(Attributes::ADDRESS, &[2, 0, 10, 244, 0, 1]);
+            // With the ports', so that one call takes all links away and waits once.
+            attributes.number(Attributes::GROUP, GROUP);
+            attributes.nested(Attributes::LINK_INFO, |info| {
+                info.text(Attributes::INFO_KIND, "bridge");
+            });
+        },
+    );
     messages
 }
 
@@ -110,7 +118,13 @@ fn pod(index: usize, node: &File) -> io::Result<()> {
     unshare(CloneFlags::CLONE_NEWNET)?;
     let path = name(index);
     File::create_new(&path)?;
-    mount(Some("/proc/thread-self/ns/net"), path.as_str(), None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+    mount(
+        Some("/proc/thread-self/ns/net"),
+        path.as_str(),
+        None::<&str>,
+        MsFlags::MS_BIND,
+        None::<&str>,
+    )?;
     Channel::open()?.exchange(&pod_messages(index, node))
 }
 
@@ -122,24 +136,38 @@ fn pod_messages(index: usize, node: &File) -> Messages {
         attributes.number(Attributes::TX_QUEUES, 1);
         attributes.number(Attributes::RX_QUEUES, 1);
     };
-    messages.new_link(Link { index: port, up: true, ..Link::default() }, |attributes| {
-        attributes.text(Attributes::NAME, &format!("floor-{index}"));
-        attributes.number(Attributes::NAMESPACE_FD, node.as_raw_fd().cast_unsigned());
-        attributes.number(Attributes::MASTER, BRIDGE);
-        attributes.number(Attributes::GROUP, GROUP);
-        queues(attributes);
-        attributes.nested(Attributes::LINK_INFO, |info| {
-            info.text(Attributes::INFO_KIND, "veth");
-            info.nested(Attributes::INFO_DATA, |data| {
-                data.nested_link(Attributes::VETH_PEER, Link { index: ETH0, ..Link::default() }, |peer| {
-                    let [a, b, c, d] = ip.octets();
-                    peer.text(Attributes::NAME, "eth0");
-                    peer.bytes(Attributes::ADDRESS, &[2, 0, a, b, c, d]);
-                    queues(peer);
+    messages.new_link(
+        Link {
+            index: port,
+            up: true,
+            ..Link::default()
+        },
+        |attributes| {
+            attributes.text(Attributes::NAME, &format!("floor-{index}"));
+            attributes.number(Attributes::NAMESPACE_FD, node.as_raw_fd().cast_unsigned());
+            attributes.number(Attributes::MASTER, BRIDGE);
+            attributes.number(Attributes::GROUP, GROUP);
+            queues(attributes);
+            attributes.nested(Attributes::LINK_INFO, |info| {
+                info.text(Attributes::INFO_KIND, "veth");
+                info.nested(Attributes::INFO_DATA, |data| {
+                    data.nested_link(
+                        Attributes::VETH_PEER,
+                        Link {
+                            index: ETH0,
+                            ..Link::default()
+                        },
+                        |peer| {
+                            let [a, b, c, d] = ip.octets();
+                            peer.text(Attributes::NAME, "eth0");
+                            peer.bytes(Attributes::ADDRESS, &[2, 0, a, b, c, d]);
+                            queues(peer);
+                        },
+                    );
                 });
             });
-        });
-    });
+        },
+    );
     messages.no_link_local(ETH0);
     messages.set_up(ETH0);
     messages.set_up(1);

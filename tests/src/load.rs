@@ -81,9 +81,15 @@ impl Tally {
     pub fn from_json(value: &Value) -> Self {
         let counts = |key: &str| -> BTreeMap<String, u64> {
             let fields = value[key].as_object().expect("an object of counts");
-            fields.iter().map(|(name, count)| (name.clone(), count.as_u64().expect("a count"))).collect()
+            fields
+                .iter()
+                .map(|(name, count)| (name.clone(), count.as_u64().expect("a count")))
+                .collect()
         };
-        Self { answers: counts("answers"), failures: counts("failures") }
+        Self {
+            answers: counts("answers"),
+            failures: counts("failures"),
+        }
     }
 
     /// All answers.

@@ -8,6 +8,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -135,7 +136,12 @@ impl Machine {
 
     /// A machine with something in it.
     pub fn builder() -> Builder {
-        Builder { flavour: Flavour::Nft, docker: false, foreign_rules: 0, uplink: false }
+        Builder {
+            flavour: Flavour::Nft,
+            docker: false,
+            foreign_rules: 0,
+            uplink: false,
+        }
     }
 
     fn boot(flavour: Flavour) -> Self {
@@ -166,7 +172,14 @@ impl Machine {
                 String::from_utf8_lossy(&output.stderr)
             );
         };
-        Self { holder, pid: pid.trim().to_string(), path, shims, flavour, uplink: None }
+        Self {
+            holder,
+            pid: pid.trim().to_string(),
+            path,
+            shims,
+            flavour,
+            uplink: None,
+        }
     }
 
     /// A legacy table comes into being when it is first asked for, with empty chains, and stays as
@@ -219,10 +232,19 @@ impl Machine {
             line.push_str(&word.as_ref().to_string_lossy());
             line.push(' ');
         }
-        nsenter.env("PATH", &self.path).env("NO_COLOR", "1").env_remove("LOG");
+        nsenter
+            .env("PATH", &self.path)
+            .env("NO_COLOR", "1")
+            .env_remove("LOG");
         // So that a program asks the machine's own terminal-less surroundings, not the tester's.
         nsenter.env_remove("SUDO_UID").env("LC_ALL", "C.UTF-8");
-        Inside { machine: self, command: nsenter, line, input: Vec::new(), patience: PATIENCE }
+        Inside {
+            machine: self,
+            command: nsenter,
+            line,
+            input: Vec::new(),
+            patience: PATIENCE,
+        }
     }
 
     /// Runs a command line in it.
@@ -258,7 +280,10 @@ impl Machine {
     /// Loads rules with `iptables-restore --noflush`.
     #[track_caller]
     pub fn restore(&self, rules: &str) {
-        self.command(["iptables-restore", "--noflush"]).input(rules).run().ok();
+        self.command(["iptables-restore", "--noflush"])
+            .input(rules)
+            .run()
+            .ok();
     }
 }
 
@@ -323,7 +348,11 @@ impl Inside<'_> {
         follow(child.stdout.take().expect("a pipe"), Arc::clone(&said));
         follow(child.stderr.take().expect("a pipe"), Arc::clone(&said));
         let _ = self.machine;
-        Running { child, line: self.line, said }
+        Running {
+            child,
+            line: self.line,
+            said,
+        }
     }
 }
 
@@ -352,7 +381,12 @@ impl Running {
     pub fn wait_for_times(&self, text: &str, times: usize) {
         let end = Instant::now() + Duration::from_secs(30);
         while self.said().matches(text).count() < times {
-            assert!(Instant::now() < end, "`{}` never said {text:?}:\n{}", self.line, self.said());
+            assert!(
+                Instant::now() < end,
+                "`{}` never said {text:?}:\n{}",
+                self.line,
+                self.said()
+            );
             std::thread::sleep(Duration::from_millis(2));
         }
     }
@@ -377,9 +411,13 @@ impl Running {
     /// Waits for its end and returns its exit code.
     #[track_caller]
     pub fn end(&mut self, patience: Duration) -> i32 {
-        let status = wait(&mut self.child, Instant::now() + patience)
-            .unwrap_or_else(|| panic!("`{}` did not end within {patience:?}:\n{}", self.line, self.said()));
-        use std::os::unix::process::ExitStatusExt as _;
+        let status = wait(&mut self.child, Instant::now() + patience).unwrap_or_else(|| {
+            panic!(
+                "`{}` did not end within {patience:?}:\n{}",
+                self.line,
+                self.said()
+            )
+        });
         status
             .code()
             .unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
@@ -396,7 +434,12 @@ impl Running {
     fn inner_pid(&self) -> Option<Pid> {
         let me = self.child.id();
         let children = fs::read_to_string(format!("/proc/{me}/task/{me}/children")).ok()?;
-        children.split_whitespace().next()?.parse().ok().map(Pid::from_raw)
+        children
+            .split_whitespace()
+            .next()?
+            .parse()
+            .ok()
+            .map(Pid::from_raw)
     }
 }
 

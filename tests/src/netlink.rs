@@ -105,7 +105,11 @@ impl Messages {
     }
 
     pub(crate) fn set_up(&mut self, index: u32) {
-        let link = Link { index, up: true, ..Link::default() };
+        let link = Link {
+            index,
+            up: true,
+            ..Link::default()
+        };
         self.push(libc::RTM_NEWLINK, 0, &link.to_bytes(), |_| {});
     }
 
@@ -113,7 +117,10 @@ impl Messages {
     pub(crate) fn no_link_local(&mut self, index: u32) {
         const GEN_MODE: u16 = 8;
         const NONE: u8 = 1;
-        let link = Link { index, ..Link::default() };
+        let link = Link {
+            index,
+            ..Link::default()
+        };
         self.push(libc::RTM_NEWLINK, 0, &link.to_bytes(), |attributes| {
             attributes.nested(Attributes::PER_FAMILY, |families| {
                 families.nested(10, |inet6| inet6.bytes(GEN_MODE, &[NONE]));
@@ -124,7 +131,11 @@ impl Messages {
     pub(crate) fn set_hairpin(&mut self, index: u32) {
         const AF_BRIDGE: u8 = 7;
         const MODE: u16 = 4;
-        let link = Link { family: AF_BRIDGE, index, up: false };
+        let link = Link {
+            family: AF_BRIDGE,
+            index,
+            up: false,
+        };
         self.push(libc::RTM_SETLINK, 0, &link.to_bytes(), |attributes| {
             attributes.nested(Attributes::PROTOCOL_INFO, |port| port.bytes(MODE, &[1]));
         });
@@ -157,7 +168,8 @@ impl Messages {
         self.bytes.extend(length.to_ne_bytes());
         self.bytes.extend(kind.to_ne_bytes());
         self.bytes.extend((REQUEST_ACK | flags).to_ne_bytes());
-        self.bytes.extend(u32::try_from(self.count).expect("few messages").to_ne_bytes());
+        self.bytes
+            .extend(u32::try_from(self.count).expect("few messages").to_ne_bytes());
         self.bytes.extend([0; 4]);
         self.bytes.extend(head);
         self.bytes.extend(attributes.0);

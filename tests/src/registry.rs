@@ -34,7 +34,10 @@ pub fn service(name: &str, address: &str, app: &str, ports: &[Port<'_>]) -> Valu
 
 /// The same Service without a selector: its endpoints are what EndpointSlices say.
 pub fn headless_of_selector(mut service: Value) -> Value {
-    service["spec"].as_object_mut().expect("a Service").remove("selector");
+    service["spec"]
+        .as_object_mut()
+        .expect("a Service")
+        .remove("selector");
     service
 }
 

@@ -48,7 +48,11 @@ impl Ran {
     /// Itself, if the exit code is this one.
     #[track_caller]
     pub fn exits(self, code: i32) -> Self {
-        assert!(self.code() == code, "exit code {} and not {code}:\n{self}", self.code());
+        assert!(
+            self.code() == code,
+            "exit code {} and not {code}:\n{self}",
+            self.code()
+        );
         self
     }
 
@@ -125,7 +129,13 @@ pub fn run(mut command: Command, line: String, input: &[u8], patience: Duration)
             .unwrap_or_else(|_| panic!("`{line}` ended, but something it started holds its output open"))
     };
     let (stdout, stderr) = (rest(&stdout), rest(&stderr));
-    Ran { line, status, stdout, stderr, took }
+    Ran {
+        line,
+        status,
+        stdout,
+        stderr,
+        took,
+    }
 }
 
 /// Asks again and again until the answer is there.

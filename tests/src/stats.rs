@@ -56,16 +56,15 @@ fn lower_series(a: f64, x: f64) -> f64 {
 /// Legendre's continued fraction, evaluated by Lentz's method.
 fn upper_fraction(a: f64, x: f64) -> f64 {
     const TINY: f64 = 1e-300;
-    let mut b = x + 1.0 - a;
-    let (mut c, mut d) = (1.0 / TINY, 1.0 / b);
-    let mut value = d;
-    for i in 1..10_000 {
-        let i = f64::from(i);
-        let numerator = -i * (i - a);
-        b += 2.0;
-        d = 1.0 / non_zero(numerator * d + b, TINY);
-        c = non_zero(b + numerator / c, TINY);
-        let factor = c * d;
+    let mut denominator = x + 1.0 - a;
+    let (mut ahead, mut behind) = (1.0 / TINY, 1.0 / denominator);
+    let mut value = behind;
+    for step in (1..10_000).map(f64::from) {
+        let numerator = -step * (step - a);
+        denominator += 2.0;
+        behind = 1.0 / non_zero(numerator * behind + denominator, TINY);
+        ahead = non_zero(denominator + numerator / ahead, TINY);
+        let factor = ahead * behind;
         value *= factor;
         if (factor - 1.0).abs() < 1e-15 {
             break;
@@ -110,7 +109,10 @@ mod tests {
     use super::*;
 
     fn close(found: f64, wanted: f64) {
-        assert!((found - wanted).abs() <= wanted.abs() * 1e-9, "{found} and not {wanted}");
+        assert!(
+            (found - wanted).abs() <= wanted.abs() * 1e-9,
+            "{found} and not {wanted}"
+        );
     }
 
     #[test]

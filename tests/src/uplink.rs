@@ -33,13 +33,17 @@ ip route add default via 192.0.2.1
 /// Makes the namespace, the wire and the default route.
 pub(crate) fn attach(machine: &Machine) -> Uplink {
     let holder = machine
-        .command(["unshare", "-n", "sh", "-euc", "ip link set lo up; exec lab-helper whoami 0.0.0.0:7"])
+        .command([
+            "unshare",
+            "-n",
+            "sh",
+            "-euc",
+            "ip link set lo up; exec lab-helper whoami 0.0.0.0:7",
+        ])
         .start();
     holder.wait_for("listening as ");
     let uplink = Uplink { holder };
-    machine
-        .run(["sh", "-euc", WIRE, "wire", &uplink.pid()])
-        .ok();
+    machine.run(["sh", "-euc", WIRE, "wire", &uplink.pid()]).ok();
     uplink
 }
 
@@ -49,7 +53,18 @@ impl Uplink {
         // A packet sent a moment ago may still be on its way.
         std::thread::sleep(Duration::from_millis(50));
         let links = machine
-            .run(["nsenter", "-t", &self.pid(), "-n", "ip", "-j", "-s", "link", "show", "eth0"])
+            .run([
+                "nsenter",
+                "-t",
+                &self.pid(),
+                "-n",
+                "ip",
+                "-j",
+                "-s",
+                "link",
+                "show",
+                "eth0",
+            ])
             .ok()
             .json();
         links[0]["stats64"]["rx"]["packets"].as_u64().expect("a count")

@@ -34,9 +34,10 @@ const QUESTIONS: [(&str, &str); 15] = [
 ];
 
 /// Sysctls that move by themselves, and why.
-const MOVING: [(&str, &str); 1] = [
-    ("net.netfilter.nf_conntrack_count", "the number of connections the kernel still remembers"),
-];
+const MOVING: [(&str, &str); 1] = [(
+    "net.netfilter.nf_conntrack_count",
+    "the number of connections the kernel still remembers",
+)];
 
 /// Keys of `ip -j` that move by themselves: the timers of a bridge and its ports.
 const MOVING_KEYS: [&str; 7] = [
@@ -108,7 +109,10 @@ pub fn assert_unchanged(machine: &Machine, before: &Witness, when: &str) {
         let Some(difference) = before.difference(&after) else {
             return;
         };
-        let only_processes = before.parts.iter().all(|(name, text)| *name == "processes" || *text == after.parts[name]);
+        let only_processes = before
+            .parts
+            .iter()
+            .all(|(name, text)| *name == "processes" || *text == after.parts[name]);
         assert!(
             only_processes && Instant::now() < end,
             "{when}, something is not as before (- before, + after):\n{difference}"
@@ -121,7 +125,9 @@ fn normalised(name: &str, text: &str) -> String {
     match name {
         "links" | "addresses" => json_lines(text),
         "sysctls" => keep_lines(text, |line| {
-            !MOVING.iter().any(|(key, _)| line.starts_with(&format!("{key} =")))
+            !MOVING
+                .iter()
+                .any(|(key, _)| line.starts_with(&format!("{key} =")))
         }),
         // The question itself runs too.
         "processes" => keep_lines(text, |line| {

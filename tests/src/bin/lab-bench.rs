@@ -49,7 +49,11 @@ fn main() -> ExitCode {
     let mut missed = Vec::new();
     for size in &options.sizes {
         // A thousand pods take seconds; fewer runs of them tell as much.
-        let runs = if *size >= RELATIVE_FROM { options.runs.div_ceil(3) } else { options.runs };
+        let runs = if *size >= RELATIVE_FROM {
+            options.runs.div_ceil(3)
+        } else {
+            options.runs
+        };
         let row = Row::measured(*size, runs);
         say(&row.line());
         missed.extend(row.missed());
@@ -66,11 +70,17 @@ fn options(words: &[&str]) -> Option<Options> {
     let ["up", rest @ ..] = words else {
         return None;
     };
-    let mut options = Options { sizes: vec![3, 50, 200, 1000], runs: 9 };
+    let mut options = Options {
+        sizes: vec![3, 50, 200, 1000],
+        runs: 9,
+    };
     for pair in rest.chunks(2) {
         match pair {
             ["--sizes", list] => {
-                options.sizes = list.split(',').map(|size| size.parse().ok().filter(|size| (1..=1023).contains(size))).collect::<Option<_>>()?;
+                options.sizes = list
+                    .split(',')
+                    .map(|size| size.parse().ok().filter(|size| (1..=1023).contains(size)))
+                    .collect::<Option<_>>()?;
             }
             ["--runs", runs] => options.runs = runs.parse().ok().filter(|runs| (1..=1000).contains(runs))?,
             _ => return None,
@@ -121,7 +131,16 @@ impl Row {
         let (up_ratio, down_ratio) = (self.up / self.floor_up, self.down / self.floor_down);
         format!(
             "{:>5} {:>6.1} {:>6.1} {:>6.2} {:>6.1} {:>6.1}       {:>6.1} {:>6.1} {:>6.2} {:>7}",
-            self.pods, self.floor_up, self.up, up_ratio, self.apps, self.again, self.floor_down, self.down, down_ratio, self.runs
+            self.pods,
+            self.floor_up,
+            self.up,
+            up_ratio,
+            self.apps,
+            self.again,
+            self.floor_down,
+            self.down,
+            down_ratio,
+            self.runs
         )
     }
 
@@ -130,7 +149,9 @@ impl Row {
         let mut missed = Vec::new();
         let mut expect = |what: String, found: f64, aim: f64, unit: &str| {
             if found > aim {
-                missed.push(format!("{what} with {pods} pods: {found:.1}{unit}, aim {aim}{unit}"));
+                missed.push(format!(
+                    "{what} with {pods} pods: {found:.1}{unit}, aim {aim}{unit}"
+                ));
             }
         };
         for (_, aim) in UP_AIMS.iter().filter(|(size, _)| *size == pods) {
@@ -139,7 +160,12 @@ impl Row {
         if pods >= RELATIVE_FROM {
             expect("up".into(), self.up / self.floor_up, RATIO_AIM, " x the floor");
         }
-        expect("down".into(), self.down / self.floor_down, RATIO_AIM, " x the floor");
+        expect(
+            "down".into(),
+            self.down / self.floor_down,
+            RATIO_AIM,
+            " x the floor",
+        );
         if pods <= 50 {
             expect("up with nothing to do".into(), self.again, AGAIN_AIM, " ms");
         }
@@ -150,10 +176,15 @@ impl Row {
 /// The floor's times for `up` and `down`.
 fn floor(pods: usize) -> (f64, f64) {
     let machine = Machine::start();
-    let mut floor = machine.command(["lab-helper", "floor", &pods.to_string()]).start();
+    let mut floor = machine
+        .command(["lab-helper", "floor", &pods.to_string()])
+        .start();
     let number = |floor: &lab_tests::machine::Running, word: &str| {
         wait_for(word, Duration::from_secs(120), || {
-            floor.said().lines().find_map(|line| line.strip_prefix(word)?.trim().parse().ok())
+            floor
+                .said()
+                .lines()
+                .find_map(|line| line.strip_prefix(word)?.trim().parse().ok())
         })
     };
     let up = number(&floor, "up ");
@@ -174,23 +205,40 @@ fn lab(pods: usize) -> Lab {
     let machine = Machine::start();
     let topology = format!("{pods}-pods");
     let timed = |words: &[&str]| {
-        let argv = ["lab-helper", "time", "netns-lab"].into_iter().chain(words.iter().copied());
-        machine.command(argv).patience(Duration::from_secs(300)).run().ok()
+        let argv = ["lab-helper", "time", "netns-lab"]
+            .into_iter()
+            .chain(words.iter().copied());
+        machine
+            .command(argv)
+            .patience(Duration::from_secs(300))
+            .run()
+            .ok()
     };
     let up = timed(&["up", &topology, "--timings"]);
     let again = timed(&["up", &topology]);
     let down = timed(&["down"]);
-    Lab { up: took(&up), apps: apps(&up), again: took(&again), down: took(&down) }
+    Lab {
+        up: took(&up),
+        apps: apps(&up),
+        again: took(&again),
+        down: took(&down),
+    }
 }
 
 fn took(ran: &Ran) -> f64 {
-    let number = ran.stdout.lines().find_map(|line| line.strip_prefix("took ")?.parse().ok());
+    let number = ran
+        .stdout
+        .lines()
+        .find_map(|line| line.strip_prefix("took ")?.parse().ok());
     number.unwrap_or_else(|| panic!("no time in {ran}"))
 }
 
 /// What `--timings` says of the apps' start.
 fn apps(ran: &Ran) -> f64 {
-    let timings: Option<Value> = ran.stderr.lines().find_map(|line| serde_json::from_str(line).ok());
+    let timings: Option<Value> = ran
+        .stderr
+        .lines()
+        .find_map(|line| serde_json::from_str(line).ok());
     timings
         .and_then(|timings| timings["apps_ms"].as_f64())
         .unwrap_or_else(|| panic!("--timings does not tell the apps' start in {ran}"))

@@ -128,7 +128,11 @@ fn measure_floor(pods: usize) {
 fn time(program: &str, words: &[&str]) -> ExitCode {
     let stderr = io::stderr().as_fd().try_clone_to_owned().expect("stderr is open");
     let begin = Instant::now();
-    let status = Command::new(program).args(words).stdin(Stdio::null()).stdout(stderr).status();
+    let status = Command::new(program)
+        .args(words)
+        .stdin(Stdio::null())
+        .stdout(stderr)
+        .status();
     let took = begin.elapsed();
     say(&format!("took {:.2}", took.as_secs_f64() * 1e3));
     match status {

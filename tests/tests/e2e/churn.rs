@@ -20,9 +20,20 @@ const TARGET: &str = "10.96.0.70:80";
 
 /// One of the endpoint sets that the replacements go through; never empty.
 fn endpoints(turn: usize) -> Value {
-    let all = ["10.244.0.2", "10.244.0.3", "10.244.0.4", "10.244.0.5", "10.244.0.6"];
+    let all = [
+        "10.244.0.2",
+        "10.244.0.3",
+        "10.244.0.4",
+        "10.244.0.5",
+        "10.244.0.6",
+    ];
     let wanted = turn % 31 + 1;
-    let chosen: Vec<&str> = all.into_iter().enumerate().filter(|(bit, _)| wanted >> bit & 1 == 1).map(|(_, ip)| ip).collect();
+    let chosen: Vec<&str> = all
+        .into_iter()
+        .enumerate()
+        .filter(|(bit, _)| wanted >> bit & 1 == 1)
+        .map(|(_, ip)| ip)
+        .collect();
     slice("moving-1", "moving", &chosen, ("http", "TCP", 8080))
 }
 
@@ -45,7 +56,11 @@ fn kube_rules(dump: &str) -> String {
         let place = if chain.is_empty() { 0 } else { *index };
         (*table, *chain, place, if chain.is_empty() { *line } else { "" })
     });
-    lines.into_iter().map(|(table, _, _, line)| format!("{table} {line}\n")).collect()
+    lines
+        .into_iter()
+        .fold(String::new(), |text, (table, _, _, line)| {
+            text + table + " " + line + "\n"
+        })
 }
 
 /// Loads a render into an empty machine and dumps it: what the kernel would have afresh.
@@ -59,9 +74,13 @@ fn rendered(machine: &Machine, scratch: &Machine) -> String {
 fn without_jumps(rules: &str) -> String {
     rules
         .lines()
-        .filter(|line| line.split_whitespace().nth(2).is_some_and(|chain| chain.starts_with("KUBE-")) || line.contains(" :"))
-        .map(|line| format!("{line}\n"))
-        .collect()
+        .filter(|line| {
+            line.split_whitespace()
+                .nth(2)
+                .is_some_and(|chain| chain.starts_with("KUBE-"))
+                || line.contains(" :")
+        })
+        .fold(String::new(), |text, line| text + line + "\n")
 }
 
 fn live(machine: &Machine) -> String {
@@ -74,16 +93,24 @@ fn replace(machine: &Machine, turn: usize) -> Duration {
     publish(machine, "moving-1.endpointslice", &object);
     let begin = Instant::now();
     let wanted = object["endpoints"].as_array().expect("endpoints").len();
-    wait_for("the new endpoints are in the kernel", Duration::from_secs(10), || {
-        let rules = machine.run(["iptables-save", "-t", "nat"]).ok().stdout;
-        let is_there = |endpoint: &Value| {
-            let ip = endpoint["addresses"][0].as_str().expect("an address");
-            rules.contains(&format!("\"default/moving:http -> {ip}:8080\""))
-        };
-        let all = object["endpoints"].as_array().expect("endpoints").iter().all(is_there);
-        let count = rules.matches("\"default/moving:http -> ").count();
-        (all && count == wanted).then(|| begin.elapsed())
-    })
+    wait_for(
+        "the new endpoints are in the kernel",
+        Duration::from_secs(10),
+        || {
+            let rules = machine.run(["iptables-save", "-t", "nat"]).ok().stdout;
+            let is_there = |endpoint: &Value| {
+                let ip = endpoint["addresses"][0].as_str().expect("an address");
+                rules.contains(&format!("\"default/moving:http -> {ip}:8080\""))
+            };
+            let all = object["endpoints"]
+                .as_array()
+                .expect("endpoints")
+                .iter()
+                .all(is_there);
+            let count = rules.matches("\"default/moving:http -> ").count();
+            (all && count == wanted).then(|| begin.elapsed())
+        },
+    )
 }
 
 fn start_watch(machine: &Machine) -> Running {
@@ -96,19 +123,30 @@ fn churn(flavour: Flavour) {
     let machine = Machine::builder().flavour(flavour).start();
     let scratch = Machine::builder().flavour(flavour).start();
     up_and_sync(&machine, "5-pods");
-    let object = service("moving", "10.96.0.70", "none", &[("http", "TCP", 80, json!(8080))]);
+    let object = service(
+        "moving",
+        "10.96.0.70",
+        "none",
+        &[("http", "TCP", 80, json!(8080))],
+    );
     publish(&machine, "moving.service", &headless_of_selector(object));
     publish(&machine, "moving-1.endpointslice", &endpoints(30));
     let watch = start_watch(&machine);
 
     let count = CONNECTIONS.to_string();
-    let mut client = machine.command(["lab-helper", "hold", "http", TARGET, &count, "4", "20000"]).start();
+    let mut client = machine
+        .command(["lab-helper", "hold", "http", TARGET, &count, "4", "20000"])
+        .start();
     client.wait_for(&format!("holding {CONNECTIONS}"));
     let mut delays = Vec::new();
     for turn in 0..REPLACEMENTS {
         delays.push(replace(&machine, turn).as_secs_f64() * 1e3);
         let (have, want) = (live(&machine), without_jumps(&rendered(&machine, &scratch)));
-        assert!(have == want, "turn {turn}: - render, + kernel\n{}", witness::differing_lines(&want, &have));
+        assert!(
+            have == want,
+            "turn {turn}: - render, + kernel\n{}",
+            witness::differing_lines(&want, &have)
+        );
     }
     client.close_input();
     assert_eq!(client.end(Duration::from_secs(60)), 0, "{}", client.said());
@@ -119,10 +157,15 @@ fn churn(flavour: Flavour) {
         assert!(tally.failures.is_empty(), "{kind} connections failed: {tally:?}");
         assert!(tally.answered() > 0, "{kind}: {report}");
     }
-    assert!(report["rounds"].as_u64() >= Some(3), "hardly anything was sent meanwhile: {report}");
+    assert!(
+        report["rounds"].as_u64() >= Some(3),
+        "hardly anything was sent meanwhile: {report}"
+    );
     assert_eq!(watch.stop(Signal::SIGTERM), 0);
     let median = median(&delays);
-    eprintln!("{flavour:?}: {REPLACEMENTS} replacements, each in the kernel after {median:.1} ms (median); {report}");
+    eprintln!(
+        "{flavour:?}: {REPLACEMENTS} replacements, each in the kernel after {median:.1} ms (median); {report}"
+    );
     // Two cores carry the traffic and the tests beside this one; alone it is far below.
     assert!(median < 250.0, "a change takes {median} ms to reach the kernel");
 }
@@ -151,10 +194,20 @@ fn a_watch_survives_editors_and_nonsense() {
             .run()
             .ok();
     };
-    let good = machine.run(["cat", &format!("{REGISTRY}/web.service.json")]).ok().stdout;
-    for (number, bad) in ["", "{", "[1, 2]", "\0\0", &good[..good.len() / 2], &good.replace("10.96.0.80", "10.96.0.999")]
-        .into_iter()
-        .enumerate()
+    let good = machine
+        .run(["cat", &format!("{REGISTRY}/web.service.json")])
+        .ok()
+        .stdout;
+    for (number, bad) in [
+        "",
+        "{",
+        "[1, 2]",
+        "\0\0",
+        &good[..good.len() / 2],
+        &good.replace("10.96.0.80", "10.96.0.999"),
+    ]
+    .into_iter()
+    .enumerate()
     {
         write(bad);
         watch.wait_for_times("web.service.json", number + 1);
@@ -164,9 +217,17 @@ fn a_watch_survives_editors_and_nonsense() {
     }
     // Truncated, then written; replaced by a link; renamed over.
     write(&good.replace("\"port\": 80", "\"port\": 88"));
-    wait_for("port 88", Duration::from_secs(5), || live(&machine).contains("--dport 88 ").then_some(()));
-    machine.sh(&format!("cd {REGISTRY}; sed 's/88/89/' web.service.json > .new; mv .new web.service.json")).ok();
-    wait_for("port 89", Duration::from_secs(5), || live(&machine).contains("--dport 89 ").then_some(()));
+    wait_for("port 88", Duration::from_secs(5), || {
+        live(&machine).contains("--dport 88 ").then_some(())
+    });
+    machine
+        .sh(&format!(
+            "cd {REGISTRY}; sed 's/88/89/' web.service.json > .new; mv .new web.service.json"
+        ))
+        .ok();
+    wait_for("port 89", Duration::from_secs(5), || {
+        live(&machine).contains("--dport 89 ").then_some(())
+    });
     assert_eq!(watch.stop(Signal::SIGINT), 0);
 }
 
@@ -175,10 +236,16 @@ fn a_watch_survives_editors_and_nonsense() {
 fn a_watch_restores_what_others_flush() {
     let machine = Machine::start();
     up_and_sync(&machine, "3-pods");
-    let watch = machine.command(["miniproxy", "sync", "--watch", "--sync-period", "1"]).start();
+    let watch = machine
+        .command(["miniproxy", "sync", "--watch", "--sync-period", "1"])
+        .start();
     watch.wait_for("following");
     let before = machine.run(["iptables-save"]).ok().stdout;
-    for damage in ["iptables -t nat -F", "iptables -t nat -F KUBE-SERVICES", "iptables -F; iptables -X || true"] {
+    for damage in [
+        "iptables -t nat -F",
+        "iptables -t nat -F KUBE-SERVICES",
+        "iptables -F; iptables -X || true",
+    ] {
         machine.sh(damage).ok();
         wait_for(damage, Duration::from_secs(10), || {
             let now = machine.run(["iptables-save"]).ok().stdout;
@@ -193,15 +260,28 @@ fn a_watch_restores_what_others_flush() {
 fn untouched_chains_keep_their_counters() {
     let machine = Machine::start();
     up_and_sync(&machine, "3-pods");
-    crate::support::load(&machine, crate::support::From::Node, "http", crate::support::WEB, 100);
+    crate::support::load(
+        &machine,
+        crate::support::From::Node,
+        "http",
+        crate::support::WEB,
+        100,
+    );
     let dnat = |machine: &Machine| -> Vec<String> {
         let dump = machine.run(["iptables-save", "-c", "-t", "nat"]).ok().stdout;
-        dump.lines().filter(|line| line.contains("DNAT")).map(String::from).collect()
+        dump.lines()
+            .filter(|line| line.contains("DNAT"))
+            .map(String::from)
+            .collect()
     };
     let before = dnat(&machine);
     let object = service("other", "10.96.0.90", "web", &[("http", "TCP", 80, json!(8080))]);
     publish(&machine, "other.service", &object);
-    machine.proxy(["sync"]).ok().says("default/other:http").never_says("default/web");
+    machine
+        .proxy(["sync"])
+        .ok()
+        .says("default/other:http")
+        .never_says("default/web");
     let after = dnat(&machine);
     for line in &before {
         assert!(after.contains(line), "{line} is gone from {after:#?}");

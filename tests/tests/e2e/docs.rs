@@ -23,8 +23,12 @@ fn documents() -> Vec<(String, String)> {
     paths
         .into_iter()
         .map(|path| {
-            let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-            (path.file_name().expect("a file").to_string_lossy().into_owned(), text)
+            let text =
+                fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            (
+                path.file_name().expect("a file").to_string_lossy().into_owned(),
+                text,
+            )
         })
         .collect()
 }
@@ -46,10 +50,17 @@ fn run_block(document: &str, block: &Block, machine: &Machine) {
             continue;
         }
         let ran = machine.command(argv).patience(Duration::from_secs(300)).run();
-        assert!(block.exits.contains(&ran.code()), "{place}: exit code {}\n{ran}", ran.code());
+        assert!(
+            block.exits.contains(&ran.code()),
+            "{place}: exit code {}\n{ran}",
+            ran.code()
+        );
         if block.check_output {
             let missing = command.missing_from(&format!("{}{}", ran.stdout, ran.stderr));
-            assert!(missing.is_empty(), "{place}: the output lacks {missing:#?}\n{ran}");
+            assert!(
+                missing.is_empty(),
+                "{place}: the output lacks {missing:#?}\n{ran}"
+            );
         }
     }
 }
@@ -70,6 +81,9 @@ fn every_command_in_the_documentation_runs() {
             ran += block.commands.len();
         }
     }
-    assert!(ran >= 5, "the documentation shows {ran} commands; are they in ```console blocks?");
+    assert!(
+        ran >= 5,
+        "the documentation shows {ran} commands; are they in ```console blocks?"
+    );
     eprintln!("{ran} commands");
 }

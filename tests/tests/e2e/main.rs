@@ -6,8 +6,8 @@
 mod churn;
 mod cli;
 mod docs;
-mod harness;
 mod hairpin;
+mod harness;
 mod kill;
 mod no_trace;
 mod nowhere;

@@ -36,15 +36,20 @@ fn made() -> impl Strategy<Value = Made> {
     let protocol = select(vec!["TCP", "UDP", "SCTP"]);
     let port = (protocol, 1..=u16::MAX, 1..=u16::MAX);
     let endpoints = btree_set(any::<u8>(), 0..14);
-    (label(), any::<u8>(), btree_map(label(), port, 1..4), endpoints, any::<bool>()).prop_map(
-        |(name, address, ports, endpoints, six)| Made {
+    (
+        label(),
+        any::<u8>(),
+        btree_map(label(), port, 1..4),
+        endpoints,
+        any::<bool>(),
+    )
+        .prop_map(|(name, address, ports, endpoints, six)| Made {
             name,
             address,
             ports,
             endpoints: endpoints.into_iter().collect(),
             six,
-        },
-    )
+        })
 }
 
 /// Distinct in name, address and (address, protocol, port), as the API server sees to.
@@ -56,7 +61,8 @@ fn registry() -> impl Strategy<Value = Vec<Made>> {
             .filter(|made| names.insert(made.name.clone()) && addresses.insert((made.six, made.address)))
             .map(|mut made| {
                 let mut taken = std::collections::BTreeSet::new();
-                made.ports.retain(|_, (protocol, port, _)| taken.insert((*protocol, *port)));
+                made.ports
+                    .retain(|_, (protocol, port, _)| taken.insert((*protocol, *port)));
                 made
             })
             .collect()
@@ -66,8 +72,16 @@ fn registry() -> impl Strategy<Value = Vec<Made>> {
 fn objects(all: &[Made]) -> Value {
     let mut items = Vec::new();
     for made in all {
-        let (service_net, pod_net) = if made.six { ("fd00:96::", "fd00:244::") } else { ("10.96.1.", "10.244.1.") };
-        let address = if made.six { format!("{service_net}{:x}", made.address) } else { format!("{service_net}{}", made.address) };
+        let (service_net, pod_net) = if made.six {
+            ("fd00:96::", "fd00:244::")
+        } else {
+            ("10.96.1.", "10.244.1.")
+        };
+        let address = if made.six {
+            format!("{service_net}{:x}", made.address)
+        } else {
+            format!("{service_net}{}", made.address)
+        };
         let ports: Vec<_> = made
             .ports
             .iter()
@@ -79,11 +93,22 @@ fn objects(all: &[Made]) -> Value {
         let hosts: Vec<String> = made
             .endpoints
             .iter()
-            .map(|host| if made.six { format!("{pod_net}{host:x}") } else { format!("{pod_net}{host}") })
+            .map(|host| {
+                if made.six {
+                    format!("{pod_net}{host:x}")
+                } else {
+                    format!("{pod_net}{host}")
+                }
+            })
             .collect();
         let hosts: Vec<&str> = hosts.iter().map(String::as_str).collect();
         for (index, (name, (protocol, _, target))) in made.ports.iter().enumerate() {
-            let mut object = slice(&format!("{}-{index}", made.name), &made.name, &hosts, (name, protocol, *target));
+            let mut object = slice(
+                &format!("{}-{index}", made.name),
+                &made.name,
+                &hosts,
+                (name, protocol, *target),
+            );
             object["addressType"] = json!(if made.six { "IPv6" } else { "IPv4" });
             items.push(object);
         }
@@ -98,24 +123,39 @@ fn shares(dump: &str) -> BTreeMap<String, Vec<f64>> {
         let chain = line.split_whitespace().nth(1).expect("-A CHAIN");
         let (left, shares) = chains.entry(chain.to_string()).or_insert((1.0, Vec::new()));
         let probability = line.split("--probability ").nth(1).map_or(1.0, |rest| {
-            rest.split_whitespace().next().expect("a number").parse().expect("a number")
+            rest.split_whitespace()
+                .next()
+                .expect("a number")
+                .parse()
+                .expect("a number")
         });
         shares.push(*left * probability);
         *left *= 1.0 - probability;
     }
-    chains.into_iter().map(|(chain, (_, shares))| (chain, shares)).collect()
+    chains
+        .into_iter()
+        .map(|(chain, (_, shares))| (chain, shares))
+        .collect()
 }
 
 fn check(machine: &Machine, all: &[Made]) {
     let path = machine.file("registry.json", &objects(all).to_string());
-    for (family, restore, save) in [("4", "iptables-restore", "iptables-save"), ("6", "ip6tables-restore", "ip6tables-save")] {
+    for (family, restore, save) in [
+        ("4", "iptables-restore", "iptables-save"),
+        ("6", "ip6tables-restore", "ip6tables-save"),
+    ] {
         let six = family == "6";
-        let text = machine.proxy(["render", "--registry", &path, "--family", family]).ok().stdout;
+        let text = machine
+            .proxy(["render", "--registry", &path, "--family", family])
+            .ok()
+            .stdout;
         machine.command([restore, "--test"]).input(&text).run().ok();
         machine.command([restore]).input(&text).run().ok();
         let dump = machine.run([save]).ok().stdout;
         let dump_path = machine.file("kernel.save", &dump);
-        machine.proxy(["diff", &dump_path, "--registry", &path, "--family", family]).ok();
+        machine
+            .proxy(["diff", &dump_path, "--registry", &path, "--family", family])
+            .ok();
         let shares = shares(&dump);
         let wanted: usize = all
             .iter()
@@ -135,7 +175,12 @@ fn check(machine: &Machine, all: &[Made]) {
 
 fn every_render_holds(flavour: Flavour) {
     let machine = Machine::builder().flavour(flavour).start();
-    let config = Config { cases: CASES, failure_persistence: None, max_shrink_iters: 200, ..Config::default() };
+    let config = Config {
+        cases: CASES,
+        failure_persistence: None,
+        max_shrink_iters: 200,
+        ..Config::default()
+    };
     TestRunner::new(config)
         .run(&registry(), |all| {
             check(&machine, &all);
@@ -217,7 +262,12 @@ fn poisoned(object: &Value, text: &str) -> Vec<Value> {
 fn hostile_names_become_neither_a_rule_nor_an_escape() {
     let machine = Machine::start();
     up_and_sync(&machine, "3-pods");
-    let good = service("other", "10.96.0.90", "web", &[("http", "TCP", 80, json!(8080)), ("b", "TCP", 81, json!(8080))]);
+    let good = service(
+        "other",
+        "10.96.0.90",
+        "web",
+        &[("http", "TCP", 80, json!(8080)), ("b", "TCP", 81, json!(8080))],
+    );
     publish(&machine, "other.service", &good);
     machine.proxy(["sync"]).ok();
     let before = machine.run(["iptables-save"]).ok().stdout;
@@ -230,10 +280,14 @@ fn hostile_names_become_neither_a_rule_nor_an_escape() {
                 let ran = machine.proxy([verb]);
                 let harmless = text.is_empty() && ran.code() == 0;
                 assert!(ran.code() == 2 || harmless, "{verb} of {bad:#}: {ran}");
-                let raw = ran.stdout.contains('\u{1b}') || ran.stderr.contains(['\u{1b}', '\u{7}', '\u{202e}']);
+                let raw =
+                    ran.stdout.contains('\u{1b}') || ran.stderr.contains(['\u{1b}', '\u{7}', '\u{202e}']);
                 assert!(!raw, "{verb} prints an escape: {ran:?}");
                 if ran.code() == 2 {
-                    assert!(ran.stderr.contains("other.service.json"), "{verb} names the file: {ran}");
+                    assert!(
+                        ran.stderr.contains("other.service.json"),
+                        "{verb} names the file: {ran}"
+                    );
                 }
             }
             if !text.is_empty() {
@@ -252,8 +306,11 @@ fn hostile_annotations_change_nothing() {
     let plain = machine.proxy(["render"]).ok().stdout;
     let path = format!("{REGISTRY}/web.service.json");
     let mut object: Value = machine.run(["cat", &path]).ok().json();
-    let annotations: BTreeMap<String, &str> =
-        HOSTILE.iter().enumerate().map(|(index, text)| (format!("example.com/a{index}"), *text)).collect();
+    let annotations: BTreeMap<String, &str> = HOSTILE
+        .iter()
+        .enumerate()
+        .map(|(index, text)| (format!("example.com/a{index}"), *text))
+        .collect();
     object["metadata"]["annotations"] = json!(annotations);
     publish(&machine, "web.service", &object);
     assert_eq!(machine.proxy(["render"]).ok().stdout, plain);
@@ -263,8 +320,14 @@ fn hostile_annotations_change_nothing() {
 #[test]
 fn noise_is_refused_with_its_place() {
     let machine = Machine::start();
-    let config = Config { cases: 60, failure_persistence: None, ..Config::default() };
-    let good = service("web", "10.96.0.80", "web", &[("http", "TCP", 80, json!(8080))]).to_string().into_bytes();
+    let config = Config {
+        cases: 60,
+        failure_persistence: None,
+        ..Config::default()
+    };
+    let good = service("web", "10.96.0.80", "web", &[("http", "TCP", 80, json!(8080))])
+        .to_string()
+        .into_bytes();
     let noise = prop_oneof![
         vec(any::<u8>(), 0..200),
         // A good file with some bytes overwritten.
@@ -282,7 +345,10 @@ fn noise_is_refused_with_its_place() {
             fs::write(&path, &bytes).unwrap();
             let ran = machine.proxy(["check", "--registry", path.to_str().unwrap()]);
             prop_assert!([0, 2].contains(&ran.code()), "{ran}");
-            prop_assert!(!ran.stderr.contains("panicked") && !ran.stderr.contains('\u{1b}'), "{ran}");
+            prop_assert!(
+                !ran.stderr.contains("panicked") && !ran.stderr.contains('\u{1b}'),
+                "{ran}"
+            );
             prop_assert!(ran.code() == 0 || ran.stderr.contains("noise.json"), "{ran}");
             Ok(())
         })

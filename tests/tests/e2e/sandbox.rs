@@ -50,7 +50,13 @@ fn programs_for_all() -> TempDir {
 fn as_plain_user(folder: &TempDir, argv: &[&str], input: &str) -> Ran {
     let mut command = if Uid::effective().is_root() {
         let mut command = Command::new(programs::tool("setpriv"));
-        command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--"]);
+        command.args([
+            "--reuid=65534",
+            "--regid=65534",
+            "--clear-groups",
+            "--inh-caps=-all",
+            "--",
+        ]);
         command
     } else {
         Command::new(programs::tool("env"))
@@ -78,7 +84,9 @@ fn the_main_job_without_root() {
 #[test]
 fn a_shell_reads_from_a_pipe_and_passes_its_exit_code() {
     let folder = programs_for_all();
-    as_plain_user(&folder, &["netns-lab", "sandbox"], "echo hello\nexit 7\n").exits(7).says("hello");
+    as_plain_user(&folder, &["netns-lab", "sandbox"], "echo hello\nexit 7\n")
+        .exits(7)
+        .says("hello");
     as_plain_user(&folder, &["netns-lab", "sandbox", "--", "sh", "-c", "exit 3"], "").exits(3);
     as_plain_user(&folder, &["netns-lab", "sandbox", "--", "/no/such"], "").exits(127);
     let echoed = as_plain_user(&folder, &["netns-lab", "sandbox", "--", "cat"], "two\nlines").ok();
@@ -95,9 +103,20 @@ fn it_is_a_machine_of_its_own() {
     assert_ne!(lines[0], mine.to_str().unwrap());
     assert_eq!(lines[1].trim(), "1", "only lo: {ran}");
     assert_eq!(lines[2].trim(), "0", "no route leads out: {ran}");
-    as_plain_user(&folder, &["netns-lab", "sandbox", "--", "sh", "-c", "ip link set lo up && ip -br link show lo"], "")
-        .ok()
-        .says("LOOPBACK,UP");
+    as_plain_user(
+        &folder,
+        &[
+            "netns-lab",
+            "sandbox",
+            "--",
+            "sh",
+            "-c",
+            "ip link set lo up && ip -br link show lo",
+        ],
+        "",
+    )
+    .ok()
+    .says("LOOPBACK,UP");
 }
 
 /// Whatever was started in it ends with it, even if its own end was a `kill -9`.
@@ -106,21 +125,40 @@ fn it_vanishes_with_all_that_was_in_it() {
     let folder = programs_for_all();
     let ran = as_plain_user(
         &folder,
-        &["netns-lab", "sandbox", "--", "sh", "-c", "netns-lab up 3-pods >/dev/null; readlink /proc/self/ns/net"],
+        &[
+            "netns-lab",
+            "sandbox",
+            "--",
+            "sh",
+            "-c",
+            "netns-lab up 3-pods >/dev/null; readlink /proc/self/ns/net",
+        ],
         "",
     )
     .ok();
     let namespace = ran.stdout.lines().last().unwrap().to_string();
-    eventually("no process is left in the sandbox's network", || none_in(&namespace));
+    eventually("no process is left in the sandbox's network", || {
+        none_in(&namespace)
+    });
     let ran = as_plain_user(
         &folder,
-        &["netns-lab", "sandbox", "--", "sh", "-c", "netns-lab up 3-pods >/dev/null; readlink /proc/self/ns/net; kill -9 $$"],
+        &[
+            "netns-lab",
+            "sandbox",
+            "--",
+            "sh",
+            "-c",
+            "netns-lab up 3-pods >/dev/null; readlink /proc/self/ns/net; kill -9 $$",
+        ],
         "",
     );
     assert_eq!(ran.code(), 137, "{ran}");
     let namespace = ran.stdout.lines().last().unwrap().to_string();
     eventually("no process is left after kill -9", || none_in(&namespace));
-    assert!(!fs::exists("/run/netns-lab").unwrap(), "the host's /run was written to");
+    assert!(
+        !fs::exists("/run/netns-lab").unwrap(),
+        "the host's /run was written to"
+    );
 }
 
 fn none_in(namespace: &str) -> bool {
@@ -134,11 +172,18 @@ fn none_in(namespace: &str) -> bool {
 fn it_works_in_itself() {
     let folder = programs_for_all();
     let inner = "netns-lab sandbox -- sh -c 'netns-lab up 2-pods && miniproxy sync && curl -sS --max-time 5 10.96.0.80'";
-    as_plain_user(&folder, &["netns-lab", "sandbox", "--", "sh", "-c", inner], "").ok().says("sees you as");
+    as_plain_user(&folder, &["netns-lab", "sandbox", "--", "sh", "-c", inner], "")
+        .ok()
+        .says("sees you as");
 }
 
 #[test]
 fn doctor_finds_all_well_in_it() {
     let folder = programs_for_all();
-    as_plain_user(&folder, &["netns-lab", "sandbox", "--", "netns-lab", "doctor"], "").ok();
+    as_plain_user(
+        &folder,
+        &["netns-lab", "sandbox", "--", "netns-lab", "doctor"],
+        "",
+    )
+    .ok();
 }

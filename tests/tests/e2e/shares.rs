@@ -10,7 +10,12 @@ const CONNECTIONS: usize = 3000;
 const UDP: &str = "10.96.0.81:53";
 
 fn publish_udp(machine: &Machine) {
-    let object = service("web-udp", "10.96.0.81", "web", &[("echo", "UDP", 53, json!(8081))]);
+    let object = service(
+        "web-udp",
+        "10.96.0.81",
+        "web",
+        &[("echo", "UDP", 53, json!(8081))],
+    );
     publish(machine, "web-udp.service", &object);
     machine.proxy(["sync"]).ok();
 }
@@ -61,10 +66,20 @@ fn several_ports_of_one_service_and_a_raw_tcp_one() {
         ("line", "TCP", 81, json!(8081)),
         ("line-udp", "UDP", 81, json!(8081)),
     ];
-    publish(&machine, "many.service", &service("many", "10.96.0.82", "web", &ports));
+    publish(
+        &machine,
+        "many.service",
+        &service("many", "10.96.0.82", "web", &ports),
+    );
     machine.proxy(["sync"]).ok().says("default/many:line-udp");
     for (protocol, port) in [("http", 80), ("tcp", 81), ("udp", 81)] {
-        let tally = load(&machine, From::Pod("web-2"), protocol, &format!("10.96.0.82:{port}"), 600);
+        let tally = load(
+            &machine,
+            From::Pod("web-2"),
+            protocol,
+            &format!("10.96.0.82:{port}"),
+            600,
+        );
         assert_fair(&tally, 3, 600, protocol);
     }
 }
@@ -77,7 +92,13 @@ fn the_rules_own_counters_agree_with_the_answers() {
     let dump = machine.run(["iptables-save", "-c", "-t", "nat"]).ok().stdout;
     for (index, count) in tally.answers.values().enumerate() {
         let address = format!("--to-destination 10.244.0.{}:8080", index + 2);
-        let line = dump.lines().find(|line| line.contains(&address)).expect("a DNAT rule");
-        assert!(line.starts_with(&format!("[{count}:")), "{count} answers, but: {line}");
+        let line = dump
+            .lines()
+            .find(|line| line.contains(&address))
+            .expect("a DNAT rule");
+        assert!(
+            line.starts_with(&format!("[{count}:")),
+            "{count} answers, but: {line}"
+        );
     }
 }

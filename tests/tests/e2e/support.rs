@@ -76,10 +76,17 @@ pub(crate) fn run_from(machine: &Machine, from: From<'_>, argv: &[&str]) -> Ran 
 pub(crate) fn assert_fair(tally: &Tally, pods: usize, asked: u64, what: &str) {
     assert!(tally.failures.is_empty(), "{what}: lost: {tally:?}");
     assert_eq!(tally.answered(), asked, "{what}: {tally:?}");
-    assert_eq!(tally.answers.len(), pods, "{what}: not every pod was asked: {tally:?}");
+    assert_eq!(
+        tally.answers.len(),
+        pods,
+        "{what}: not every pod was asked: {tally:?}"
+    );
     let counts: Vec<u64> = tally.answers.values().copied().collect();
     let p = p_of_equal_shares(&counts);
-    assert!(p >= REJECT_BELOW, "{what}: shares are not equal (p = {p:e}): {tally:?}");
+    assert!(
+        p >= REJECT_BELOW,
+        "{what}: shares are not equal (p = {p:e}): {tally:?}"
+    );
     eprintln!("{what}: {asked} answers, p = {p:.3}, {counts:?}");
 }
 
@@ -87,7 +94,10 @@ pub(crate) fn assert_fair(tally: &Tally, pods: usize, asked: u64, what: &str) {
 #[track_caller]
 pub(crate) fn assert_answers(machine: &Machine, from: From<'_>, target: &str) {
     let tally = load(machine, from, "http", target, 10);
-    assert!(tally.failures.is_empty() && tally.answered() == 10, "{from:?} -> {target}: {tally:?}");
+    assert!(
+        tally.failures.is_empty() && tally.answered() == 10,
+        "{from:?} -> {target}: {tally:?}"
+    );
 }
 
 /// Asserts that no request is answered.

@@ -18,7 +18,11 @@ fn pods(status: &Value) -> Vec<(String, String, u64)> {
     pods.iter()
         .map(|pod| {
             assert_eq!(pod["ready"], true, "{pod}");
-            (text(&pod["name"]), text(&pod["ip"]), pod["pid"].as_u64().expect("a process"))
+            (
+                text(&pod["name"]),
+                text(&pod["ip"]),
+                pod["pid"].as_u64().expect("a process"),
+            )
         })
         .collect()
 }
@@ -34,7 +38,11 @@ fn from_three_to_five_to_two() {
 
     let settled = Witness::of(&machine);
     machine.lab(["up", "3-pods"]).ok();
-    assert_eq!(pods(&status(&machine)), three, "the same command again changes nothing");
+    assert_eq!(
+        pods(&status(&machine)),
+        three,
+        "the same command again changes nothing"
+    );
     assert_unchanged(&machine, &settled, "after up with nothing to do");
 
     machine.lab(["up", "5-pods"]).ok();
@@ -48,7 +56,9 @@ fn from_three_to_five_to_two() {
     machine.proxy(["sync"]).ok().says("2 endpoints");
     let tally = load(&machine, From::Pod("web-2"), "http", WEB, 60);
     assert!(tally.failures.is_empty() && tally.answers.len() == 2, "{tally:?}");
-    machine.sh("! ip link show veth-web-3; ! test -e /run/netns/web-3").ok();
+    machine
+        .sh("! ip link show veth-web-3; ! test -e /run/netns/web-3")
+        .ok();
     machine.sh(&format!("! ls {REGISTRY} | grep web-3")).ok();
     cleanup_and_down(&machine);
     assert_unchanged(&machine, &before, "after cleanup and down");
@@ -70,7 +80,15 @@ fn a_file_with_other_names_ports_and_labels() {
     );
     machine.lab(["up", &path]).ok();
     let status = status(&machine);
-    let named = |name: &str| status["pods"].as_array().unwrap().iter().find(|pod| pod["name"] == name).unwrap().clone();
+    let named = |name: &str| {
+        status["pods"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|pod| pod["name"] == name)
+            .unwrap()
+            .clone()
+    };
     assert_eq!(named("cart")["labels"]["tier"], "front");
     assert_eq!(named("tools")["pid"], Value::Null);
     let tally = load(&machine, From::Pod("tools"), "tcp", "10.244.0.3:5432", 3);
@@ -86,11 +104,26 @@ fn errors_in_a_topology_name_line_column_and_field() {
     let machine = Machine::start();
     let before = Witness::of(&machine);
     for (text, complaints) in [
-        ("{ \"pods\": [\n  { \"name\": \"Web_1\" } ] }", ["line 2", "pods[0].name"]),
-        ("{ \"pods\": [ { \"name\": \"a\" }, { \"name\": \"a\" } ] }", ["line 1", "named a"]),
-        ("{ \"pods\": [ { \"name\": \"a\", \"colour\": 1 } ] }", ["colour", "expected"]),
-        ("{ \"pods\": [ { \"name\": \"a\", \"ports\": [ { \"name\": \"x\", \"containerPort\": 0 } ] } ] }", ["containerPort", "port"]),
-        ("{ \"nodes\": [ { \"name\": \"n1\" }, { \"name\": \"n2\" } ], \"pods\": [ { \"name\": \"a\" } ] }", ["node", "one"]),
+        (
+            "{ \"pods\": [\n  { \"name\": \"Web_1\" } ] }",
+            ["line 2", "pods[0].name"],
+        ),
+        (
+            "{ \"pods\": [ { \"name\": \"a\" }, { \"name\": \"a\" } ] }",
+            ["line 1", "named a"],
+        ),
+        (
+            "{ \"pods\": [ { \"name\": \"a\", \"colour\": 1 } ] }",
+            ["colour", "expected"],
+        ),
+        (
+            "{ \"pods\": [ { \"name\": \"a\", \"ports\": [ { \"name\": \"x\", \"containerPort\": 0 } ] } ] }",
+            ["containerPort", "port"],
+        ),
+        (
+            "{ \"nodes\": [ { \"name\": \"n1\" }, { \"name\": \"n2\" } ], \"pods\": [ { \"name\": \"a\" } ] }",
+            ["node", "one"],
+        ),
         ("{ \"pods\": [", ["line 1", "EOF"]),
         ("", ["line 1", "EOF"]),
     ] {
@@ -100,7 +133,10 @@ fn errors_in_a_topology_name_line_column_and_field() {
             assert!(ran.stderr.contains(complaint), "{complaint:?} is not in {ran}");
         }
     }
-    machine.lab(["up", "/nowhere.json"]).exits(2).complains("/nowhere.json");
+    machine
+        .lab(["up", "/nowhere.json"])
+        .exits(2)
+        .complains("/nowhere.json");
     machine.lab(["up", "0-pods"]).exits(2);
     machine.lab(["up", "1024-pods"]).exits(2).complains("1023");
     assert_unchanged(&machine, &before, "after refused topologies");
@@ -109,18 +145,41 @@ fn errors_in_a_topology_name_line_column_and_field() {
 #[test]
 fn a_clash_is_found_before_anything_is_changed_and_names_the_flag() {
     for (obstacle, flag, cure) in [
-        ("ip link add d0 type bridge; ip address add 10.244.0.77/16 dev d0; ip link set d0 up", "--pod-cidr", vec!["--pod-cidr", "10.50.0.0/24"]),
-        ("ip link add d0 type bridge; ip link set d0 up; ip route add 10.96.0.0/12 dev d0", "--service-cidr", vec!["--service-cidr", "10.51.0.0/16"]),
-        ("ip link add cni0 type bridge", "--bridge", vec!["--bridge", "lab0"]),
+        (
+            "ip link add d0 type bridge; ip address add 10.244.0.77/16 dev d0; ip link set d0 up",
+            "--pod-cidr",
+            vec!["--pod-cidr", "10.50.0.0/24"],
+        ),
+        (
+            "ip link add d0 type bridge; ip link set d0 up; ip route add 10.96.0.0/12 dev d0",
+            "--service-cidr",
+            vec!["--service-cidr", "10.51.0.0/16"],
+        ),
+        (
+            "ip link add cni0 type bridge",
+            "--bridge",
+            vec!["--bridge", "lab0"],
+        ),
         ("ip netns add web-2", "--name", vec!["--name", "blue"]),
-        ("ip link add veth-web-1 type veth peer name other", "--name", vec!["--name", "blue"]),
+        (
+            "ip link add veth-web-1 type veth peer name other",
+            "--name",
+            vec!["--name", "blue"],
+        ),
     ] {
         let machine = Machine::start();
         machine.sh(obstacle).ok();
         let before = Witness::of(&machine);
         machine.lab(["up", "3-pods"]).exits(1).complains(flag);
-        machine.lab(["up", "3-pods", "--dry-run"]).exits(1).complains(flag);
-        assert_unchanged(&machine, &before, &format!("after a refusal because of `{obstacle}`"));
+        machine
+            .lab(["up", "3-pods", "--dry-run"])
+            .exits(1)
+            .complains(flag);
+        assert_unchanged(
+            &machine,
+            &before,
+            &format!("after a refusal because of `{obstacle}`"),
+        );
         machine.lab(["up", "3-pods"].into_iter().chain(cure)).ok();
         machine.lab(["down"]).ok();
         assert_unchanged(&machine, &before, &format!("after down beside `{obstacle}`"));
@@ -131,13 +190,24 @@ fn a_clash_is_found_before_anything_is_changed_and_names_the_flag() {
 fn a_dry_run_says_what_it_would_do_and_does_nothing() {
     let machine = Machine::start();
     let before = Witness::of(&machine);
-    let plan = machine.lab(["up", "3-pods", "--dry-run"]).ok().says("cni0").says("web-3");
+    let plan = machine
+        .lab(["up", "3-pods", "--dry-run"])
+        .ok()
+        .says("cni0")
+        .says("web-3");
     assert!(plan.stdout.lines().count() >= 5, "{plan}");
     assert_unchanged(&machine, &before, "after a dry run");
     machine.lab(["up", "3-pods"]).ok();
     let up = Witness::of(&machine);
-    machine.lab(["up", "3-pods", "--dry-run"]).ok().says("nothing to do");
-    machine.lab(["up", "5-pods", "--dry-run"]).ok().says("web-5").never_says("web-2");
+    machine
+        .lab(["up", "3-pods", "--dry-run"])
+        .ok()
+        .says("nothing to do");
+    machine
+        .lab(["up", "5-pods", "--dry-run"])
+        .ok()
+        .says("web-5")
+        .never_says("web-2");
     machine.lab(["up", "2-pods", "--dry-run"]).ok().says("web-3");
     assert_unchanged(&machine, &up, "after dry runs beside a lab");
 }
@@ -151,7 +221,11 @@ fn a_dead_app_is_seen_at_once_and_comes_back_with_up() {
     let pid = pods(&status(&machine))[1].2;
     machine.run(["kill", "-9", &pid.to_string()]).ok();
     eventually("the rules know that web-2 is dead", || {
-        !machine.run(["iptables-save"]).ok().stdout.contains("10.244.0.3:8080")
+        !machine
+            .run(["iptables-save"])
+            .ok()
+            .stdout
+            .contains("10.244.0.3:8080")
     });
     let tally = load(&machine, From::Node, "http", WEB, 100);
     assert!(tally.failures.is_empty() && tally.answers.len() == 2, "{tally:?}");
@@ -161,9 +235,16 @@ fn a_dead_app_is_seen_at_once_and_comes_back_with_up() {
     machine.lab(["up", "3-pods"]).ok();
     assert_eq!(pods(&status(&machine))[1].1, "10.244.0.3", "it keeps its address");
     eventually("the rules know that web-2 lives", || {
-        machine.run(["iptables-save"]).ok().stdout.contains("10.244.0.3:8080")
+        machine
+            .run(["iptables-save"])
+            .ok()
+            .stdout
+            .contains("10.244.0.3:8080")
     });
-    assert_eq!(load(&machine, From::Pod("web-2"), "http", WEB, 100).answers.len(), 3);
+    assert_eq!(
+        load(&machine, From::Pod("web-2"), "http", WEB, 100).answers.len(),
+        3
+    );
 }
 
 /// Whatever somebody has broken, `up` repairs, and without `up` nothing else breaks.
@@ -193,7 +274,10 @@ fn a_damaged_lab_is_repaired_by_up() {
         assert_eq!(pods(&now).len(), 3, "{damage}: {now}");
         for pod in ["web-1", "web-2", "web-3"] {
             let tally = load(&machine, From::Pod(pod), "http", WEB, 30);
-            assert!(tally.failures.is_empty() && tally.answers.len() == 3, "`{damage}`, from {pod}: {tally:?}");
+            assert!(
+                tally.failures.is_empty() && tally.answers.len() == 3,
+                "`{damage}`, from {pod}: {tally:?}"
+            );
         }
         assert_answers(&machine, From::Node, WEB);
     }
@@ -220,8 +304,14 @@ fn two_labs_side_by_side_share_nothing_and_part_in_any_order() {
         machine.proxy(["sync", "--lab", "blue"]).ok();
         let tally = load(&machine, From::Node, "http", "10.97.0.80:80", 40);
         assert!(tally.failures.is_empty() && tally.answers.len() == 2, "{tally:?}");
-        machine.lab(["exec", "--name", "blue", "web-1", "--", "hostname"]).ok().says("web-1");
-        machine.lab(["exec", "web-1", "--", "true"]).exits(2).complains("--name");
+        machine
+            .lab(["exec", "--name", "blue", "web-1", "--", "hostname"])
+            .ok()
+            .says("web-1");
+        machine
+            .lab(["exec", "web-1", "--", "true"])
+            .exits(2)
+            .complains("--name");
 
         machine.lab(["down", first_down]).ok();
         let other = if first_down == "lab" { "blue" } else { "lab" };
@@ -241,15 +331,30 @@ fn commands_at_the_same_moment_wait_for_each_other() {
     let machine = Machine::start();
     let before = Witness::of(&machine);
     let names = ["a", "b", "c", "d"];
-    let running: Vec<_> =
-        names.iter().map(|name| machine.command(["netns-lab", "up", "3-pods", "--name", name]).start()).collect();
+    let running: Vec<_> = names
+        .iter()
+        .map(|name| {
+            machine
+                .command(["netns-lab", "up", "3-pods", "--name", name])
+                .start()
+        })
+        .collect();
     for mut each in running {
         assert_eq!(each.end(std::time::Duration::from_secs(30)), 0, "{}", each.said());
     }
     for name in names {
-        assert_eq!(pods(&machine.lab(["status", name, "-o", "json"]).ok().json()).len(), 3);
+        assert_eq!(
+            pods(&machine.lab(["status", name, "-o", "json"]).ok().json()).len(),
+            3
+        );
     }
-    let same: Vec<_> = (0..3).map(|_| machine.command(["netns-lab", "up", "5-pods", "--name", "a"]).start()).collect();
+    let same: Vec<_> = (0..3)
+        .map(|_| {
+            machine
+                .command(["netns-lab", "up", "5-pods", "--name", "a"])
+                .start()
+        })
+        .collect();
     for mut each in same {
         assert_eq!(each.end(std::time::Duration::from_secs(30)), 0, "{}", each.said());
     }

@@ -15,7 +15,10 @@ use crate::support::{From, WEB, assert_answers, cleanup_and_down, up_and_sync};
 const THROW_AWAY: &str = "LAB_TESTS_IN_VM";
 
 fn refuse_a_real_machine() {
-    assert!(std::env::var_os(THROW_AWAY).is_some(), "run this by scripts/test: it unloads kernel modules");
+    assert!(
+        std::env::var_os(THROW_AWAY).is_some(),
+        "run this by scripts/test: it unloads kernel modules"
+    );
 }
 
 fn loaded(module: &str) -> bool {
@@ -41,11 +44,19 @@ fn about<'a>(checks: &'a [Value], word: &str) -> &'a Value {
 fn modules_are_missed_then_loaded_then_left_as_they_were() {
     refuse_a_real_machine();
     let machine = Machine::start();
-    assert!(!loaded("br_netfilter"), "the virtual machine booted with br_netfilter loaded");
+    assert!(
+        !loaded("br_netfilter"),
+        "the virtual machine booted with br_netfilter loaded"
+    );
     let (_, before) = doctor(&machine);
     let check = about(&before, "br_netfilter");
     assert_ne!(check["status"], "ok", "{check}");
-    assert!(check["cure"].as_str().is_some_and(|cure| cure.contains("modprobe br_netfilter")), "{check}");
+    assert!(
+        check["cure"]
+            .as_str()
+            .is_some_and(|cure| cure.contains("modprobe br_netfilter")),
+        "{check}"
+    );
 
     up_and_sync(&machine, "3-pods");
     assert!(loaded("br_netfilter"), "up loads what it needs");
@@ -57,10 +68,16 @@ fn modules_are_missed_then_loaded_then_left_as_they_were() {
     assert!(!loaded("br_netfilter"), "down unloads what up has loaded");
 
     // Killed right after it has loaded the module: it still knows that it did.
-    let killed = machine.command(["netns-lab", "up", "2-pods"]).env("NETNS_LAB_KILL_AT", "up:module").run();
+    let killed = machine
+        .command(["netns-lab", "up", "2-pods"])
+        .env("NETNS_LAB_KILL_AT", "up:module")
+        .run();
     assert_eq!(killed.code(), 137, "{killed}");
     machine.lab(["down"]).ok();
-    assert!(!loaded("br_netfilter"), "down unloads what a killed up has loaded");
+    assert!(
+        !loaded("br_netfilter"),
+        "down unloads what a killed up has loaded"
+    );
 }
 
 /// A module that was there before stays.
