@@ -58,6 +58,16 @@ pub fn release(run: &RunDirectory, holder: &str) -> Result<(), Failure> {
         .map_err(|error| Failure::failed(format!("cannot remove {}: {error}", path.display())))
 }
 
+/// Drops the record of a network namespace that does not exist any more, and its tables with it.
+///
+/// # Errors
+/// When the record cannot be removed.
+pub fn forget(run: &RunDirectory, namespace: u64) -> Result<(), Failure> {
+    let path = record_path_of(run, namespace);
+    files::remove_if_there(&path)
+        .map_err(|error| Failure::failed(format!("cannot remove {}: {error}", path.display())))
+}
+
 fn observe() -> Result<Footprint, Failure> {
     let read = || -> std::io::Result<Footprint> {
         let mut kernel = NfTables::open()?;
@@ -122,8 +132,12 @@ fn nf_tables_is_missing(error: &std::io::Error) -> bool {
 }
 
 fn record_path(run: &RunDirectory) -> Result<PathBuf, Failure> {
-    // One record for each network namespace: several nodes may share one /run.
-    Ok(run.path().join(format!(".tables-{}.json", network_namespace()?)))
+    Ok(record_path_of(run, network_namespace()?))
+}
+
+/// One record for each network namespace: several nodes may share one /run.
+fn record_path_of(run: &RunDirectory, namespace: u64) -> PathBuf {
+    run.path().join(format!(".tables-{namespace}.json"))
 }
 
 fn read(path: &std::path::Path) -> Result<Option<Footprint>, Failure> {

@@ -57,6 +57,9 @@ pub fn take_down(run: &RunDirectory, mut ledger: Ledger) -> Result<(), Failure> 
         failures.extend(joined(ended).err());
         failures
     });
+    if place == Place::Gone {
+        failures.extend(footprint::forget(run, ledger.node_namespace).err());
+    }
     failures.extend(remove_namespaces(&ledger.pods));
     fault::point("down:namespaces");
     if failures.is_empty() {
