@@ -8,20 +8,21 @@ use super::store::{self, Shared};
 use super::{namespace, sysctl};
 use crate::model::ledger::Lab;
 use crate::model::observed::Kernel;
-use crate::model::plan::{BRIDGE_NF, IP_FORWARD};
+use crate::model::plan::{BRIDGE_NF, IP_FORWARD, SEND_REDIRECTS};
 
 /// What the kernel has now.
 pub fn observe() -> Kernel {
     Kernel {
         ip_forward: sysctl::read(IP_FORWARD),
+        send_redirects: sysctl::read(SEND_REDIRECTS),
         bridge_nf_call_iptables: sysctl::read(BRIDGE_NF),
         netns_directory: namespace::directory_is_mounted(),
     }
 }
 
-/// Sets a setting to 1, after noting down what it and those that follow it were.
-pub fn enable(key: &'static str, node: u64) -> Result<(), Failure> {
-    if sysctl::read(key).as_deref() == Some("1") {
+/// Changes a setting, after noting down what it and those that follow it were.
+pub fn set(key: &'static str, value: &str, node: u64) -> Result<(), Failure> {
+    if sysctl::read(key).as_deref() == Some(value) {
         return Ok(());
     }
     let mut shared = store::shared()?;
@@ -34,7 +35,7 @@ pub fn enable(key: &'static str, node: u64) -> Result<(), Failure> {
         }
         store::write_shared(&shared)?;
     }
-    sysctl::write(key, "1")
+    sysctl::write(key, value)
 }
 
 /// Settings of the bridge itself; they are gone with it.
@@ -43,6 +44,8 @@ pub fn enable(key: &'static str, node: u64) -> Result<(), Failure> {
 pub fn set_up_bridge(lab: &Lab) -> Result<(), Failure> {
     let bridge = &lab.bridge;
     sysctl::write(&format!("net/ipv4/conf/{bridge}/forwarding"), "1")?;
+    // Either this or the one of `all` would be enough to send them, see SEND_REDIRECTS.
+    sysctl::write(&format!("net/ipv4/conf/{bridge}/send_redirects"), "0")?;
     // 2 is loose: an answer that comes in by another link than the route back is still taken.
     sysctl::write(&format!("net/ipv4/conf/{bridge}/rp_filter"), "2")
 }

@@ -11,7 +11,8 @@ use labkit::Failure;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkExtentMask, LinkFlags, LinkMessage,
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridgePort, InfoPortData, LinkAttribute, LinkExtentMask,
+    LinkFlags, LinkInfo, LinkMessage,
 };
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteScope, RouteType,
@@ -244,10 +245,20 @@ fn link(message: &LinkMessage) -> Link {
             LinkAttribute::IfAlias(alias) => link.alias.clone_from(alias),
             LinkAttribute::Group(group) => link.group = *group,
             LinkAttribute::Controller(index) => link.master = *index,
+            LinkAttribute::LinkInfo(infos) => link.hairpin_off = infos.iter().any(hairpin_is_off),
             _ => {}
         }
     }
     link
+}
+
+fn hairpin_is_off(info: &LinkInfo) -> bool {
+    match info {
+        LinkInfo::PortData(InfoPortData::BridgePort(port)) => {
+            port.contains(&InfoBridgePort::HairpinMode(false))
+        }
+        _ => false,
+    }
 }
 
 fn address(message: &AddressMessage) -> Option<Address> {

@@ -1,6 +1,7 @@
 //! Processes: who runs, whether it is still the one we started, and its end.
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::time::{Duration, Instant};
@@ -26,6 +27,21 @@ pub fn identify(pid: i32) -> Option<ProcessId> {
 /// Whether it runs still, and is not another one with the same number.
 pub fn runs(process: ProcessId) -> bool {
     identify(process.pid) == Some(process)
+}
+
+/// Whether the process has a default route by this gateway in its network namespace.
+///
+/// Its own view in `/proc` tells without entering the namespace. `true` when it cannot be read.
+pub fn has_default_route(process: ProcessId, gateway: Ipv4Addr) -> bool {
+    let Ok(routes) = fs::read_to_string(format!("/proc/{}/net/route", process.pid)) else {
+        return true;
+    };
+    // The kernel prints addresses as numbers in its own byte order.
+    let gateway = format!("{:08X}", u32::from_ne_bytes(gateway.octets()));
+    routes.lines().any(|route| {
+        let mut fields = route.split_ascii_whitespace();
+        fields.nth(1) == Some("00000000") && fields.next() == Some(gateway.as_str())
+    })
 }
 
 /// A handle that stays with this very process.

@@ -41,6 +41,7 @@ pub fn observe(
             routes: node.routes()?,
             namespaces: namespaces(pods, ledger),
             running: running(ledger),
+            cut_off: cut_off(lab, ledger),
             agent: ledger.and_then(|ledger| ledger.agent).is_some_and(process::runs),
             rules: BTreeSet::new(),
             kernel: host::observe(),
@@ -62,6 +63,18 @@ fn namespaces(pods: &[Pod], ledger: Option<&Ledger>) -> BTreeMap<String, u64> {
         .into_iter()
         .filter_map(|name| Some((name.clone(), namespace::look(name)?)))
         .collect()
+}
+
+/// The pods whose app runs but whose namespace has no way to the bridge any more.
+fn cut_off(lab: &Lab, ledger: Option<&Ledger>) -> BTreeSet<Label> {
+    let gateway = lab.bridge_address().addr();
+    let records = ledger.iter().flat_map(|ledger| &ledger.pods);
+    let lost = records.filter(|record| {
+        record
+            .process
+            .is_some_and(|id| process::runs(id) && !process::has_default_route(id, gateway))
+    });
+    lost.map(|record| record.pod.spec.name.clone()).collect()
 }
 
 /// The pods whose recorded app runs.

@@ -148,13 +148,13 @@ impl Up<'_> {
     fn host(&mut self) -> Result<(), Failure> {
         for step in self.steps {
             match step {
-                Step::Enable { key, .. } => {
-                    host::enable(key, self.ledger.node_namespace)?;
+                Step::Set { key, value, .. } => {
+                    host::set(key, value, self.ledger.node_namespace)?;
                     fault::point("up:setting");
                 }
                 Step::LoadBridgeNetfilter => {
                     if host::load_bridge_netfilter()? {
-                        host::enable(crate::model::plan::BRIDGE_NF, self.ledger.node_namespace)?;
+                        host::set(crate::model::plan::BRIDGE_NF, "1", self.ledger.node_namespace)?;
                     } else {
                         shell::tell(
                             "warning: the kernel module br_netfilter is not loaded and could not be: a pod that \

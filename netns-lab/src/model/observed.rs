@@ -23,6 +23,8 @@ pub struct Link {
     pub master: u32,
     /// Whether it is set up.
     pub up: bool,
+    /// Whether it is the port of a bridge that sends nothing back by the port it came in.
+    pub hairpin_off: bool,
 }
 
 /// An IPv4 address of the node.
@@ -57,6 +59,8 @@ pub struct Observed {
     pub namespaces: BTreeMap<String, u64>,
     /// Pods whose app runs.
     pub running: BTreeSet<Label>,
+    /// Pods whose app runs in a namespace that lost its address or its way out.
+    pub cut_off: BTreeSet<Label>,
     /// Whether the agent runs.
     pub agent: bool,
     /// Those of the lab's rules that stand.
@@ -74,6 +78,8 @@ pub struct Observed {
 pub struct Kernel {
     /// `net.ipv4.ip_forward`.
     pub ip_forward: Option<String>,
+    /// `net.ipv4.conf.all.send_redirects`.
+    pub send_redirects: Option<String>,
     /// `net.bridge.bridge-nf-call-iptables`; it is there once `br_netfilter` is.
     pub bridge_nf_call_iptables: Option<String>,
     /// Whether `/run/netns` is there and is a mount, as `ip netns` makes it.

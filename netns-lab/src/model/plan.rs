@@ -14,6 +14,10 @@ use super::rule::{Rule, rules};
 
 /// The setting that lets the node forward packets.
 pub const IP_FORWARD: &str = "net.ipv4.ip_forward";
+/// The setting that lets the node tell a sender of a shorter way. A packet to a virtual IP goes
+/// back into the bridge it came from, so that the node would send a redirect with each one; that
+/// uses up the few ICMP errors per second that the kernel allows, and a REJECT becomes silence.
+pub const SEND_REDIRECTS: &str = "net.ipv4.conf.all.send_redirects";
 /// The setting that lets iptables see what a bridge carries.
 pub const BRIDGE_NF: &str = "net.bridge.bridge-nf-call-iptables";
 
@@ -22,10 +26,12 @@ pub const BRIDGE_NF: &str = "net.bridge.bridge-nf-call-iptables";
 pub enum Step {
     /// Load `br_netfilter`.
     LoadBridgeNetfilter,
-    /// Set a setting to 1.
-    Enable {
+    /// Change a setting.
+    Set {
         /// Its name.
         key: &'static str,
+        /// What it becomes.
+        value: &'static str,
         /// What it was, if it was there.
         from: Option<String>,
     },
@@ -92,19 +98,21 @@ pub fn plan(wanted: &Wanted, ledger: Option<&Ledger>, observed: &Observed) -> Ve
 fn host_steps(lab: &Lab, observed: &Observed) -> Vec<Step> {
     let mut steps = Vec::new();
     let kernel = &observed.kernel;
+    let set = |key, value, from: &Option<String>| Step::Set {
+        key,
+        value,
+        from: from.clone(),
+    };
     if kernel.ip_forward.as_deref() != Some("1") {
-        steps.push(Step::Enable {
-            key: IP_FORWARD,
-            from: kernel.ip_forward.clone(),
-        });
+        steps.push(set(IP_FORWARD, "1", &kernel.ip_forward));
     }
-    if kernel.bridge_nf_call_iptables.is_none() {
-        steps.push(Step::LoadBridgeNetfilter);
-    } else if kernel.bridge_nf_call_iptables.as_deref() != Some("1") {
-        steps.push(Step::Enable {
-            key: BRIDGE_NF,
-            from: kernel.bridge_nf_call_iptables.clone(),
-        });
+    if kernel.send_redirects.as_deref() == Some("1") {
+        steps.push(set(SEND_REDIRECTS, "0", &kernel.send_redirects));
+    }
+    match kernel.bridge_nf_call_iptables.as_deref() {
+        None => steps.push(Step::LoadBridgeNetfilter),
+        Some("1") => {}
+        Some(_) => steps.push(set(BRIDGE_NF, "1", &kernel.bridge_nf_call_iptables)),
     }
     if !kernel.netns_directory {
         steps.push(Step::MakeNetnsDirectory);
@@ -151,9 +159,10 @@ fn is_whole(lab: &Lab, record: &PodRecord, observed: &Observed, bridge: Option<&
     let port = observed.link(&record.pod.interface);
     record.namespace_inode.is_some()
         && namespace == record.namespace_inode
-        && bridge
-            .zip(port)
-            .is_some_and(|(bridge, port)| port.group == lab.group() && port.master == bridge.index && port.up)
+        && !observed.cut_off.contains(&record.pod.spec.name)
+        && bridge.zip(port).is_some_and(|(bridge, port)| {
+            port.group == lab.group() && port.master == bridge.index && port.up && !port.hairpin_off
+        })
 }
 
 fn bridge_and_pods(wanted: &Wanted, observed: &Observed, bridge: Option<&Link>, kept: &[&Pod]) -> Vec<Step> {
@@ -232,9 +241,9 @@ impl fmt::Display for Step {
             Self::LoadBridgeNetfilter => {
                 write!(f, "load the kernel module br_netfilter and set {BRIDGE_NF} to 1")
             }
-            Self::Enable { key, from } => match from {
-                Some(from) => write!(f, "set {key} from {from} to 1 until `down`"),
-                None => write!(f, "set {key} to 1"),
+            Self::Set { key, value, from } => match from {
+                Some(from) => write!(f, "set {key} from {from} to {value} until `down`"),
+                None => write!(f, "set {key} to {value}"),
             },
             Self::MakeNetnsDirectory => write!(f, "make /run/netns, where `ip netns` looks for names"),
             Self::AddRule(rule) => write!(f, "add the rule: -t {} {}", rule.table, rule.listed()),

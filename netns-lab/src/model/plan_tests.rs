@@ -22,6 +22,7 @@ fn empty_host() -> Observed {
     Observed {
         kernel: Kernel {
             ip_forward: Some("0".into()),
+            send_redirects: Some("1".into()),
             bridge_nf_call_iptables: Some("1".into()),
             netns_directory: false,
         },
@@ -74,8 +75,9 @@ impl World {
         self.next += 1;
         let seen = &mut self.observed;
         match step {
-            Step::Enable { key, .. } if *key == IP_FORWARD => seen.kernel.ip_forward = Some("1".into()),
-            Step::LoadBridgeNetfilter | Step::Enable { .. } => {
+            Step::Set { key, .. } if *key == IP_FORWARD => seen.kernel.ip_forward = Some("1".into()),
+            Step::Set { key, .. } if *key == SEND_REDIRECTS => seen.kernel.send_redirects = Some("0".into()),
+            Step::LoadBridgeNetfilter | Step::Set { .. } => {
                 seen.kernel.bridge_nf_call_iptables = Some("1".into());
             }
             Step::MakeNetnsDirectory => seen.kernel.netns_directory = true,
@@ -104,6 +106,7 @@ impl World {
                     alias: String::new(),
                     master: 7,
                     up: true,
+                    hairpin_off: false,
                 });
                 ledger.pods.push(PodRecord {
                     pod: pod.clone(),
