@@ -11,8 +11,10 @@
 //!
 //! Everything but [`edge`] and [`cmd`] is pure: no files, processes, clocks or network.
 
+pub mod address;
 pub mod cli;
 pub mod cmd;
+pub mod config;
 pub mod edge;
 pub mod endpoints;
 pub mod model;
