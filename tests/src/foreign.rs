@@ -1,7 +1,5 @@
 //! Rules and links of others, which our programs must neither use nor harm.
 
-use std::fmt::Write as _;
-
 /// The bridge that Docker leaves on every host.
 pub const DOCKER_LINKS: &str = "
 ip link add docker0 address 02:42:ac:11:00:01 type bridge
@@ -45,29 +43,45 @@ COMMIT
 COMMIT
 ";
 
-/// Somebody's firewall with this many rules in two tables, with comments that need care.
-pub fn rules(count: usize) -> String {
-    let mut text = String::from(
+/// Rules in one call: as a plain user, iptables-nft cannot send many more in one message.
+const AT_ONCE: usize = 200;
+
+/// Somebody's firewall with this many rules in two tables, with comments that need care; each text is
+/// for one call of `iptables-restore --noflush`.
+pub fn rules(count: usize) -> Vec<String> {
+    let mut texts = vec![String::from(
         "*filter\n:FOREIGN - [0:0]\n-A INPUT -j FOREIGN\n-A FORWARD -j FOREIGN\n\
-         -A FORWARD -m comment --comment \"not a KUBE-SERVICES rule\" -j ACCEPT\n",
-    );
-    for i in 0..count.saturating_sub(count / 4) {
-        let (high, low) = (i / 250, i % 250 + 1);
-        let _ = writeln!(
-            text,
-            "-A FOREIGN -s 203.0.{high}.{low}/32 -p tcp -m tcp --dport {} -m comment --comment \"block {i}: \\\"bad\\\" host\" -j DROP",
-            1024 + i
-        );
+         -A FORWARD -m comment --comment \"not a KUBE-SERVICES rule\" -j ACCEPT\nCOMMIT\n\
+         *nat\n:FOREIGN - [0:0]\n-A PREROUTING -j FOREIGN\n-A POSTROUTING -s 203.0.113.0/24 -j MASQUERADE\nCOMMIT\n",
+    )];
+    let translations = count / 4;
+    let all: Vec<(&str, String)> = (0..count - translations)
+        .map(|i| ("filter", block(i)))
+        .chain((0..translations).map(|i| ("nat", translation(i))))
+        .collect();
+    for part in all
+        .chunk_by(|a, b| a.0 == b.0)
+        .flat_map(|rules| rules.chunks(AT_ONCE))
+    {
+        let mut text = format!("*{}\n", part[0].0);
+        text.extend(part.iter().map(|(_, rule)| rule.as_str()));
+        text.push_str("COMMIT\n");
+        texts.push(text);
     }
-    text.push_str("COMMIT\n*nat\n:FOREIGN - [0:0]\n-A PREROUTING -j FOREIGN\n-A POSTROUTING -s 203.0.113.0/24 -j MASQUERADE\n");
-    for i in 0..count / 4 {
-        let _ = writeln!(
-            text,
-            "-A FOREIGN -d 198.51.100.{}/32 -p udp -m udp --dport {} -j DNAT --to-destination 203.0.113.7:53",
-            i % 250 + 1,
-            2000 + i
-        );
-    }
-    text.push_str("COMMIT\n");
-    text
+    texts
+}
+
+fn block(i: usize) -> String {
+    let (high, low, port) = (i / 250, i % 250 + 1, 1024 + i);
+    let comment = format!(r#""block {i}: \"bad\" host""#);
+    format!(
+        "-A FOREIGN -s 203.0.{high}.{low}/32 -p tcp -m tcp --dport {port} -m comment --comment {comment} -j DROP\n"
+    )
+}
+
+fn translation(i: usize) -> String {
+    let (low, port) = (i % 250 + 1, 2000 + i);
+    format!(
+        "-A FOREIGN -d 198.51.100.{low}/32 -p udp -m udp --dport {port} -j DNAT --to-destination 203.0.113.7:53\n"
+    )
 }

@@ -95,7 +95,9 @@ impl Builder {
             machine.restore(foreign::DOCKER_RULES);
         }
         if self.foreign_rules > 0 {
-            machine.restore(&foreign::rules(self.foreign_rules));
+            for rules in foreign::rules(self.foreign_rules) {
+                machine.restore(&rules);
+            }
         }
         if self.uplink {
             machine.uplink = Some(uplink::attach(&machine));

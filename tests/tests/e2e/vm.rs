@@ -7,6 +7,7 @@ use std::path::Path;
 
 use lab_tests::machine::Machine;
 use lab_tests::run::Ran;
+use lab_tests::witness::{Witness, assert_unchanged};
 use serde_json::Value;
 
 use crate::support::{From, WEB, assert_answers, cleanup_and_down, up_and_sync};
@@ -91,4 +92,27 @@ fn modules_that_were_loaded_stay() {
     machine.lab(["down"]).ok();
     assert!(loaded("br_netfilter"));
     machine.run(["modprobe", "-r", "br_netfilter"]).ok();
+}
+
+/// The full comparison, once: what modules bring along (sysctls, tables) is there before the first look.
+#[test]
+#[ignore = "only in the virtual machine of scripts/test"]
+fn nothing_is_left_on_a_stock_kernel() {
+    refuse_a_real_machine();
+    let machine = Machine::builder().docker().start();
+    machine
+        .run([
+            "modprobe",
+            "-a",
+            "br_netfilter",
+            "nf_conntrack",
+            "nft_chain_nat",
+            "xt_statistic",
+        ])
+        .ok();
+    let before = Witness::of(&machine);
+    up_and_sync(&machine, "3-pods");
+    assert_answers(&machine, From::Pod("web-1"), WEB);
+    cleanup_and_down(&machine);
+    assert_unchanged(&machine, &before, "after cleanup and down");
 }
