@@ -15,6 +15,7 @@ mod memory;
 use std::collections::BTreeMap;
 
 use labkit::xtables::Family;
+use miniproxy::config::DetectLocal;
 use miniproxy::node::NodeOptions;
 use miniproxy::registry::{Registry, SourceFile};
 use miniproxy::rules::delta::Delta;
@@ -134,11 +135,9 @@ fn registry(drafts: &[Draft]) -> Registry {
 }
 
 fn wanted(drafts: &[Draft], family: Family) -> Wanted {
-    let node = NodeOptions {
-        name: Some("here".into()),
-        cluster_cidrs: vec!["10.244.0.0/16".parse().unwrap()],
-        ..NodeOptions::default()
-    };
+    let mut node = NodeOptions::default();
+    node.settings.node_name = Some("here".into());
+    node.settings.detect_local = DetectLocal::ClusterCidr(vec!["10.244.0.0/16".parse().unwrap()]);
     node.wanted(&registry(drafts), family)
 }
 
@@ -193,6 +192,27 @@ proptest! {
             prop_assert_eq!(occupied(&kernel), occupied(&Found::from(&wanted)));
             prop_assert!(Delta::between(&kernel, &wanted).is_empty());
         }
+    }
+
+    #[test]
+    fn a_delta_in_parts_leads_to_the_same_and_only_the_last_part_is_seen(
+        before in prop::collection::vec(draft(), 0..4),
+        after in prop::collection::vec(draft(), 0..6),
+        limit in 1_usize..6,
+    ) {
+        let mut kernel = memory::empty();
+        let document = Delta::between(&kernel, &wanted(&before, Family::V4)).document();
+        memory::restore(&mut kernel, &document).unwrap();
+        let wanted = wanted(&after, Family::V4);
+        let documents = Delta::between(&kernel, &wanted).documents(limit);
+        let (last, early) = documents.split_last().unwrap();
+        let services = kernel.chain(TableName::Nat, "KUBE-SERVICES").map(<[_]>::to_vec);
+        for document in early {
+            memory::restore(&mut kernel, document).unwrap();
+        }
+        prop_assert_eq!(kernel.chain(TableName::Nat, "KUBE-SERVICES").map(<[_]>::to_vec), services);
+        memory::restore(&mut kernel, last).unwrap();
+        prop_assert_eq!(occupied(&kernel), occupied(&Found::from(&wanted)));
     }
 
     #[test]

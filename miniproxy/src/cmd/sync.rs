@@ -1,9 +1,11 @@
 //! `miniproxy sync`: registry in, rules out, one line for each Service that changed.
 
+use std::time::{Duration, Instant};
+
 use labkit::rundir::RunDirectory;
-use labkit::shell::{OutputFormat, emit, emit_json};
+use labkit::shell::{OutputFormat, emit, emit_json, tell};
 use labkit::text::count;
-use labkit::xtables::{Family, Xtables};
+use labkit::xtables::{Family, Flavour, Xtables};
 use labkit::{Failure, Outcome, fault, footprint};
 use serde::Serialize;
 
@@ -70,11 +72,11 @@ pub(super) fn options(args: &NodeArgs) -> NodeOptions {
     let host_name = nix::unistd::gethostname()
         .map(|name| name.to_string_lossy().into_owned())
         .unwrap_or_default();
-    NodeOptions {
-        name: args.node.clone(),
-        cluster_cidrs: args.cluster_cidr.clone(),
-        host_name,
-    }
+    let mut options = NodeOptions::default();
+    options.host.name = host_name;
+    options.settings.node_name.clone_from(&args.node);
+    options.settings.detect_local = crate::config::DetectLocal::ClusterCidr(args.cluster_cidr.clone());
+    options
 }
 
 /// One family's way from what is there to what is wanted.
@@ -157,11 +159,34 @@ fn plan(
     }))
 }
 
+/// New chains in one document for iptables-nft: enough that starting a process is no matter, few
+/// enough that its list of new chains, which it walks for each of them, stays short.
+const NFT_CHAINS: usize = 500;
+/// A write that takes longer than this says how far it is.
+const SILENT: Duration = Duration::from_secs(1);
+
 fn write(xtables: &Xtables, step: &Step) -> Result<(), Failure> {
-    let doing = format!("cannot write the {} rules", step.family.name());
-    xtables
-        .write(step.family, &step.delta.document())
-        .map_err(|failure| failure.context(doing))
+    let documents = match xtables.flavour {
+        Flavour::Nft => step.delta.documents(NFT_CHAINS),
+        // Legacy replaces the whole table with each document.
+        Flavour::Legacy => vec![step.delta.document()],
+    };
+    let family = step.family.name();
+    let (began, mut told) = (Instant::now(), Duration::ZERO);
+    for (index, document) in documents.iter().enumerate() {
+        xtables
+            .write(step.family, document)
+            .map_err(|failure| failure.context(format!("cannot write the {family} rules")))?;
+        if began.elapsed() > told + SILENT {
+            told = began.elapsed();
+            tell(&format!(
+                "{family}: {} of {} parts written",
+                index + 1,
+                documents.len()
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn text(xtables: &Xtables, report: &Report) -> String {

@@ -28,6 +28,8 @@ pub enum Edit {
 pub struct TableDelta {
     /// Chains that are made, or emptied and filled again.
     pub rewritten: Chains,
+    /// Those of them that were not there: nothing in the kernel leads to them yet.
+    pub created: BTreeSet<String>,
     /// Chains in which single rules come or go.
     pub edited: BTreeMap<String, Vec<Edit>>,
     /// Chains that go.
@@ -73,7 +75,10 @@ impl Delta {
                     Some(there) if ChainKind::of(chain).is_none() && !there.is_empty() => {
                         changes.edited.insert(chain.clone(), edits(there, rules));
                     }
-                    _ => {
+                    there => {
+                        if there.is_none() {
+                            changes.created.insert(chain.clone());
+                        }
                         changes.rewritten.insert(chain.clone(), rules.clone());
                     }
                 }
@@ -174,6 +179,64 @@ impl Delta {
             }
         }
         text
+    }
+
+    /// The same change as several documents, none of them making more than `limit` chains at once
+    /// where that can be helped.
+    ///
+    /// New chains of Services come first: nothing leads to them, so no packet sees them. The last
+    /// document hooks all of them in at once; traffic sees the old world, then the new one. A crash
+    /// in between leaves chains that the next sync finds in place.
+    ///
+    /// iptables-nft-restore 1.8 walks a list of all new chains for each new chain: ten documents of
+    /// a thousand chains cost a tenth of one document of ten thousand.
+    pub fn documents(&self, limit: usize) -> Vec<String> {
+        let Some(nat) = self.tables.get(&TableName::Nat) else {
+            return vec![self.document()];
+        };
+        let mut early: Vec<&String> = nat
+            .created
+            .iter()
+            .filter(|chain| ChainKind::of(chain).is_some())
+            .collect();
+        if early.len() <= limit {
+            return vec![self.document()];
+        }
+        // Endpoints before what leads to them; the mark chain before all.
+        early.sort_by_key(|chain| {
+            (
+                ChainKind::of(chain) != Some(ChainKind::Endpoint),
+                ChainKind::of(chain),
+                *chain,
+            )
+        });
+        let mut rest = self.clone();
+        let mut documents = Vec::new();
+        let mut ready = vec![fixed::MARK_MASQ.to_string()];
+        ready.retain(|chain| nat.created.contains(chain));
+        for part in early.chunks(limit.max(1)) {
+            let names = ready.drain(..).chain(part.iter().map(|chain| (*chain).clone()));
+            documents.push(rest.split_off(names.collect()).document());
+        }
+        documents.push(rest.document());
+        documents
+    }
+
+    /// Takes these new chains of nat out of this change, as a change of their own.
+    fn split_off(&mut self, names: Vec<String>) -> Self {
+        let mut part = TableDelta::default();
+        if let Some(nat) = self.tables.get_mut(&TableName::Nat) {
+            for name in names {
+                if let Some(rules) = nat.rewritten.remove(&name) {
+                    nat.created.remove(&name);
+                    part.created.insert(name.clone());
+                    part.rewritten.insert(name, rules);
+                }
+            }
+        }
+        Self {
+            tables: BTreeMap::from([(TableName::Nat, part)]),
+        }
     }
 }
 
