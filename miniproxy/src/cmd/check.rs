@@ -6,7 +6,6 @@ use labkit::{Failure, Outcome};
 use serde::Serialize;
 
 use crate::cli::CheckArgs;
-use crate::edge::registry::Source;
 use crate::registry::Registry;
 use crate::registry::problem::{Problem, failure};
 
@@ -23,7 +22,7 @@ struct Answer<'a> {
 
 /// Prints what the registry holds, or everything that is wrong with it (exit code 2).
 pub(super) fn run(args: &CheckArgs) -> Result<Outcome, Failure> {
-    let files = Source::choose(&args.registry)?.files()?;
+    let files = super::source(&args.registry)?.files()?;
     match Registry::read(&files) {
         Ok(registry) => {
             match args.output {

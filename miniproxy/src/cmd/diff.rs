@@ -11,7 +11,6 @@ use labkit::{Failure, Outcome};
 use super::render::family;
 use super::sync::options;
 use crate::cli::{DiffArgs, RegistryArgs};
-use crate::edge::registry::Source;
 use crate::edge::tables::Tables;
 use crate::report::difference::{Finding, Sides, compare};
 use crate::rules::parse;
@@ -100,7 +99,7 @@ fn two_files(args: &DiffArgs, left: &Path, right: &Path) -> Result<Vec<Finding>,
 }
 
 fn registry(args: &DiffArgs, paths: &RegistryArgs, family: Family) -> Result<Found, Failure> {
-    let registry = Source::choose(paths)?.read()?;
+    let registry = super::source(paths)?.read()?;
     Ok(Found::from(&options(&args.node).wanted(&registry, family)))
 }
 

@@ -10,7 +10,8 @@ mod watch;
 use clap::CommandFactory as _;
 use labkit::{Failure, Outcome, shell};
 
-use crate::cli::{Cli, Command};
+use crate::cli::{Cli, Command, RegistryArgs};
+use crate::edge::registry::Source;
 
 /// Does what the command line says.
 ///
@@ -27,4 +28,9 @@ pub fn run(cli: Cli) -> Result<Outcome, Failure> {
         Command::Completions { shell } => shell::emit_completions(Cli::command(), shell),
         Command::Man => shell::emit_man(Cli::command()),
     }
+}
+
+/// The registry that the command line names, or that of the lab that is up.
+fn source(args: &RegistryArgs) -> Result<Source, Failure> {
+    Source::choose(&args.paths, args.lab.as_deref())
 }

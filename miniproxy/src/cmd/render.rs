@@ -6,13 +6,12 @@ use labkit::{Failure, Outcome};
 
 use super::sync::options;
 use crate::cli::RenderArgs;
-use crate::edge::registry::Source;
 use crate::rules::delta::Delta;
 use crate::rules::set::Found;
 
 /// Prints what a sync would send to a kernel that has nothing yet.
 pub(super) fn run(args: &RenderArgs) -> Result<Outcome, Failure> {
-    let registry = Source::choose(&args.registry)?.read()?;
+    let registry = super::source(&args.registry)?.read()?;
     let wanted = options(&args.node).wanted(&registry, family(args.family)?);
     emit(&Delta::between(&Found::default(), &wanted).document())?;
     Ok(Outcome::Done)

@@ -10,7 +10,6 @@ use labkit::{Failure, Outcome, fault, footprint};
 use serde::Serialize;
 
 use crate::cli::{NodeArgs, SyncArgs};
-use crate::edge::registry::Source;
 use crate::edge::tables::Tables;
 use crate::node::NodeOptions;
 use crate::registry::Registry;
@@ -56,7 +55,7 @@ impl Report {
 
 /// Runs the command.
 pub(super) fn run(args: &SyncArgs) -> Result<Outcome, Failure> {
-    let registry = Source::choose(&args.registry)?.read()?;
+    let registry = super::source(&args.registry)?.read()?;
     let xtables = Xtables::detect(args.iptables.as_deref())?;
     let report = sync(&xtables, &options(&args.node), &registry, args.dry_run)?;
     match args.output {

@@ -26,7 +26,7 @@ const HALF_WRITTEN: Duration = Duration::from_millis(60);
 
 /// Runs the command until SIGINT or SIGTERM. The rules stay: only `cleanup` removes them.
 pub(super) fn run(args: &SyncArgs) -> Result<Outcome, Failure> {
-    let source = Source::choose(&args.registry)?;
+    let source = super::source(&args.registry)?;
     let xtables = Xtables::detect(args.iptables.as_deref())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::failed(format!("cannot start: {error}")))?;

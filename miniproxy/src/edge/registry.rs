@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use labkit::rundir::RUN_DIRECTORY;
 use labkit::{Failure, Kind};
 
-use crate::cli::RegistryArgs;
 use crate::registry::problem::failure;
 use crate::registry::{Registry, SourceFile};
 
@@ -23,30 +22,29 @@ pub struct Source {
 pub type Signature = Vec<(PathBuf, u64, i64, i64, u64)>;
 
 impl Source {
-    /// The paths that were given, else the registry of the lab that is up.
+    /// The paths that were given, else the registry of the lab that is up, or of the one that is named.
     ///
     /// # Errors
     /// `Usage` when none was given and not exactly one lab is up.
-    pub fn choose(args: &RegistryArgs) -> Result<Self, Failure> {
-        if !args.paths.is_empty() {
+    pub fn choose(paths: &[PathBuf], lab: Option<&str>) -> Result<Self, Failure> {
+        if !paths.is_empty() {
             return Ok(Self {
-                paths: args.paths.clone(),
+                paths: paths.to_vec(),
             });
         }
         let labs = labs()?;
-        let named = match &args.lab {
-            Some(name) => labs
-                .iter()
-                .find(|(lab, _)| lab == name)
-                .map(|(_, path)| path.clone()),
-            None if labs.len() == 1 => labs.first().map(|(_, path)| path.clone()),
+        let found = match lab {
+            Some(name) => labs.iter().find(|(lab, _)| lab == name),
+            None if labs.len() == 1 => labs.first(),
             None => None,
         };
-        if let Some(path) = named {
-            return Ok(Self { paths: vec![path] });
+        if let Some((_, path)) = found {
+            return Ok(Self {
+                paths: vec![path.clone()],
+            });
         }
         let names: Vec<&str> = labs.iter().map(|(lab, _)| lab.as_str()).collect();
-        let failure = match (names.is_empty(), &args.lab) {
+        let failure = match (names.is_empty(), lab) {
             (true, _) => Failure::usage("no registry: no lab is up, and no --registry was given"),
             (false, Some(lab)) => {
                 Failure::usage(format!("there is no lab {lab}; up are: {}", names.join(", ")))
