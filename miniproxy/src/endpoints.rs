@@ -2,7 +2,7 @@
 //!
 //! Source: `CategorizeEndpoints` in `pkg/proxy/topology.go` of Kubernetes 1.30.
 
-use crate::model::{Endpoint, ServicePort};
+use crate::model::{Endpoint, Hints, ProxyConfig, ServicePort};
 
 /// The endpoints chosen for one service port, each list in the order of the port's own.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,8 +18,8 @@ pub struct Choice<'a> {
 }
 
 impl<'a> Choice<'a> {
-    /// Chooses; `zone` is this node's zone, if it has one.
-    pub fn of(port: &'a ServicePort, zone: Option<&str>) -> Self {
+    /// Chooses for the node of this configuration.
+    pub fn of(port: &'a ServicePort, config: &ProxyConfig) -> Self {
         let ready: Vec<&Endpoint> = port.endpoints.iter().filter(|endpoint| endpoint.ready).collect();
         // A fallback: endpoints on their way out are better than none.
         let leaving: Vec<&Endpoint> = port
@@ -27,7 +27,7 @@ impl<'a> Choice<'a> {
             .iter()
             .filter(|endpoint| endpoint.serving && endpoint.terminating)
             .collect();
-        let zone = zone.filter(|zone| port.follow_hints && hints_are_usable(&ready, zone));
+        let nearby = Nearby::of(port, &ready, config);
 
         let mut choice = Self {
             cluster: vec![],
@@ -36,14 +36,8 @@ impl<'a> Choice<'a> {
             has_endpoints: false,
         };
         if port.uses_cluster_endpoints() {
-            choice.cluster = match zone {
-                Some(zone) => ready
-                    .iter()
-                    .filter(|endpoint| hinted(endpoint, zone))
-                    .copied()
-                    .collect(),
-                None => ready.clone(),
-            };
+            choice.cluster = ready.clone();
+            choice.cluster.retain(|endpoint| nearby.admits(endpoint));
             if choice.cluster.is_empty() {
                 choice.cluster.clone_from(&leaving);
             }
@@ -80,12 +74,40 @@ fn on_this_node<'a>(endpoints: &[&'a Endpoint]) -> Vec<&'a Endpoint> {
         .collect()
 }
 
-fn hinted(endpoint: &Endpoint, zone: &str) -> bool {
-    endpoint.zone_hints.iter().any(|hint| hint == zone)
+/// Which of the ready endpoints this node should keep to, by their hints.
+enum Nearby<'a> {
+    Anywhere,
+    Zone(&'a str),
+    Node(&'a str),
 }
 
-/// Hints are followed only when every ready endpoint has one and at least one is for this zone.
-fn hints_are_usable(ready: &[&Endpoint], zone: &str) -> bool {
-    ready.iter().all(|endpoint| !endpoint.zone_hints.is_empty())
-        && ready.iter().any(|endpoint| hinted(endpoint, zone))
+impl<'a> Nearby<'a> {
+    /// Hints are followed only when every ready endpoint has one and at least one is for us.
+    fn of(port: &ServicePort, ready: &[&Endpoint], config: &'a ProxyConfig) -> Self {
+        if !port.follow_hints {
+            return Self::Anywhere;
+        }
+        let usable = |hints: fn(&Endpoint) -> &[String], own: &str| {
+            ready.iter().all(|endpoint| !hints(endpoint).is_empty())
+                && ready
+                    .iter()
+                    .any(|endpoint| hints(endpoint).iter().any(|hint| hint == own))
+        };
+        let node = config.node_name.as_str();
+        if config.hints == Hints::ByNode && usable(|endpoint| &endpoint.node_hints, node) {
+            return Self::Node(node);
+        }
+        match config.zone.as_deref() {
+            Some(zone) if usable(|endpoint| &endpoint.zone_hints, zone) => Self::Zone(zone),
+            _ => Self::Anywhere,
+        }
+    }
+
+    fn admits(&self, endpoint: &Endpoint) -> bool {
+        match self {
+            Self::Anywhere => true,
+            Self::Zone(zone) => endpoint.zone_hints.iter().any(|hint| hint == zone),
+            Self::Node(node) => endpoint.node_hints.iter().any(|hint| hint == node),
+        }
+    }
 }

@@ -8,6 +8,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use labkit::xtables::Family;
 
+use crate::config::Compat;
+
 /// A transport protocol that a Service can have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Protocol {
@@ -150,6 +152,8 @@ pub struct Endpoint {
     pub local: bool,
     /// The zones it should serve.
     pub zone_hints: Vec<String>,
+    /// The nodes it should serve; only newer clusters say so.
+    pub node_hints: Vec<String>,
 }
 
 /// How to tell traffic of this node's pods from other traffic.
@@ -169,6 +173,10 @@ pub enum LocalDetector {
 pub struct ProxyConfig {
     /// The IP family.
     pub family: Family,
+    /// Which kube-proxy's rules these are.
+    pub compat: Compat,
+    /// This node's name.
+    pub node_name: String,
     /// This node's zone, from its label `topology.kubernetes.io/zone`.
     pub zone: Option<String>,
     /// This node's own address of the family, for load balancers that admit it by range.
@@ -183,6 +191,25 @@ pub struct ProxyConfig {
     pub localhost_node_ports: bool,
     /// Node ports answer on these addresses; `None` means on every address of the node.
     pub node_port_addresses: Option<Vec<IpAddr>>,
+    /// Packets that belong to no connection are dropped, not let through unrewritten.
+    pub drop_invalid: bool,
+    /// Which topology hints are followed.
+    pub hints: Hints,
+    /// A load balancer's address with `ipMode: Proxy` is left to the load balancer.
+    pub heed_ip_mode: bool,
+}
+
+/// Which topology hints are followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hints {
+    /// None.
+    Ignored,
+    /// Those by zone, of Services with the annotation.
+    Annotated,
+    /// Those by zone.
+    ByZone,
+    /// Those by node, and where there are none those by zone.
+    ByNode,
 }
 
 impl ProxyConfig {
@@ -190,6 +217,8 @@ impl ProxyConfig {
     pub fn defaults(family: Family) -> Self {
         Self {
             family,
+            compat: Compat::V1_30,
+            node_name: String::new(),
             zone: None,
             node_ip: None,
             local_detector: LocalDetector::None,
@@ -197,6 +226,9 @@ impl ProxyConfig {
             masquerade_bit: 14,
             localhost_node_ports: true,
             node_port_addresses: None,
+            drop_invalid: true,
+            hints: Hints::Annotated,
+            heed_ip_mode: true,
         }
     }
 

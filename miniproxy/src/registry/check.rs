@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Node, Pod, Service, ServicePort, ServiceSpec};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::parse::{Item, Object};
 use super::problem::Problem;
+use crate::address::{parse_ip, parse_network};
 use crate::model::Protocol;
 
 type Checked = Result<(), Problem>;
@@ -102,7 +102,7 @@ fn check_service(item: &Item, service: &Service) -> Checked {
         &["Cluster", "Local"],
     )?;
     check_cluster_ips(item, spec)?;
-    check_other_addresses(item, service, spec)?;
+    check_ingress(item, service)?;
     check_affinity(item, spec)?;
     check_node_port(item, "spec.healthCheckNodePort", spec.health_check_node_port)?;
     check_service_ports(item, spec)
@@ -145,7 +145,7 @@ fn check_cluster_ips(item: &Item, spec: &ServiceSpec) -> Checked {
         if address.is_empty() || address == "None" {
             continue;
         }
-        let Ok(ip) = address.parse::<IpAddr>() else {
+        let Some(ip) = parse_ip(&address) else {
             return Err(item.problem(
                 &field,
                 format!("{address:?}"),
@@ -172,16 +172,9 @@ fn check_usable(item: &Item, field: &str, ip: IpAddr) -> Checked {
     Ok(())
 }
 
-fn check_other_addresses(item: &Item, service: &Service, spec: &ServiceSpec) -> Checked {
-    for (index, address) in spec.external_ips.iter().flatten().enumerate() {
-        check_ip(item, &format!("spec.externalIPs[{index}]"), address)?;
-    }
-    for (index, range) in spec.load_balancer_source_ranges.iter().flatten().enumerate() {
-        if range.trim().parse::<IpNet>().is_err() {
-            let field = format!("spec.loadBalancerSourceRanges[{index}]");
-            return Err(item.problem(&field, format!("{range:?}"), "a network such as 203.0.113.0/24"));
-        }
-    }
+/// External IPs and source ranges are not checked here: of those, kube-proxy passes over what it
+/// cannot read and keeps the others.
+fn check_ingress(item: &Item, service: &Service) -> Checked {
     let ingress = service
         .status
         .iter()
@@ -198,9 +191,9 @@ fn check_other_addresses(item: &Item, service: &Service, spec: &ServiceSpec) -> 
 }
 
 fn check_ip(item: &Item, field: &str, address: &str) -> Result<(), Problem> {
-    match address.parse::<IpAddr>() {
-        Ok(_) => Ok(()),
-        Err(_) => Err(item.problem(field, format!("{address:?}"), "an IP address")),
+    match parse_ip(address) {
+        Some(_) => Ok(()),
+        None => Err(item.problem(field, format!("{address:?}"), "an IP address")),
     }
 }
 
@@ -328,9 +321,9 @@ fn check_slice_address(item: &Item, field: &str, address: &str, family: &str) ->
         return Ok(());
     }
     let expected = format!("an {family} address, as addressType says");
-    match address.parse::<IpAddr>() {
-        Ok(ip) if ip.is_ipv4() == (family == "IPv4") => check_usable(item, field, ip),
-        Ok(_) | Err(_) => Err(item.problem(field, format!("{address:?}"), expected)),
+    match parse_ip(address) {
+        Some(ip) if ip.is_ipv4() == (family == "IPv4") => check_usable(item, field, ip),
+        _ => Err(item.problem(field, format!("{address:?}"), expected)),
     }
 }
 
@@ -363,7 +356,7 @@ fn check_node(item: &Item, node: &Node) -> Checked {
         .flat_map(|spec| spec.pod_cidrs.iter().flatten())
         .enumerate()
     {
-        if network.parse::<IpNet>().is_err() {
+        if parse_network(network).is_none() {
             let field = format!("spec.podCIDRs[{index}]");
             return Err(item.problem(&field, format!("{network:?}"), "a network such as 10.244.0.0/24"));
         }

@@ -7,13 +7,15 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use k8s_openapi::api::core::v1::{Node, Service, ServicePort as ApiPort, ServiceSpec};
+use k8s_openapi::api::core::v1::{Service, ServicePort as ApiPort, ServiceSpec};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use labkit::xtables::Family;
 
 use super::{Registry, name_of, namespace_of, select};
+use crate::address::{parse_ip, parse_network};
+use crate::config::Compat;
 use crate::model::{
-    Endpoint, Model, Protocol, ProxyConfig, ServicePort, ServicePortName, TrafficPolicy, host_port,
+    Endpoint, Hints, Model, Protocol, ProxyConfig, ServicePort, ServicePortName, TrafficPolicy, host_port,
 };
 
 const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
@@ -22,7 +24,6 @@ const NOT_OURS: [&str; 2] = [
     "service.kubernetes.io/service-proxy-name",
     "service.kubernetes.io/headless",
 ];
-const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 const HINTS_ANNOTATIONS: [&str; 2] = [
     "service.kubernetes.io/topology-aware-hints",
     "service.kubernetes.io/topology-mode",
@@ -32,14 +33,7 @@ const AFFINITY_SECONDS: u32 = 10_800;
 
 /// What one node's proxy of one family sees; `node` is that node's name.
 pub fn model(registry: &Registry, mut config: ProxyConfig, node: &str) -> Model {
-    if let Some(found) = registry
-        .nodes
-        .iter()
-        .find(|found| name_of(&found.metadata) == node)
-    {
-        config.zone = config.zone.or_else(|| zone(found));
-        config.node_ip = config.node_ip.or_else(|| internal_ip(found, config.family));
-    }
+    config.node_name = node.to_string();
     let mut slices: BTreeMap<(&str, &str), Vec<&EndpointSlice>> = BTreeMap::new();
     for slice in registry
         .slices
@@ -69,8 +63,7 @@ pub fn model(registry: &Registry, mut config: ProxyConfig, node: &str) -> Model 
             registry,
             service,
             own: own.map(Vec::as_slice),
-            family: config.family,
-            node,
+            config: &config,
         };
         ports.extend(seen.ports());
     }
@@ -91,6 +84,12 @@ pub fn cluster_ips(service: &Service) -> Vec<String> {
         .cloned()
         .collect();
     all.retain(|ip| !ip.is_empty() && ip != "None");
+    // Two spellings of one address are one address.
+    for ip in &mut all {
+        if let Some(address) = parse_ip(ip) {
+            *ip = address.to_string();
+        }
+    }
     all.sort();
     all.dedup();
     all
@@ -100,28 +99,10 @@ fn is_ours(labels: Option<&BTreeMap<String, String>>) -> bool {
     !labels.is_some_and(|labels| NOT_OURS.iter().any(|label| labels.contains_key(*label)))
 }
 
-fn zone(node: &Node) -> Option<String> {
-    node.metadata
-        .labels
-        .as_ref()?
-        .get(ZONE_LABEL)
-        .filter(|zone| !zone.is_empty())
-        .cloned()
-}
-
-fn internal_ip(node: &Node, family: Family) -> Option<IpAddr> {
-    let addresses = node
-        .status
-        .iter()
-        .flat_map(|status| status.addresses.iter().flatten());
-    let internal = addresses.filter(|address| address.type_ == "InternalIP");
-    of_family(internal.map(|address| address.address.as_str()), family).next()
-}
-
 fn of_family<'a>(texts: impl Iterator<Item = &'a str>, family: Family) -> impl Iterator<Item = IpAddr> {
     texts
-        .filter_map(|text| text.parse().ok())
-        .filter(move |ip: &IpAddr| ip.is_ipv4() == (family == Family::V4))
+        .filter_map(parse_ip)
+        .filter(move |ip| ip.is_ipv4() == (family == Family::V4))
 }
 
 /// One Service as one family's proxy sees it.
@@ -130,8 +111,7 @@ struct Seen<'a> {
     service: &'a Service,
     /// The slices that name it; `None` when there is none.
     own: Option<&'a [&'a EndpointSlice]>,
-    family: Family,
-    node: &'a str,
+    config: &'a ProxyConfig,
 }
 
 impl Seen<'_> {
@@ -153,10 +133,16 @@ impl Seen<'_> {
         let mut ports = Vec::new();
         for api in spec.ports.iter().flatten() {
             let endpoints = match &pods {
-                Some(pods) => select::endpoints(self.service, api, pods, self.family, self.node),
+                Some(pods) => select::endpoints(
+                    self.service,
+                    api,
+                    pods,
+                    self.config.family,
+                    &self.config.node_name,
+                ),
                 None => self.slice_endpoints(api),
             };
-            ports.extend(self.port(spec, api, cluster_ip, merged(endpoints)));
+            ports.extend(self.port(spec, api, cluster_ip, merged(endpoints, self.config.compat)));
         }
         ports
     }
@@ -166,8 +152,18 @@ impl Seen<'_> {
         if matches!(spec.cluster_ip.as_deref(), None | Some("" | "None")) {
             return None;
         }
-        let several = spec.cluster_ips.iter().flatten().chain(&spec.cluster_ip);
-        of_family(several.map(String::as_str), self.family).next()
+        let several = spec.cluster_ips.as_deref().filter(|several| !several.is_empty());
+        let several = several.unwrap_or(spec.cluster_ip.as_slice());
+        let families = spec.ip_families.as_deref().unwrap_or_default();
+        let candidates = match families
+            .iter()
+            .position(|family| family == self.config.family.name())
+        {
+            Some(index) => several.get(index..=index)?,
+            None if families.is_empty() => several,
+            None => return None,
+        };
+        of_family(candidates.iter().map(String::as_str), self.config.family).next()
     }
 
     fn port(
@@ -186,7 +182,8 @@ impl Seen<'_> {
             .iter()
             .flat_map(|balancer| balancer.ingress.iter().flatten());
         // ipMode Proxy: the balancer wants the traffic itself.
-        let vips = ingress.filter(|entry| matches!(entry.ip_mode.as_deref(), None | Some("VIP")));
+        let heed = self.config.heed_ip_mode;
+        let vips = ingress.filter(|entry| !heed || matches!(entry.ip_mode.as_deref(), None | Some("VIP")));
         let local = |policy: Option<&str>| {
             if policy == Some("Local") {
                 TrafficPolicy::Local
@@ -197,7 +194,7 @@ impl Seen<'_> {
         let kind = spec.type_.as_deref().unwrap_or("ClusterIP");
         let external_ips: Vec<IpAddr> = of_family(
             spec.external_ips.iter().flatten().map(String::as_str),
-            self.family,
+            self.config.family,
         )
         .collect();
         let from_outside = matches!(kind, "NodePort" | "LoadBalancer")
@@ -221,21 +218,22 @@ impl Seen<'_> {
             port: number(Some(api.port))?,
             node_port: number(api.node_port),
             external_ips,
-            load_balancer_ips: of_family(vips.filter_map(|entry| entry.ip.as_deref()), self.family).collect(),
+            load_balancer_ips: of_family(vips.filter_map(|entry| entry.ip.as_deref()), self.config.family)
+                .collect(),
             source_ranges: self.source_ranges(spec),
             affinity_seconds: affinity(spec),
             internal_policy: local(spec.internal_traffic_policy.as_deref()),
             external_policy,
             health_check_node_port: number(health),
-            follow_hints: follows_hints(self.service),
+            follow_hints: follows_hints(self.service, self.config.hints),
             endpoints,
         })
     }
 
     fn source_ranges(&self, spec: &ServiceSpec) -> Vec<IpNet> {
         let ranges = spec.load_balancer_source_ranges.iter().flatten();
-        let parsed = ranges.filter_map(|range| range.trim().parse::<IpNet>().ok());
-        let v4 = self.family == Family::V4;
+        let parsed = ranges.filter_map(|range| parse_network(range.trim()));
+        let v4 = self.config.family == Family::V4;
         parsed
             .filter(|range| range.addr().is_ipv4() == v4)
             .map(|range| range.trunc())
@@ -252,7 +250,7 @@ impl Seen<'_> {
             .own
             .unwrap_or_default()
             .iter()
-            .filter(|slice| slice.address_type == self.family.name())
+            .filter(|slice| slice.address_type == self.config.family.name())
         {
             for slice_port in slice.ports.iter().flatten() {
                 let Some(name) = slice_port.name.as_deref() else {
@@ -276,37 +274,44 @@ impl Seen<'_> {
 
     fn slice_endpoint(&self, api: &k8s_openapi::api::discovery::v1::Endpoint, port: u16) -> Option<Endpoint> {
         let address = api.addresses.first()?;
-        let ip = of_family(std::iter::once(address.as_str()), self.family).next()?;
+        let ip = of_family(std::iter::once(address.as_str()), self.config.family).next()?;
         let condition = |pick: fn(&k8s_openapi::api::discovery::v1::EndpointConditions) -> Option<bool>,
                          absent| {
             api.conditions.as_ref().and_then(pick).unwrap_or(absent)
         };
-        let hints = api
-            .hints
-            .iter()
-            .flat_map(|hints| hints.for_zones.iter().flatten());
+        let hints = api.hints.as_ref();
+        let zones = hints.iter().flat_map(|hints| hints.for_zones.iter().flatten());
+        let nodes = hints.iter().flat_map(|hints| hints.for_nodes.iter().flatten());
+        let target = match self.config.compat {
+            // 1.30 hashes an address as it is spelt.
+            Compat::V1_30 => host_port(address, port),
+            Compat::Latest => host_port(&ip.to_string(), port),
+        };
         Some(Endpoint {
-            target: host_port(address, port),
+            target,
             ip,
             port,
             ready: condition(|conditions| conditions.ready, true),
             serving: condition(|conditions| conditions.serving, true),
             terminating: condition(|conditions| conditions.terminating, false),
-            local: api.node_name.as_deref() == Some(self.node),
-            zone_hints: hints.map(|zone| zone.name.clone()).collect(),
+            local: api.node_name.as_deref() == Some(&self.config.node_name),
+            zone_hints: zones.map(|zone| zone.name.clone()).collect(),
+            node_hints: nodes.map(|node| node.name.clone()).collect(),
         })
     }
 }
 
-/// Sorted by the text of their targets; of two with the same target a local one wins.
-fn merged(endpoints: Vec<Endpoint>) -> Vec<Endpoint> {
+/// Sorted by the text of their targets. Of two with the same target a local one wins, and in newer
+/// kube-proxies one that is not on its way out: a pod may get the address of one that is.
+fn merged(endpoints: Vec<Endpoint>, compat: Compat) -> Vec<Endpoint> {
     let mut by_target: BTreeMap<String, Endpoint> = BTreeMap::new();
     for endpoint in endpoints {
-        match by_target.get(&endpoint.target) {
-            Some(known) if known.local || !endpoint.local => {}
-            _ => {
-                by_target.insert(endpoint.target.clone(), endpoint);
-            }
+        let wins = match compat {
+            Compat::V1_30 => endpoint.local,
+            Compat::Latest => !endpoint.terminating,
+        };
+        if wins || !by_target.contains_key(&endpoint.target) {
+            by_target.insert(endpoint.target.clone(), endpoint);
         }
     }
     by_target.into_values().collect()
@@ -337,7 +342,12 @@ fn affinity(spec: &ServiceSpec) -> Option<u32> {
     )
 }
 
-fn follows_hints(service: &Service) -> bool {
+fn follows_hints(service: &Service, hints: Hints) -> bool {
+    match hints {
+        Hints::Ignored => return false,
+        Hints::Annotated => {}
+        Hints::ByZone | Hints::ByNode => return true,
+    }
     let annotations = service.metadata.annotations.as_ref();
     let value = HINTS_ANNOTATIONS
         .iter()

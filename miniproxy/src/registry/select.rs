@@ -10,6 +10,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use labkit::xtables::Family;
 
 use super::namespace_of;
+use crate::address::parse_ip;
 use crate::model::{Endpoint, host_port};
 
 /// The endpoints that the EndpointSlice controller would list for one port of a Service.
@@ -43,6 +44,7 @@ pub fn endpoints(
             terminating,
             local: pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) == Some(node),
             zone_hints: Vec::new(),
+            node_hints: Vec::new(),
         });
     }
     found
@@ -91,7 +93,7 @@ fn address(pod: &Pod, family: Family) -> Option<(&str, IpAddr)> {
     let status = pod.status.as_ref()?;
     let several = status.pod_ips.iter().flatten().map(|ip| ip.ip.as_str());
     several.chain(status.pod_ip.as_deref()).find_map(|text| {
-        let ip: IpAddr = text.parse().ok()?;
+        let ip = parse_ip(text)?;
         (ip.is_ipv4() == (family == Family::V4)).then_some((text, ip))
     })
 }

@@ -38,7 +38,7 @@ struct PortRules<'a> {
 
 impl<'a> PortRules<'a> {
     fn new(config: &'a ProxyConfig, port: &'a ServicePort, large: bool) -> Self {
-        let choice = Choice::of(port, config.zone.as_deref());
+        let choice = Choice::of(port, config);
         Self {
             config,
             port,

@@ -70,7 +70,7 @@ pub fn base(config: &ProxyConfig) -> Wanted {
             value: mark,
             mask: mark,
         }));
-    *wanted.chain(TableName::Filter, FORWARD) = forward_rules(mark);
+    *wanted.chain(TableName::Filter, FORWARD) = forward_rules(config);
     if config.family == Family::V4 && config.localhost_node_ports {
         wanted.chain(TableName::Filter, FIREWALL).push(localnet_rule());
     }
@@ -94,10 +94,14 @@ fn postrouting_rules(mark: u32) -> Vec<Rule> {
     ]
 }
 
-fn forward_rules(mark: u32) -> Vec<Rule> {
+fn forward_rules(config: &ProxyConfig) -> Vec<Rule> {
+    let mark = config.mark();
     let established = Match::ct_state(["RELATED", "ESTABLISHED"], false);
-    vec![
-        Rule::new().ct_state("INVALID").to(Target::Drop),
+    // A stray packet that is not rewritten would make its receiver reset the connection
+    // (kubernetes#74839). A liberal kernel calls no packet of a connection INVALID.
+    let invalid = Rule::new().ct_state("INVALID").to(Target::Drop);
+    let mut rules: Vec<Rule> = config.drop_invalid.then_some(invalid).into_iter().collect();
+    rules.extend([
         Rule::new()
             .comment("kubernetes forwarding rules")
             .with(Match::Mark {
@@ -110,7 +114,8 @@ fn forward_rules(mark: u32) -> Vec<Rule> {
             .comment("kubernetes forwarding conntrack rule")
             .with(established)
             .to(Target::Accept),
-    ]
+    ]);
+    rules
 }
 
 /// route_localnet, which localhost node ports need, would let neighbours reach 127.0.0.1 (CVE-2020-8558).
