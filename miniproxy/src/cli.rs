@@ -1,11 +1,14 @@
 //! The command line: shapes and words only.
 
+mod node;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
-use ipnet::IpNet;
 use labkit::shell::OutputFormat;
+
+pub use node::NodeArgs;
 
 /// A mini kube-proxy: turns Kubernetes Services in JSON files into the iptables rules that
 /// kube-proxy writes, chain for chain and word for word.
@@ -87,17 +90,6 @@ pub struct RegistryArgs {
     /// The lab whose registry to read, where several are up
     #[arg(long, value_name = "NAME", conflicts_with = "paths")]
     pub lab: Option<String>,
-}
-
-/// How this node proxies.
-#[derive(Debug, Clone, Args)]
-pub struct NodeArgs {
-    /// The Node we are [default: the registry's only one, else the host name]
-    #[arg(long, value_name = "NAME")]
-    pub node: Option<String>,
-    /// The pods' network, one for each IP family: traffic to cluster IPs from elsewhere is masqueraded
-    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
-    pub cluster_cidr: Vec<IpNet>,
 }
 
 /// Arguments of `sync`.

@@ -100,7 +100,7 @@ fn two_files(args: &DiffArgs, left: &Path, right: &Path) -> Result<Vec<Finding>,
 
 fn registry(args: &DiffArgs, paths: &RegistryArgs, family: Family) -> Result<Found, Failure> {
     let registry = super::source(paths)?.read()?;
-    Ok(Found::from(&options(&args.node).wanted(&registry, family)))
+    Ok(Found::from(&options(&args.node)?.wanted(&registry, family)))
 }
 
 /// What --family says, else IPv6 for a dump that ip6tables-save wrote.

@@ -12,7 +12,7 @@ use crate::rules::set::Found;
 /// Prints what a sync would send to a kernel that has nothing yet.
 pub(super) fn run(args: &RenderArgs) -> Result<Outcome, Failure> {
     let registry = super::source(&args.registry)?.read()?;
-    let wanted = options(&args.node).wanted(&registry, family(args.family)?);
+    let wanted = options(&args.node)?.wanted(&registry, family(args.family)?);
     emit(&Delta::between(&Found::default(), &wanted).document())?;
     Ok(Outcome::Done)
 }

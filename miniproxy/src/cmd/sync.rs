@@ -10,6 +10,9 @@ use labkit::{Failure, Outcome, fault, footprint};
 use serde::Serialize;
 
 use crate::cli::{NodeArgs, SyncArgs};
+use crate::config::draft::Draft;
+use crate::config::failure;
+use crate::edge::{addresses, config};
 use crate::edge::tables::Tables;
 use crate::node::NodeOptions;
 use crate::registry::Registry;
@@ -57,7 +60,7 @@ impl Report {
 pub(super) fn run(args: &SyncArgs) -> Result<Outcome, Failure> {
     let registry = super::source(&args.registry)?.read()?;
     let xtables = Xtables::detect(args.iptables.as_deref())?;
-    let report = sync(&xtables, &options(&args.node), &registry, args.dry_run)?;
+    let report = sync(&xtables, &options(&args.node)?, &registry, args.dry_run)?;
     match args.output {
         OutputFormat::Json => emit_json(&report)?,
         OutputFormat::Table if args.dry_run => emit(&dry_run_text(&report))?,
@@ -66,16 +69,27 @@ pub(super) fn run(args: &SyncArgs) -> Result<Outcome, Failure> {
     Ok(Outcome::Done)
 }
 
-/// The node's options from the command line.
-pub(super) fn options(args: &NodeArgs) -> NodeOptions {
-    let host_name = nix::unistd::gethostname()
-        .map(|name| name.to_string_lossy().into_owned())
-        .unwrap_or_default();
-    let mut options = NodeOptions::default();
-    options.host.name = host_name;
-    options.settings.node_name.clone_from(&args.node);
-    options.settings.detect_local = crate::config::DetectLocal::ClusterCidr(args.cluster_cidr.clone());
-    options
+/// How this node proxies: the configuration file, the flags over it, and the host. Fields that are
+/// ignored are said on stderr.
+pub(super) fn options(args: &NodeArgs) -> Result<NodeOptions, Failure> {
+    let mut draft = match &args.config {
+        Some(path) => Draft::read(&path.display().to_string(), &config::read(path)?)
+            .map_err(|problems| failure(&problems))?,
+        None => Draft::default(),
+    };
+    args.write_over(&mut draft);
+    let settings = draft
+        .settle(args.compat)
+        .map_err(|problems| failure(&problems))?;
+    for note in &draft.notes {
+        tell(&format!("note: {note}"));
+    }
+    let given = !args.node_addresses.is_empty();
+    let mut host = addresses::host(settings.needs_host_addresses() && !given)?;
+    if given {
+        host.addresses.clone_from(&args.node_addresses);
+    }
+    Ok(NodeOptions { settings, host })
 }
 
 /// One family's way from what is there to what is wanted.

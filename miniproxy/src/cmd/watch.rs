@@ -31,7 +31,7 @@ pub(super) fn run(args: &SyncArgs) -> Result<Outcome, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::failed(format!("cannot start: {error}")))?;
     runtime.block_on(async {
-        let mut follower = Follower::new(args, source, xtables);
+        let mut follower = Follower::new(args, source, xtables)?;
         follower.follow().await
     })?;
     Ok(Outcome::Done)
@@ -61,11 +61,11 @@ struct Follower {
 }
 
 impl Follower {
-    fn new(args: &SyncArgs, source: Source, xtables: Xtables) -> Self {
-        Self {
+    fn new(args: &SyncArgs, source: Source, xtables: Xtables) -> Result<Self, Failure> {
+        Ok(Self {
             source,
             xtables,
-            node: options(&args.node),
+            node: options(&args.node)?,
             output: args.output,
             longest: Duration::from_secs(args.sync_period),
             registry: None,
@@ -75,7 +75,7 @@ impl Follower {
             right_at: None,
             compare_at: Instant::now(),
             retry_at: None,
-        }
+        })
     }
 
     async fn follow(&mut self) -> Result<(), Failure> {

@@ -29,11 +29,11 @@ use labkit::text::printable;
 /// Which kube-proxy the rules are to be those of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum Compat {
-    /// 1.30
+    /// What version 1.30.5 writes
     #[default]
     #[value(name = "1.30")]
     V1_30,
-    /// The newest: hints by node, endpoint addresses in one spelling, more nodePortAddresses
+    /// What the newest writes: hints by node, endpoint addresses in one spelling, more nodePortAddresses
     Latest,
 }
 

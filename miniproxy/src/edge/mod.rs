@@ -2,10 +2,14 @@
 //!
 //! | module | what it touches |
 //! | --- | --- |
+//! | [`addresses`] | the host: its name, its addresses, a sysctl |
+//! | [`config`] | the configuration file |
 //! | [`registry`] | the registry's files |
 //! | [`tables`] | the kernel's tables, by iptables-save and iptables-restore |
 //! | [`watch`] | the registry's directories, by inotify |
 
+pub mod addresses;
+pub mod config;
 pub mod registry;
 pub mod tables;
 pub mod watch;
