@@ -188,55 +188,59 @@ impl Delta {
     /// document hooks all of them in at once; traffic sees the old world, then the new one. A crash
     /// in between leaves chains that the next sync finds in place.
     ///
-    /// iptables-nft-restore 1.8 walks a list of all new chains for each new chain: ten documents of
-    /// a thousand chains cost a tenth of one document of ten thousand.
+    /// Two costs of iptables-nft 1.8 decide the rest. Its restore walks a list of the document's new
+    /// chains for each new chain, so documents are short. Its save sorts what it finds by a
+    /// quicksort that takes the first element as pivot, and the kernel keeps the order in which
+    /// chains were made, so they are made in the order of their names read backwards, which are
+    /// hashes: with 20,000 sorted chains every later `iptables-save` takes 6 s, with these 0.6 s.
     pub fn documents(&self, limit: usize) -> Vec<String> {
-        let Some(nat) = self.tables.get(&TableName::Nat) else {
-            return vec![self.document()];
-        };
-        let mut early: Vec<&String> = nat
-            .created
-            .iter()
-            .filter(|chain| ChainKind::of(chain).is_some())
-            .collect();
+        let early = self.unseen_chains();
         if early.len() <= limit {
             return vec![self.document()];
         }
-        // Endpoints before what leads to them; the mark chain before all.
-        early.sort_by_key(|chain| {
-            (
-                ChainKind::of(chain) != Some(ChainKind::Endpoint),
-                ChainKind::of(chain),
-                *chain,
-            )
-        });
         let mut rest = self.clone();
         let mut documents = Vec::new();
-        let mut ready = vec![fixed::MARK_MASQ.to_string()];
-        ready.retain(|chain| nat.created.contains(chain));
-        for part in early.chunks(limit.max(1)) {
-            let names = ready.drain(..).chain(part.iter().map(|chain| (*chain).clone()));
-            documents.push(rest.split_off(names.collect()).document());
+        if rest.is_new(fixed::MARK_MASQ) {
+            documents.push(rest.split_off(&[fixed::MARK_MASQ.to_string()]));
         }
+        documents.extend(early.chunks(limit.max(1)).map(|names| rest.split_off(names)));
         documents.push(rest.document());
         documents
     }
 
-    /// Takes these new chains of nat out of this change, as a change of their own.
-    fn split_off(&mut self, names: Vec<String>) -> Self {
-        let mut part = TableDelta::default();
-        if let Some(nat) = self.tables.get_mut(&TableName::Nat) {
-            for name in names {
-                if let Some(rules) = nat.rewritten.remove(&name) {
-                    nat.created.remove(&name);
-                    part.created.insert(name.clone());
-                    part.rewritten.insert(name, rules);
-                }
+    /// New chains of Services: each after all that it leads to.
+    fn unseen_chains(&self) -> Vec<String> {
+        let created = self
+            .tables
+            .get(&TableName::Nat)
+            .into_iter()
+            .flat_map(|nat| &nat.created);
+        let mut chains: Vec<_> = created
+            .filter_map(|chain| Some((ChainKind::of(chain)?, chain.clone())))
+            .collect();
+        let backwards = |chain: &str| chain.chars().rev().collect::<String>();
+        chains.sort_by_cached_key(|(kind, chain)| (*kind != ChainKind::Endpoint, *kind, backwards(chain)));
+        chains.into_iter().map(|(_, chain)| chain).collect()
+    }
+
+    fn is_new(&self, chain: &str) -> bool {
+        self.tables
+            .get(&TableName::Nat)
+            .is_some_and(|nat| nat.created.contains(chain))
+    }
+
+    /// Takes these new chains of nat out of this change, as a document that makes them in this order.
+    fn split_off(&mut self, names: &[String]) -> String {
+        let (mut lines, mut rules) = (String::new(), String::new());
+        let nat = self.tables.entry(TableName::Nat).or_default();
+        for name in names {
+            nat.created.remove(name);
+            lines.push_str(&format!(":{name} - [0:0]\n"));
+            for rule in nat.rewritten.remove(name).unwrap_or_default() {
+                append_line(&mut rules, name, &rule);
             }
         }
-        Self {
-            tables: BTreeMap::from([(TableName::Nat, part)]),
-        }
+        format!("*nat\n{lines}{rules}COMMIT\n")
     }
 }
 
