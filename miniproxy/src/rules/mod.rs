@@ -10,6 +10,7 @@
 //! | [`text`] | rules → `iptables-restore` text |
 //! | [`parse`] | `iptables-save` text → rule set |
 //! | [`delta`] | what the kernel has, what is wanted → the smallest change |
+//! | [`trace`] | a rule set and a packet → what becomes of it |
 //! | [`view`] | a rule set → the Services that can be read out of it |
 
 pub mod build;
@@ -20,4 +21,5 @@ pub mod parse;
 pub mod rule;
 pub mod set;
 pub mod text;
+pub mod trace;
 pub mod view;

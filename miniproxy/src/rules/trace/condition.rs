@@ -1,0 +1,272 @@
+//! One condition of a rule against one state of a packet: met, not met, a chance, or nobody knows.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::super::rule::{Match, Rule, Side, Target};
+use super::super::set::{Found, TableName};
+use super::state::State;
+use super::{NodeFacts, Packet};
+use crate::model::Protocol;
+
+/// What a condition, or a whole rule, says about a packet.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Met {
+    No,
+    /// 1 where no dice are thrown.
+    Chance(f64),
+    Unknown,
+}
+
+impl Met {
+    pub(super) const YES: Self = Self::Chance(1.0);
+
+    fn of(met: bool, negated: bool) -> Self {
+        if met == negated { Self::No } else { Self::YES }
+    }
+}
+
+/// A built-in chain: the place in the kernel where its rules are asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hook {
+    Prerouting,
+    Input,
+    Forward,
+    Output,
+    Postrouting,
+}
+
+impl Hook {
+    pub(super) fn chain(self) -> &'static str {
+        match self {
+            Self::Prerouting => "PREROUTING",
+            Self::Input => "INPUT",
+            Self::Forward => "FORWARD",
+            Self::Output => "OUTPUT",
+            Self::Postrouting => "POSTROUTING",
+        }
+    }
+}
+
+/// What is known about one of the packet's interfaces.
+#[derive(Debug, Clone, Copy)]
+enum Link<'a> {
+    /// There is none here: the kernel compares with an empty name.
+    Absent,
+    Named(&'a str),
+    /// Routing decides; it is not loopback.
+    Elsewhere,
+    Unknown,
+}
+
+/// Where the packet is, and all of it that no rule changes.
+#[derive(Debug, Clone)]
+pub(super) struct Scene<'a> {
+    pub(super) node: &'a NodeFacts,
+    pub(super) packet: &'a Packet,
+    pub(super) hook: Hook,
+    /// The interface it has come in by; changes once, for a packet that the node sends itself.
+    pub(super) arriving: Option<&'a str>,
+    /// The `recent` lists that hold this client.
+    remembered: BTreeSet<&'a str>,
+}
+
+impl<'a> Scene<'a> {
+    pub(super) fn new(found: &'a Found, node: &'a NodeFacts, packet: &'a Packet) -> Self {
+        Self {
+            node,
+            packet,
+            hook: if packet.arriving.is_some() {
+                Hook::Prerouting
+            } else {
+                Hook::Output
+            },
+            arriving: packet.arriving.as_deref(),
+            remembered: remembered(found, packet),
+        }
+    }
+
+    /// All conditions of a rule.
+    pub(super) fn rule(&self, rule: &Rule, state: &State) -> Met {
+        let mut all = 1.0;
+        let mut unknown = false;
+        for condition in &rule.matches {
+            match self.condition(condition, state) {
+                Met::No => return Met::No,
+                Met::Chance(chance) => all *= chance,
+                Met::Unknown => unknown = true,
+            }
+        }
+        match unknown {
+            _ if all <= 0.0 => Met::No,
+            true => Met::Unknown,
+            false => Met::Chance(all),
+        }
+    }
+
+    pub(super) fn condition(&self, condition: &Match, state: &State) -> Met {
+        match condition {
+            Match::Address {
+                side,
+                network,
+                negated,
+            } => self.address(*side, *network, *negated, state),
+            Match::Interface { side, name, negated } => interface(self.link(*side, state), name, *negated),
+            Match::Protocol(protocol) => Met::of(*protocol == self.packet.protocol, false),
+            Match::DestinationPort(port) => Met::of(*port == state.port, false),
+            Match::Comment(_) | Match::RecentSet { .. } => Met::YES,
+            Match::Mark { value, mask, negated } => Met::of(state.mark & mask == *value, *negated),
+            Match::CtState { states, negated } => {
+                self.ct_state(states.iter().map(String::as_str), *negated, state)
+            }
+            Match::LocalAddress(Side::Source) => {
+                // MASQUERADE puts one of the node's own addresses there.
+                Met::of(state.masqueraded || self.node.is_own(self.packet.source), false)
+            }
+            Match::LocalAddress(Side::Destination) => Met::of(self.node.is_own(state.destination), false),
+            Match::Statistic(probability) => Met::Chance(probability.fraction()),
+            Match::RecentCheck { list, .. } => Met::of(self.remembered.contains(list.as_str()), false),
+            Match::Other(words) => {
+                let texts: Vec<&str> = words.iter().map(String::as_str).collect();
+                self.words(&texts, state)
+            }
+        }
+    }
+
+    fn address(&self, side: Side, network: IpNet, negated: bool, state: &State) -> Met {
+        match side {
+            Side::Destination => Met::of(network.contains(&state.destination), negated),
+            Side::Source if state.masqueraded => {
+                // Which of its addresses the node puts there, only routing can tell.
+                let mut own = self.node.addresses.iter().map(|own| network.contains(own));
+                match own.next() {
+                    Some(first) if own.all(|other| other == first) => Met::of(first, negated),
+                    _ => Met::Unknown,
+                }
+            }
+            Side::Source => Met::of(network.contains(&self.packet.source), negated),
+        }
+    }
+
+    fn link(&self, side: Side, state: &State) -> Link<'a> {
+        let leaving_to = |destination: IpAddr| {
+            if self.node.is_own(destination) {
+                Link::Named("lo")
+            } else {
+                Link::Elsewhere
+            }
+        };
+        match (self.hook, side) {
+            (Hook::Output, Side::Source) | (Hook::Prerouting | Hook::Input, Side::Destination) => {
+                Link::Absent
+            }
+            (Hook::Postrouting, Side::Source) => match self.packet.arriving {
+                None => Link::Absent,
+                // Kernels differ in whether they still know it there.
+                Some(_) => Link::Unknown,
+            },
+            (_, Side::Source) => self.arriving.map_or(Link::Absent, Link::Named),
+            // Routed before DNAT, and the hook keeps what routing said then.
+            (Hook::Output, Side::Destination) => leaving_to(self.packet.destination),
+            (Hook::Forward | Hook::Postrouting, Side::Destination) => leaving_to(state.destination),
+        }
+    }
+
+    /// The packet is NEW; rewriting its addresses adds DNAT and SNAT.
+    fn ct_state<'w>(&self, words: impl Iterator<Item = &'w str>, negated: bool, state: &State) -> Met {
+        let rewritten = (state.destination, state.port) != (self.packet.destination, self.packet.port);
+        let mut unknown = false;
+        for word in words {
+            match word {
+                "NEW" => return Met::of(true, negated),
+                "DNAT" if rewritten => return Met::of(true, negated),
+                "SNAT" if state.masqueraded => return Met::of(true, negated),
+                "INVALID" | "RELATED" | "ESTABLISHED" | "UNTRACKED" | "SNAT" | "DNAT" => {}
+                _ => unknown = true,
+            }
+        }
+        if unknown {
+            Met::Unknown
+        } else {
+            Met::of(false, negated)
+        }
+    }
+
+    /// Words that rules of kube-proxy do not have, but that say something certain about a packet.
+    fn words(&self, words: &[&str], state: &State) -> Met {
+        let (negated, words) = match words {
+            ["!", rest @ ..] => (true, rest),
+            all => (false, all),
+        };
+        match words {
+            ["-p" | "--protocol", name] => Met::of(is_protocol(name, self.packet.protocol), negated),
+            // Loading these says nothing, and counting bytes stops no packet.
+            ["-m", "multiport" | "nfacct" | "state"] | ["--nfacct-name", _] if !negated => Met::YES,
+            [
+                "--dport" | "--destination-port" | "--dports" | "--destination-ports",
+                ports,
+            ] => match in_ports(ports, state.port) {
+                Some(met) => Met::of(met, negated),
+                None => Met::Unknown,
+            },
+            ["--state", states] => self.ct_state(states.split(','), negated, state),
+            _ => Met::Unknown,
+        }
+    }
+}
+
+/// The lists that the rules which lead to the remembered endpoint write to.
+fn remembered<'a>(found: &'a Found, packet: &Packet) -> BTreeSet<&'a str> {
+    let (Some(endpoint), Some(nat)) = (packet.remembered, found.tables.get(&TableName::Nat)) else {
+        return BTreeSet::new();
+    };
+    let leads_there =
+        |rule: &&Rule| matches!(&rule.target, Some(Target::Dnat(to)) if to.parse() == Ok(endpoint));
+    let lists = nat
+        .values()
+        .flatten()
+        .filter(leads_there)
+        .flat_map(|rule| &rule.matches);
+    lists
+        .filter_map(|condition| match condition {
+            Match::RecentSet { list } => Some(list.as_str()),
+            _ => None,
+        })
+        .collect()
+}
+
+fn interface(link: Link<'_>, pattern: &str, negated: bool) -> Met {
+    let fits = |name: &str| match pattern.strip_suffix('+') {
+        Some(beginning) => name.starts_with(beginning),
+        None => name == pattern,
+    };
+    match link {
+        _ if pattern == "+" => Met::of(true, negated),
+        Link::Absent => Met::of(false, negated),
+        Link::Named(name) => Met::of(fits(name), negated),
+        Link::Elsewhere if pattern == "lo" => Met::of(false, negated),
+        Link::Elsewhere | Link::Unknown => Met::Unknown,
+    }
+}
+
+/// `tcp`, `6`, `all`, or a protocol that no Service has.
+fn is_protocol(name: &str, protocol: Protocol) -> bool {
+    let number = match protocol {
+        Protocol::Tcp => "6",
+        Protocol::Udp => "17",
+        Protocol::Sctp => "132",
+    };
+    name == protocol.lower() || name == number || matches!(name, "all" | "0")
+}
+
+/// Whether a port is in `80,443,1000:2000`.
+fn in_ports(list: &str, port: u16) -> Option<bool> {
+    let mut met = false;
+    for part in list.split(',') {
+        let (first, last) = part.split_once(':').unwrap_or((part, part));
+        met |= (first.parse::<u16>().ok()?..=last.parse().ok()?).contains(&port);
+    }
+    Some(met)
+}
