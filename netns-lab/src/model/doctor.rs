@@ -289,11 +289,7 @@ fn judge(need: &Need, feature: Feature, proven: bool) -> Check {
 
 fn trial(facts: &Facts) -> Option<Check> {
     Some(match facts.trial.as_ref()? {
-        Ok(()) => Check::new(
-            "trial",
-            Status::Ok,
-            "a bridge, a veth pair and a rule in a throw-away namespace",
-        ),
+        Ok(()) => Check::new("trial", Status::Ok, "bridge, veth and rule in a throw-away netns"),
         Err(why) => Check::new("trial", Status::Fail, why.clone())
             .cure("a kernel with bridge, veth, nf_nat and xt_statistic"),
     })
