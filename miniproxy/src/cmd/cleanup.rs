@@ -1,7 +1,7 @@
 //! `miniproxy cleanup`: everything that is ours goes, and nothing else.
 
 use labkit::rundir::RunDirectory;
-use labkit::shell::{OutputFormat, emit, emit_json};
+use labkit::shell::{OutputFormat, emit, emit_json, tell};
 use labkit::text::count;
 use labkit::xtables::{Family, Flavour, Xtables, legacy_tables_exist};
 use labkit::{Failure, Outcome, fault, footprint};
@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::sync::HOLDER;
 use crate::cli::CleanupArgs;
+use crate::edge::processes;
 use crate::edge::tables::{Tables, every_flavour};
 use crate::rules::delta::Delta;
 
@@ -22,14 +23,11 @@ struct Removed {
 /// Removes our jumps and chains from every flavour and family, then what of the tables is empty
 /// and was not there before.
 pub(super) fn run(args: &CleanupArgs) -> Result<Outcome, Failure> {
-    let flavours = match &args.iptables {
-        Some(path) => vec![Xtables::detect(Some(path))?],
-        None => every_flavour(),
-    };
-    if flavours.is_empty() {
-        return Err(
-            Failure::host_lacks("iptables was not found").hint("install it: sudo apt-get install iptables")
-        );
+    let flavours = flavours(args)?;
+    for watcher in processes::watchers() {
+        tell(&format!(
+            "warning: `sync --watch` (process {watcher}) will write the rules again; end it first"
+        ));
     }
     let run = RunDirectory::lock()?;
     let (mut removed, mut failures) = (Vec::new(), Vec::new());
@@ -62,9 +60,22 @@ pub(super) fn run(args: &CleanupArgs) -> Result<Outcome, Failure> {
     Failure::all(failures).map_or(Ok(Outcome::Done), Err)
 }
 
+/// The program that is given, else every one that may have written rules of ours: the one a sync
+/// would choose, and both flavours by their own names.
+fn flavours(args: &CleanupArgs) -> Result<Vec<Xtables>, Failure> {
+    let chosen = Xtables::detect(args.iptables.as_deref())?;
+    if args.iptables.is_some() {
+        return Ok(vec![chosen]);
+    }
+    let others = every_flavour()
+        .into_iter()
+        .filter(|other| other.flavour != chosen.flavour);
+    Ok(others.chain([chosen.clone()]).collect())
+}
+
 /// How many chains were removed.
 fn clean(xtables: &Xtables, family: Family) -> Result<usize, Failure> {
-    if xtables.flavour == Flavour::Legacy && !legacy_tables_exist(family) {
+    if xtables.flavour == Flavour::Legacy && legacy_tables_exist(family) == Some(false) {
         return Ok(0);
     }
     let Some(found) = xtables.read(family)? else {

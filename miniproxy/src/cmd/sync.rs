@@ -12,8 +12,8 @@ use serde::Serialize;
 use crate::cli::{NodeArgs, SyncArgs};
 use crate::config::draft::Draft;
 use crate::config::failure;
-use crate::edge::{addresses, config};
 use crate::edge::tables::Tables;
+use crate::edge::{addresses, config};
 use crate::node::NodeOptions;
 use crate::registry::Registry;
 use crate::report::changes::{Change, changes};
@@ -60,7 +60,12 @@ impl Report {
 pub(super) fn run(args: &SyncArgs) -> Result<Outcome, Failure> {
     let registry = super::source(&args.registry)?.read()?;
     let xtables = Xtables::detect(args.iptables.as_deref())?;
-    let report = sync(&xtables, &options(&args.node)?, &registry, args.dry_run)?;
+    let mode = if args.dry_run {
+        Mode::DryRun
+    } else {
+        Mode::Write { patience: PATIENCE }
+    };
+    let report = sync(&xtables, &options(&args.node)?, &registry, mode)?;
     match args.output {
         OutputFormat::Json => emit_json(&report)?,
         OutputFormat::Table if args.dry_run => emit(&dry_run_text(&report))?,
@@ -78,9 +83,7 @@ pub(super) fn options(args: &NodeArgs) -> Result<NodeOptions, Failure> {
         None => Draft::default(),
     };
     args.write_over(&mut draft);
-    let settings = draft
-        .settle(args.compat)
-        .map_err(|problems| failure(&problems))?;
+    let settings = draft.settle(args.compat).map_err(|problems| failure(&problems))?;
     for note in &draft.notes {
         tell(&format!("note: {note}"));
     }
@@ -100,18 +103,32 @@ struct Step {
     services: usize,
 }
 
-/// Brings both families to what the registry wants; with `dry_run` only finds out what that takes.
+/// Whether to write, and how long to wait for another command that does.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Mode {
+    /// Only find out what would be written.
+    DryRun,
+    /// Write.
+    Write {
+        /// How long to wait for the lock.
+        patience: Duration,
+    },
+}
+
+/// As long as other commands may take: a large first sync writes for several seconds.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Brings both families to what the registry wants.
 pub(super) fn sync(
     xtables: &Xtables,
     node: &NodeOptions,
     registry: &Registry,
-    dry_run: bool,
+    mode: Mode,
 ) -> Result<Report, Failure> {
     // Held to the end: two syncs at once would edit chains by numbers that the other one moves.
-    let run = if dry_run {
-        None
-    } else {
-        Some(RunDirectory::lock()?)
+    let run = match mode {
+        Mode::DryRun => None,
+        Mode::Write { patience } => Some(RunDirectory::lock_within(patience)?),
     };
     let mut report = Report {
         iptables: xtables.name(),
@@ -142,7 +159,7 @@ pub(super) fn sync(
         report.documents.push((family, step.delta.document()));
         report.changes.extend(step.changes);
     }
-    if !dry_run {
+    if run.is_some() {
         fault::point("sync:done");
     }
     Ok(report)
@@ -217,7 +234,7 @@ fn text(xtables: &Xtables, report: &Report) -> String {
     } else {
         text.push_str(&format!("{ports} in force; written: {}\n", report.written_text()));
     }
-    text.push_str("next: iptables -t nat -L\n");
+    text.push_str(&format!("next: {} -t nat -L\n", xtables.typed()));
     text
 }
 

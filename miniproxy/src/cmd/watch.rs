@@ -9,7 +9,7 @@ use labkit::{Failure, Kind, Outcome};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::sleep;
 
-use super::sync::{Report, options, sync};
+use super::sync::{Mode, Report, options, sync};
 use crate::cli::SyncArgs;
 use crate::edge::registry::{Signature, Source};
 use crate::edge::watch::Watch;
@@ -17,6 +17,8 @@ use crate::node::NodeOptions;
 use crate::pace::{back_off, between_comparisons};
 use crate::registry::Registry;
 
+/// How long to wait for another command's lock; the signals that end the watch wait as long.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// A change is acted on after this long without another one.
 const QUIET: Duration = Duration::from_millis(5);
 /// How often to look whether somebody else changed the rules, or files without an event.
@@ -50,6 +52,8 @@ struct Follower {
     signature: Signature,
     /// What was last said about a bad registry, so that it is said once.
     complaint: Option<String>,
+    /// Whether a pass ever came to its end.
+    begun: bool,
     /// Writes that failed in a row.
     failures: u32,
     /// The generation of the kernel's rules when they were last found right.
@@ -71,6 +75,7 @@ impl Follower {
             registry: None,
             signature: Signature::new(),
             complaint: None,
+            begun: false,
             failures: 0,
             right_at: None,
             compare_at: Instant::now(),
@@ -91,8 +96,10 @@ impl Follower {
                 () = stop.asked() => return Ok(()),
                 changed = watch.changed(QUIET) => {
                     changed.map_err(failed)?;
-                    self.read().await;
-                    self.pass("")?;
+                    if self.source.signature() != self.signature {
+                        self.read().await;
+                        self.pass("")?;
+                    }
                 }
                 () = sleep(LOOK) => self.look(&mut watch).await?,
             }
@@ -163,7 +170,8 @@ impl Follower {
                 self.registry = Some(registry);
             }
             Err(failure) => {
-                let complaint = failure.to_string();
+                // Its hints are for a command that ends; this one goes on.
+                let complaint = format!("error: {}", failure.message());
                 if self.complaint.as_deref() != Some(complaint.as_str()) {
                     tell(&complaint);
                     tell("       the last good state stays in force");
@@ -182,17 +190,23 @@ impl Follower {
         // Taken before the comparison: a change in between makes the next look compare again.
         let generation = self.generation();
         let began = Instant::now();
-        let result = sync(&self.xtables, &self.node, registry, false);
+        let result = sync(
+            &self.xtables,
+            &self.node,
+            registry,
+            Mode::Write { patience: PATIENCE },
+        );
         self.compare_at = Instant::now() + between_comparisons(began.elapsed(), self.longest);
         match result {
             Ok(report) => {
                 self.right_at = generation.filter(|_| report.written.is_empty());
+                self.begun = true;
                 self.failures = 0;
                 self.retry_at = None;
                 self.say(&report, repaired)
             }
-            // Nothing that is waited for will bring a privilege or a program.
-            Err(failure) if failure.kind() == Kind::HostLacks && self.failures == 0 => Err(failure),
+            // Before the first success nothing that is waited for will bring a privilege or a program.
+            Err(failure) if failure.kind() == Kind::HostLacks && !self.begun => Err(failure),
             Err(failure) => {
                 self.failures += 1;
                 let wait = back_off(self.failures);
@@ -216,7 +230,8 @@ impl Follower {
         if !repaired.is_empty() || report.changes.is_empty() {
             text.push_str(&format!("{repaired}{}\n", report.written_text()));
         }
-        for change in &report.changes {
+        // After a repair nothing is new but the rules.
+        for change in report.changes.iter().filter(|_| repaired.is_empty()) {
             text.push_str(&change.line());
             text.push('\n');
         }

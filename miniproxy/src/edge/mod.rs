@@ -4,12 +4,14 @@
 //! | --- | --- |
 //! | [`addresses`] | the host: its name, its addresses, a sysctl |
 //! | [`config`] | the configuration file |
+//! | [`processes`] | other miniproxies on this node |
 //! | [`registry`] | the registry's files |
 //! | [`tables`] | the kernel's tables, by iptables-save and iptables-restore |
 //! | [`watch`] | the registry's directories, by inotify |
 
 pub mod addresses;
 pub mod config;
+pub mod processes;
 pub mod registry;
 pub mod tables;
 pub mod watch;

@@ -1,12 +1,13 @@
 //! Finds and reads the registry's files.
 
-use std::fs;
-use std::io;
-use std::os::unix::fs::MetadataExt as _;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use labkit::rundir::RUN_DIRECTORY;
 use labkit::{Failure, Kind};
+use nix::libc::O_NONBLOCK;
 
 use crate::registry::problem::failure;
 use crate::registry::{Registry, SourceFile};
@@ -77,7 +78,8 @@ impl Source {
         let mut files = Vec::new();
         for path in &self.paths {
             for file in listed(path).map_err(|error| unreadable(path, &error))? {
-                let bytes = fs::read(&file).map_err(|error| unreadable(&file, &error))?;
+                // A pipe that somebody left in a directory would be waited for; a given one is meant.
+                let bytes = read(&file, *path == file).map_err(|error| unreadable(&file, &error))?;
                 files.push(SourceFile {
                     path: file.display().to_string(),
                     bytes,
@@ -99,6 +101,30 @@ impl Source {
         };
         files.filter_map(look).collect()
     }
+}
+
+/// No registry is as large: ten thousand Services with their slices are some 20 MB.
+const LARGEST: u64 = 256 << 20;
+
+/// Reads a regular file, or (`any_kind`) whatever it is.
+fn read(path: &Path, any_kind: bool) -> io::Result<Vec<u8>> {
+    let flags = if any_kind { 0 } else { O_NONBLOCK };
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    if !any_kind && !file.metadata()?.is_file() {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "it is no regular file",
+        ));
+    }
+    let mut bytes = Vec::new();
+    file.take(LARGEST + 1).read_to_end(&mut bytes)?;
+    if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > LARGEST {
+        return Err(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            "it is larger than 256 MiB",
+        ));
+    }
+    Ok(bytes)
 }
 
 fn unreadable(path: &Path, error: &io::Error) -> Failure {

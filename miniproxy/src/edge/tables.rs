@@ -1,10 +1,12 @@
 //! The kernel's tables, read by iptables-save and written by one iptables-restore for each family.
 
-use labkit::xtables::{Family, Flavour, Xtables};
+use std::path::Path;
+
+use labkit::xtables::{Family, Flavour, Xtables, legacy_tables_exist};
 use labkit::{Failure, tool};
 
 use crate::rules::parse;
-use crate::rules::set::Found;
+use crate::rules::set::{Found, TableName};
 
 /// Seconds to wait for another program's xtables lock. As kube-proxy.
 const LOCK_SECONDS: &str = "5";
@@ -27,24 +29,18 @@ pub trait Tables {
 impl Tables for Xtables {
     fn read(&self, family: Family) -> Result<Option<Found>, Failure> {
         let program = self.save(family);
-        if family == Family::V6 && !program.exists() {
+        if family == Family::V6 && !(program.exists() && kernel_has_ipv6()) {
             return Ok(None);
         }
-        let output = tool::run::<&str>(&program, &[], None)?;
-        if !output.status.success() {
-            let words = tool::complaint::<&str>(&program, &[], &output);
-            // A kernel without IPv6 is no fault of the rules.
-            return if family == Family::V6 {
-                Ok(None)
-            } else {
-                Err(explained(words))
-            };
+        // Without a list of its tables legacy can only be asked for each by name.
+        if self.flavour == Flavour::Legacy && legacy_tables_exist(family).is_none() {
+            let mut found = Found::default();
+            for table in TableName::ALL {
+                found.tables.extend(dump(&program, &["-t", table.name()])?.tables);
+            }
+            return Ok(Some(found));
         }
-        let dump = String::from_utf8_lossy(&output.stdout);
-        let found = parse::parse(&dump);
-        found
-            .map(Some)
-            .map_err(|error| Failure::failed(format!("cannot understand {}: {error}", program.display())))
+        dump(&program, &[]).map(Some)
     }
 
     fn write(&self, family: Family, document: &str) -> Result<(), Failure> {
@@ -57,6 +53,21 @@ impl Tables for Xtables {
         }
         Err(explained(tool::complaint(&program, &args, &output)))
     }
+}
+
+/// What a save program prints, understood.
+fn dump(program: &Path, args: &[&str]) -> Result<Found, Failure> {
+    let output = tool::run(program, args, None)?;
+    if !output.status.success() {
+        return Err(explained(tool::complaint(program, args, &output)));
+    }
+    let found = parse::parse(&String::from_utf8_lossy(&output.stdout));
+    found.map_err(|error| Failure::failed(format!("cannot understand {}: {error}", program.display())))
+}
+
+/// A kernel that was built or booted without IPv6 has no such file.
+fn kernel_has_ipv6() -> bool {
+    Path::new("/proc/thread-self/net/if_inet6").exists()
 }
 
 /// Adds what the usual complaints mean.

@@ -4,17 +4,24 @@
 //! files: an editor that writes a new file and renames it over the old one leaves a watch on the
 //! old file deaf.
 
+use std::collections::HashMap;
+use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use inotify::{EventStream, Inotify, WatchMask};
+use inotify::{EventStream, Inotify, WatchDescriptor, WatchMask};
 
 /// Watches the directories of a registry.
+///
+/// The parent of each path is watched too, for the path itself being replaced; of what else happens
+/// there nothing is told.
 pub struct Watch {
     events: EventStream<[u8; 4096]>,
     paths: Vec<PathBuf>,
+    /// Watches on parents, and the only names in them that count.
+    parents: HashMap<WatchDescriptor, Vec<OsString>>,
 }
 
 impl Watch {
@@ -26,6 +33,7 @@ impl Watch {
         let mut watch = Self {
             events: Inotify::init()?.into_event_stream([0; 4096])?,
             paths: paths.to_vec(),
+            parents: HashMap::new(),
         };
         watch.renew();
         Ok(watch)
@@ -40,13 +48,17 @@ impl Watch {
             | WatchMask::MOVE
             | WatchMask::DELETE_SELF
             | WatchMask::MOVE_SELF;
+        self.parents.clear();
         for path in &self.paths {
-            // The parent sees the path itself being replaced, be it a file or a symlink.
-            for directory in [path.as_path(), parent(path)] {
-                if directory.is_dir() {
-                    // A directory that vanished meanwhile is noticed by the caller's own look.
-                    let _ = self.events.watches().add(directory, mask);
-                }
+            let Some(name) = path.file_name() else { continue };
+            // A directory that vanished meanwhile is noticed by the caller's own look.
+            if let Ok(parent) = self.events.watches().add(parent(path), mask) {
+                self.parents.entry(parent).or_default().push(name.to_os_string());
+            }
+        }
+        for path in self.paths.iter().filter(|path| path.is_dir()) {
+            if let Ok(whole) = self.events.watches().add(path, mask) {
+                self.parents.remove(&whole);
             }
         }
     }
@@ -66,9 +78,15 @@ impl Watch {
     }
 
     async fn wait(&mut self) -> io::Result<()> {
-        match self.events.next().await {
-            Some(event) => event.map(drop),
-            None => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "inotify ended")),
+        loop {
+            let Some(event) = self.events.next().await else {
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "inotify ended"));
+            };
+            let event = event?;
+            match (self.parents.get(&event.wd), &event.name) {
+                (Some(names), Some(name)) if !names.contains(name) => {}
+                _ => return Ok(()),
+            }
         }
     }
 }

@@ -102,15 +102,20 @@ impl Seen {
         let Some((kind, metadata)) = item.object.identity() else {
             return Ok(());
         };
-        let key = (
-            kind,
-            namespace_of(metadata).to_string(),
-            name_of(metadata).to_string(),
-        );
+        // A Node stands in no namespace.
+        let namespace = if kind == "Node" {
+            ""
+        } else {
+            namespace_of(metadata)
+        };
+        let key = (kind, namespace.to_string(), name_of(metadata).to_string());
         if let Some(first) = self.names.get(&key) {
             return Err(item.problem(
                 "metadata.name",
-                format!("there is another {kind} {}/{}, in {first}", key.1, key.2),
+                match kind {
+                    "Node" => format!("there is another Node {}, in {first}", key.2),
+                    _ => format!("there is another {kind} {}/{}, in {first}", key.1, key.2),
+                },
                 "one object for each kind, namespace and name",
             ));
         }

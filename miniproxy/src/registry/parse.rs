@@ -106,18 +106,13 @@ pub fn parse(file: &SourceFile) -> Result<Vec<Item>, Problem> {
         let line = before.split(|byte| *byte == b'\n').count();
         broken(line, 1, "this is not UTF-8 text".into())
     })?;
+    if text.trim().is_empty() {
+        return Err(broken(1, 1, "the file is empty".into()));
+    }
     let value: Value = serde_json::from_str(text).map_err(|error| {
         let what = error.to_string();
         let what = what.split(" at line ").next().unwrap_or(&what).to_string();
-        broken(
-            error.line(),
-            error.column().max(1),
-            if text.trim().is_empty() {
-                "the file is empty".into()
-            } else {
-                what
-            },
-        )
+        broken(error.line(), error.column().max(1), what)
     })?;
     let origin = Origin {
         file: file.path.as_str().into(),

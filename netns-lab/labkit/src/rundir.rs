@@ -1,11 +1,12 @@
 //! `/run/netns-lab`: where both programs keep what they must remember, under one lock.
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use crate::{Failure, files};
+use crate::{Failure, files, shell};
 
 /// The directory; root's only, and gone when nothing is remembered.
 pub const RUN_DIRECTORY: &str = "/run/netns-lab";
@@ -20,46 +21,77 @@ pub struct RunDirectory {
     _lock: File,
 }
 
+/// How long a command waits for the others; making a thousand pods takes a few seconds.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// A wait longer than this is told.
+const SILENT: Duration = Duration::from_secs(1);
+/// How often to try again.
+const TRY_AGAIN: Duration = Duration::from_millis(10);
+
 impl RunDirectory {
     /// Waits for the lock of [`RUN_DIRECTORY`], making the directory first.
     ///
     /// # Errors
-    /// `HostLacks` when it cannot be made (no privilege) or is not ours alone.
+    /// `HostLacks` when it cannot be made (no privilege) or is not ours alone; `Failed` when another
+    /// command does not let go of it.
     pub fn lock() -> Result<Self, Failure> {
-        Self::lock_at(Path::new(RUN_DIRECTORY))
+        Self::lock_within(PATIENCE)
     }
 
-    /// As [`RunDirectory::lock`], for a directory elsewhere.
-    pub fn lock_at(path: &Path) -> Result<Self, Failure> {
-        Self::try_lock_at(path).map_err(|error| {
-            Failure::host_lacks(format!("cannot use {}: {error}", path.display()))
-                .hint("run as root (sudo), or inside `netns-lab sandbox`")
-        })
+    /// As [`RunDirectory::lock`], with another patience.
+    pub fn lock_within(patience: Duration) -> Result<Self, Failure> {
+        Self::lock_at(Path::new(RUN_DIRECTORY), patience)
     }
 
-    fn try_lock_at(path: &Path) -> io::Result<Self> {
+    /// As [`RunDirectory::lock_within`], for a directory elsewhere.
+    pub fn lock_at(path: &Path, patience: Duration) -> Result<Self, Failure> {
+        let began = Instant::now();
+        let mut told = false;
         loop {
-            let directory = match files::private_directory(path) {
-                // Another holder removed it between our making and our opening it.
-                Err(error)
-                    if error.kind() == io::ErrorKind::NotFound && path.parent().is_some_and(Path::exists) =>
-                {
-                    continue;
-                }
-                other => other?,
-            };
-            directory.lock()?;
-            // Whoever held it before us may have removed it; then our lock is on a ghost.
-            match fs::symlink_metadata(path) {
-                Ok(found) if found.ino() == directory.metadata()?.ino() => {
-                    return Ok(Self {
-                        path: path.to_path_buf(),
-                        _lock: directory,
-                    });
-                }
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
+            if let Some(held) = Self::try_lock(path).map_err(|error| refused(path, &error))? {
+                return Ok(held);
             }
+            if began.elapsed() > patience {
+                let busy = format!(
+                    "another netns-lab or miniproxy has held {} for {patience:?}",
+                    path.display()
+                );
+                return Err(
+                    Failure::failed(busy).hint("is one stopped (Ctrl-Z)? see: fuser -v /run/netns-lab")
+                );
+            }
+            if began.elapsed() > SILENT && !told {
+                told = true;
+                shell::tell("waiting for another netns-lab or miniproxy to finish …");
+            }
+            std::thread::sleep(TRY_AGAIN);
+        }
+    }
+
+    /// `None` while another process holds the lock, or when the directory was removed meanwhile.
+    fn try_lock(path: &Path) -> io::Result<Option<Self>> {
+        let directory = match files::private_directory(path) {
+            // Another holder removed it between our making and our opening it.
+            Err(error)
+                if error.kind() == io::ErrorKind::NotFound && path.parent().is_some_and(Path::exists) =>
+            {
+                return Ok(None);
+            }
+            other => other?,
+        };
+        match directory.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(None),
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+        // Whoever held it before us may have removed it; then our lock is on a ghost.
+        match fs::symlink_metadata(path) {
+            Ok(found) if found.ino() == directory.metadata()?.ino() => Ok(Some(Self {
+                path: path.to_path_buf(),
+                _lock: directory,
+            })),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(None),
         }
     }
 
@@ -67,6 +99,17 @@ impl RunDirectory {
     pub fn path(&self) -> &Path {
         &self.path
     }
+}
+
+fn refused(path: &Path, error: &io::Error) -> Failure {
+    let failure = Failure::host_lacks(format!("cannot use {}: {error}", path.display()));
+    if nix::unistd::geteuid().is_root() && path.symlink_metadata().is_ok() {
+        return failure.hint(format!(
+            "see who made it (ls -ld {0}), then remove it: rm -r {0}",
+            path.display()
+        ));
+    }
+    failure.hint("run as root (sudo), or inside `netns-lab sandbox`")
 }
 
 impl Drop for RunDirectory {
@@ -94,12 +137,26 @@ mod tests {
     fn is_gone_when_empty_and_stays_when_not() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("run");
-        drop(RunDirectory::lock_at(&path).unwrap());
+        drop(RunDirectory::lock_at(&path, PATIENCE).unwrap());
         assert!(!path.exists());
-        let held = RunDirectory::lock_at(&path).unwrap();
+        let held = RunDirectory::lock_at(&path, PATIENCE).unwrap();
         fs::write(held.path().join("x"), "").unwrap();
         drop(held);
         assert!(path.exists());
+    }
+
+    #[test]
+    fn a_lock_that_is_not_let_go_is_told_and_not_waited_for_for_ever() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run");
+        let _held = RunDirectory::lock_at(&path, PATIENCE).unwrap();
+        let failure = RunDirectory::lock_at(&path, Duration::from_millis(30)).unwrap_err();
+        assert!(
+            failure
+                .message()
+                .starts_with("another netns-lab or miniproxy has held"),
+            "{failure}"
+        );
     }
 
     #[test]
@@ -111,7 +168,7 @@ mod tests {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for _ in 0..50 {
-                        let _held = RunDirectory::lock_at(&path).unwrap();
+                        let _held = RunDirectory::lock_at(&path, PATIENCE).unwrap();
                         assert_eq!(inside.fetch_add(1, std::sync::atomic::Ordering::SeqCst), 0);
                         inside.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
                     }

@@ -30,11 +30,17 @@ impl Table {
         );
     }
 
-    /// The lines of the table, each ended by a newline, without trailing spaces.
+    /// The lines of the table, each ended by a newline, without trailing spaces. A table that is too
+    /// wide for the terminal (80 columns where there is none) breaks long cells into more lines.
     pub fn render(&self) -> String {
+        self.render_within(width())
+    }
+
+    fn render_within(&self, width: u16) -> String {
         let mut grid = Grid::new();
         grid.load_style(comfy_table::presets::NOTHING)
-            .set_content_arrangement(ContentArrangement::Disabled);
+            .set_width(width)
+            .set_content_arrangement(ContentArrangement::Dynamic);
         grid.set_header(&self.header);
         for row in &self.rows {
             grid.add_row(row);
@@ -52,9 +58,30 @@ impl Table {
     }
 }
 
+/// Columns that a line may have.
+fn width() -> u16 {
+    let asked = std::env::var("COLUMNS")
+        .ok()
+        .and_then(|columns| columns.parse().ok());
+    let terminal = || terminal_size::terminal_size().map(|(width, _)| width.0);
+    asked.or_else(terminal).filter(|width| *width >= 40).unwrap_or(80)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn long_cells_break_where_the_terminal_ends() {
+        let mut table = Table::new(&["POD", "LABELS"]);
+        table.row([
+            "web-1".to_string(),
+            "app=web,tier=front,zone=a,team=shop,release=stable".to_string(),
+        ]);
+        let text = table.render_within(40);
+        assert!(text.lines().all(|line| line.chars().count() <= 40), "{text}");
+        assert!(text.contains("app=web") && text.lines().count() > 2, "{text}");
+    }
 
     #[test]
     fn columns_line_up_and_no_line_ends_in_a_space() {

@@ -84,17 +84,8 @@ impl Xtables {
     /// # Errors
     /// `HostLacks` when no iptables is found, `Usage` when the given path is none.
     pub fn detect(given: Option<&Path>) -> Result<Self, Failure> {
-        if let Some(path) = given {
-            let flavour = flavour_of(path).ok_or_else(|| {
-                Failure::usage(format!("{} is not an iptables program", path.display()))
-                    .hint("try --iptables /usr/sbin/iptables-nft")
-            })?;
-            return Ok(Self {
-                flavour,
-                program: path.to_path_buf(),
-                reason: "as --iptables says".into(),
-                mixed: false,
-            });
+        if let Some(given) = given {
+            return Self::given(given);
         }
         let default = tool::find("iptables").and_then(|path| Some((flavour_of(&path)?, path)));
         let Some((default, path)) = default.or_else(any_flavour) else {
@@ -123,6 +114,46 @@ impl Xtables {
             reason,
             mixed: nft && legacy,
         })
+    }
+
+    fn given(given: &Path) -> Result<Self, Failure> {
+        // A bare name is looked up as a shell would.
+        let bare = given.components().count() == 1 && !given.exists();
+        let program = match given.to_str().filter(|_| bare).map(tool::find) {
+            Some(found) => found,
+            None => Some(given.to_path_buf()).filter(|path| path.exists()),
+        };
+        let Some(program) = program else {
+            return Err(Failure::usage(format!("there is no {}", given.display()))
+                .hint("name a program, such as --iptables iptables-nft"));
+        };
+        let flavour = flavour_of(&program).ok_or_else(|| {
+            Failure::usage(format!("{} is not an iptables program", given.display()))
+                .hint("name one, such as --iptables iptables-nft")
+        })?;
+        Ok(Self {
+            flavour,
+            program,
+            reason: "as --iptables says".into(),
+            mixed: false,
+        })
+    }
+
+    /// What to type to run this very program: a name where that is enough, else the path.
+    pub fn typed(&self) -> String {
+        let name = self
+            .program
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        let found = |name: &str| tool::find(name).and_then(|path| fs::canonicalize(path).ok());
+        let here = fs::canonicalize(&self.program).ok();
+        match tool::find("iptables").and_then(|path| flavour_of(&path)) {
+            Some(flavour) if flavour == self.flavour && found("iptables") == here => "iptables".into(),
+            _ if found(&name) == here => name,
+            _ => self.program.display().to_string(),
+        }
     }
 
     /// The program of a family that changes or lists single rules.
@@ -191,19 +222,23 @@ fn nft_has_rules() -> bool {
 fn legacy_has_rules() -> bool {
     Family::ALL
         .into_iter()
-        .any(|family| legacy_tables_exist(family) && legacy_dump_has_rules(family))
+        .any(|family| legacy_tables_exist(family) == Some(true) && legacy_dump_has_rules(family))
 }
 
-/// Whether this network namespace has any legacy table of a family.
+/// Whether this network namespace has any legacy table of a family; `None` when the kernel does not
+/// let us look (a user namespace that was made together with its network namespace).
 ///
-/// Ask this before `iptables-legacy-save`, which would make what it asks about. In a user namespace
-/// that did not make its network namespace the list cannot be read: then it can hold nothing of ours.
-pub fn legacy_tables_exist(family: Family) -> bool {
+/// Ask this before `iptables-legacy-save`, which would make what it asks about.
+pub fn legacy_tables_exist(family: Family) -> Option<bool> {
     let names = match family {
         Family::V4 => "/proc/thread-self/net/ip_tables_names",
         Family::V6 => "/proc/thread-self/net/ip6_tables_names",
     };
-    fs::read_to_string(names).is_ok_and(|names| !names.trim().is_empty())
+    match fs::read_to_string(names) {
+        Ok(names) => Some(!names.trim().is_empty()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Some(false),
+        Err(_) => None,
+    }
 }
 
 fn legacy_dump_has_rules(family: Family) -> bool {
