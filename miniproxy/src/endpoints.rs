@@ -36,8 +36,8 @@ impl<'a> Choice<'a> {
             has_endpoints: false,
         };
         if port.uses_cluster_endpoints() {
-            choice.cluster = ready.clone();
-            choice.cluster.retain(|endpoint| nearby.admits(endpoint));
+            let admitted = ready.iter().filter(|endpoint| nearby.admits(endpoint));
+            choice.cluster = admitted.copied().collect();
             if choice.cluster.is_empty() {
                 choice.cluster.clone_from(&leaving);
             }

@@ -86,7 +86,7 @@ impl Judge {
             node_port_addresses: self.node_port_addresses(draft),
             sync_period,
             min_sync_period,
-            conntrack: self.conntrack(draft, defaults.conntrack),
+            conntrack: self.conntrack(draft, &defaults.conntrack),
             gates: self.gates(draft),
         }
     }
@@ -318,7 +318,7 @@ impl Judge {
         (length != 0).then(|| Duration::from_nanos(length))
     }
 
-    fn conntrack(&mut self, draft: &Draft, defaults: Conntrack) -> Conntrack {
+    fn conntrack(&mut self, draft: &Draft, defaults: &Conntrack) -> Conntrack {
         Conntrack {
             max_per_core: self.size(
                 "conntrack.maxPerCore",
@@ -350,13 +350,14 @@ impl Judge {
         let Some(given) = given else {
             return default;
         };
-        match i32::try_from(given.value).map(u32::try_from) {
-            Ok(Ok(size)) => size,
-            _ => {
-                self.refuse(given, field, given.value.to_string(), "0 to 2147483647");
-                default
-            }
-        }
+        // The API keeps it in 32 bits with a sign.
+        let size = i32::try_from(given.value)
+            .ok()
+            .and_then(|size| u32::try_from(size).ok());
+        size.unwrap_or_else(|| {
+            self.refuse(given, field, given.value.to_string(), "0 to 2147483647");
+            default
+        })
     }
 
     /// Gates that no rule depends on are known to the reader's kube-proxy, not to us: they pass.

@@ -7,12 +7,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use labkit::text::printable;
 use serde::Serialize;
-use similar::{Algorithm, DiffTag, capture_diff_slices};
 
+use super::pair::{Pair, pairs};
+use super::words::{Side, differing, role};
 use crate::rules::delta::{is_ours, meaning_key};
 use crate::rules::fixed;
+use crate::rules::name::ChainKind;
 use crate::rules::rule::{Rule, Target};
-use crate::rules::set::{Found, TableName};
+use crate::rules::set::{Chains, Found, TableName};
 use crate::rules::text::rule_text;
 
 /// One difference. `left` is what is there, `right` what should be (or the second dump).
@@ -50,12 +52,26 @@ pub fn compare(left: &Found, right: &Found, sides: Sides<'_>) -> Vec<Finding> {
     for table in TableName::ALL {
         let (left, right) = (part(left, table), part(right, table));
         let names: BTreeSet<&String> = left.keys().chain(right.keys()).collect();
+        let mut owners = owners_of(&right);
+        owners.extend(owners_of(&left));
         for chain in names {
-            let comparison = Comparison { table, chain, sides };
+            let comparison = Comparison {
+                table,
+                chain,
+                left: Side {
+                    name: sides.left,
+                    chains: &left,
+                },
+                right: Side {
+                    name: sides.right,
+                    chains: &right,
+                },
+                owners: &owners,
+            };
             match (left.get(chain), right.get(chain)) {
                 (Some(left), Some(right)) => comparison.rules(left, right, &mut findings),
-                (Some(rules), None) => findings.push(comparison.only(sides.left, rules, true)),
-                (None, Some(rules)) => findings.push(comparison.only(sides.right, rules, false)),
+                (Some(rules), None) => findings.push(comparison.only(rules, true)),
+                (None, Some(rules)) => findings.push(comparison.only(rules, false)),
                 (None, None) => {}
             }
         }
@@ -63,9 +79,29 @@ pub fn compare(left: &Found, right: &Found, sides: Sides<'_>) -> Vec<Finding> {
     findings
 }
 
+/// Which service port each chain belongs to, by the comments in it and of the rules that lead there:
+/// some rules carry none, and in large clusters most do not.
+fn owners_of(chains: &Chains) -> BTreeMap<String, String> {
+    let mut owners = BTreeMap::new();
+    for (chain, rules) in chains {
+        for rule in rules {
+            let Some(service) = named_in(rule) else { continue };
+            if ChainKind::of(chain).is_some() {
+                owners.entry(chain.clone()).or_insert_with(|| service.clone());
+            }
+            if let Some(Target::Jump(to)) = &rule.target
+                && ChainKind::of(to).is_some()
+            {
+                owners.entry(to.clone()).or_insert(service);
+            }
+        }
+    }
+    owners
+}
+
 /// Our chains of one table in a comparable order, and of built-in chains only the jumps to ours.
-fn part(found: &Found, table: TableName) -> BTreeMap<String, Vec<Rule>> {
-    let mut part = BTreeMap::new();
+fn part(found: &Found, table: TableName) -> Chains {
+    let mut part = Chains::new();
     for (chain, rules) in found.tables.get(&table).into_iter().flatten() {
         if is_ours(table, chain) {
             part.insert(chain.clone(), comparable(chain, rules));
@@ -107,57 +143,73 @@ fn service_of(rule: &Rule) -> Option<String> {
     first.contains('/').then(|| first.to_string())
 }
 
+/// The same, wherever in the comment it stands: `masquerade traffic for ns/name:port external …`.
+fn named_in(rule: &Rule) -> Option<String> {
+    let mut words = rule.comment_text()?.split(' ');
+    words.find(|word| word.contains('/')).map(str::to_string)
+}
+
 struct Comparison<'a> {
     table: TableName,
     chain: &'a str,
-    sides: Sides<'a>,
+    left: Side<'a>,
+    right: Side<'a>,
+    owners: &'a BTreeMap<String, String>,
 }
 
 impl Comparison<'_> {
     fn rules(&self, left: &[Rule], right: &[Rule], findings: &mut Vec<Finding>) {
-        let key = |rules: &[Rule]| -> Vec<String> { rules.iter().map(meaning_key).collect() };
-        for operation in capture_diff_slices(Algorithm::Myers, &key(left), &key(right)) {
-            let (tag, old, new) = operation.as_tag_tuple();
-            if tag == DiffTag::Equal {
-                continue;
-            }
-            let (old, new) = (&left[old], &right[new]);
-            // A rule replaced by another is one difference, not two.
-            for index in 0..old.len().max(new.len()) {
-                findings.push(self.finding(old.get(index), new.get(index)));
-            }
+        for pair in pairs(left, right, service_of) {
+            findings.push(match pair {
+                Pair::Moved(rule) => {
+                    let what = format!(
+                        "{} and {} have this rule in another order",
+                        self.left.name, self.right.name
+                    );
+                    self.finding(Some(rule), Some(rule), what)
+                }
+                Pair::Differ(left, right) => {
+                    let what = differing((left, &self.left), (right, &self.right));
+                    self.finding(Some(left), Some(right), what)
+                }
+                Pair::Left(rule) => self.finding(Some(rule), None, alone(&self.left, rule)),
+                Pair::Right(rule) => self.finding(None, Some(rule), alone(&self.right, rule)),
+            });
         }
     }
 
-    fn finding(&self, left: Option<&Rule>, right: Option<&Rule>) -> Finding {
-        let what = match (left, right) {
-            (Some(_), Some(_)) => format!("{} and {} differ", self.sides.left, self.sides.right),
-            (Some(_), None) => format!("only {} has this rule", self.sides.left),
-            _ => format!("only {} has this rule", self.sides.right),
-        };
+    fn finding(&self, left: Option<&Rule>, right: Option<&Rule>, what: String) -> Finding {
+        let service = left.and_then(named_in).or_else(|| right.and_then(named_in));
         Finding {
             table: self.table.name(),
             chain: self.chain.to_string(),
-            service: left.or(right).and_then(service_of),
+            service: service.or_else(|| self.owners.get(self.chain).cloned()),
             left: left.map(rule_text),
             right: right.map(rule_text),
             what,
         }
     }
 
-    fn only(&self, side: &str, rules: &[Rule], left: bool) -> Finding {
-        let service = rules.iter().find_map(service_of);
+    fn only(&self, rules: &[Rule], left: bool) -> Finding {
         let text = (!rules.is_empty()).then(|| rules.iter().map(rule_text).collect::<Vec<_>>().join("\n"));
-        let what = format!("only {side} has this chain");
+        let side = if left { &self.left } else { &self.right };
+        let what = format!("only {} has this chain", side.name);
         let (left, right) = if left { (text, None) } else { (None, text) };
         Finding {
             table: self.table.name(),
             chain: self.chain.to_string(),
-            service,
+            service: self.owners.get(self.chain).cloned(),
             left,
             right,
             what,
         }
+    }
+}
+
+fn alone(side: &Side<'_>, rule: &Rule) -> String {
+    match role(rule, side) {
+        Some(role) => format!("only {} {role}", side.name),
+        None => format!("only {} has this rule", side.name),
     }
 }
 

@@ -2,3 +2,5 @@
 
 pub mod changes;
 pub mod difference;
+mod pair;
+mod words;
