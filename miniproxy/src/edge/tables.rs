@@ -51,7 +51,8 @@ impl Tables for Xtables {
         if output.status.success() {
             return Ok(());
         }
-        Err(explained(tool::complaint(&program, &args, &output)))
+        let words = tool::complaint(&program, &args, &output);
+        Err(explained(words).hint("see what was sent: miniproxy sync --dry-run"))
     }
 }
 
@@ -91,7 +92,7 @@ fn explained(words: String) -> Failure {
                 .hint(format!("the kernel lacks a module: sudo modprobe {module}"));
         }
     }
-    Failure::failed(words).hint("see what was sent: miniproxy sync --dry-run")
+    Failure::failed(words)
 }
 
 /// Every flavour whose programs are here, for a cleanup that finds rules wherever they are.
