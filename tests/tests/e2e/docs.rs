@@ -33,6 +33,18 @@ fn documents() -> Vec<(String, String)> {
         .collect()
 }
 
+/// A machine whose `/tmp` looks like the host's and keeps what the commands write to itself.
+fn machine() -> Machine {
+    let machine = Machine::builder().uplink().start();
+    machine
+        .sh(
+            "mkdir -p /run/tmp/upper /run/tmp/work; chmod 1777 /run/tmp/upper; \
+             mount -t overlay -o lowerdir=/tmp,upperdir=/run/tmp/upper,workdir=/run/tmp/work overlay /tmp",
+        )
+        .ok();
+    machine
+}
+
 fn run_block(document: &str, block: &Block, machine: &Machine) {
     let root = repository();
     let root = root.to_str().expect("a path in UTF-8");
@@ -75,7 +87,7 @@ fn every_command_in_the_documentation_runs() {
                 continue;
             }
             if !block.goes_on || machine.is_none() {
-                machine = Some(Machine::builder().uplink().start());
+                machine = Some(self::machine());
             }
             run_block(&document, &block, machine.as_ref().expect("just made"));
             ran += block.commands.len();
