@@ -5,6 +5,7 @@
 
 mod churn;
 mod cli;
+mod conformance;
 mod docs;
 mod hairpin;
 mod harness;
