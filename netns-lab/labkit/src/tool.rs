@@ -78,6 +78,22 @@ pub fn find(name: &str) -> Option<std::path::PathBuf> {
         .find(|candidate| is_program(candidate))
 }
 
+/// How to install a package here, by the package manager that is found: `install it: sudo dnf
+/// install iptables`.
+pub fn install_hint(package: &str) -> String {
+    const MANAGERS: [(&str, &str); 5] = [
+        ("apt-get", "sudo apt-get install"),
+        ("dnf", "sudo dnf install"),
+        ("pacman", "sudo pacman -S"),
+        ("apk", "sudo apk add"),
+        ("zypper", "sudo zypper install"),
+    ];
+    match MANAGERS.iter().find(|(program, _)| find(program).is_some()) {
+        Some((_, install)) => format!("install it: {install} {package}"),
+        None => format!("install the package {package} of your distribution"),
+    }
+}
+
 fn is_program(path: &Path) -> bool {
     path.is_file() && nix::unistd::access(path, nix::unistd::AccessFlags::X_OK).is_ok()
 }
