@@ -77,6 +77,11 @@ fn explained(words: String) -> Failure {
     if says("Permission denied") || says("must be root") || says("Operation not permitted") {
         return Failure::host_lacks(words).hint("run as root (sudo), or inside `netns-lab sandbox`");
     }
+    if says("Message too long") {
+        return Failure::failed(words).hint(
+            "the kernel takes less at once from a plain user: sudo sysctl -w net.core.wmem_max=16777216",
+        );
+    }
     if says("xtables lock") {
         let hint = format!("another program held the xtables lock for more than {LOCK_SECONDS} s: try again");
         return Failure::failed(words).hint(hint);

@@ -148,6 +148,9 @@ fn told(doing: &str, error: &dyn Error) -> Failure {
 
 fn complaint(doing: &str, said: &str) -> Failure {
     let message = format!("cannot {doing}: iptables said: {said}");
+    if said.contains("must be root") || said.contains("Operation not permitted") {
+        return Failure::host_lacks(message).hint("run as root (sudo), or inside `netns-lab sandbox`");
+    }
     let lacks = [
         "Table does not exist",
         "Permission denied",

@@ -39,7 +39,7 @@ pub fn clashes(lab: &Lab, pods: &[Pod], ledger: Option<&Ledger>, observed: &Obse
 fn link_clashes(lab: &Lab, pods: &[Pod], observed: &Observed) -> Vec<Clash> {
     let mut found = Vec::new();
     let bridge = observed.link(&lab.bridge);
-    if bridge.is_some_and(|link| link.group != lab.group() || link.alias != name::bridge_alias(&lab.name)) {
+    if bridge.is_some_and(|link| !link.is_bridge_of(lab)) {
         found.push(Clash {
             what: format!("a link named {} is there and is not this lab's", lab.bridge),
             hint: format!("choose another name: --bridge {}-lab", shortened(&lab.bridge)),

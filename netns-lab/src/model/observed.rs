@@ -5,7 +5,8 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 
-use super::name::Label;
+use super::ledger::Lab;
+use super::name::{self, Label};
 use super::rule::Rule;
 
 /// A link of the node.
@@ -25,6 +26,17 @@ pub struct Link {
     pub up: bool,
     /// Whether it is the port of a bridge that sends nothing back by the port it came in.
     pub hairpin_off: bool,
+}
+
+impl Link {
+    /// Whether it is the bridge of this lab.
+    ///
+    /// The group is in the message that makes it, the alias in the next one: a bridge of our group
+    /// without an alias is ours too, from an `up` that died in between.
+    pub fn is_bridge_of(&self, lab: &Lab) -> bool {
+        let ours = self.alias.is_empty() || self.alias == name::bridge_alias(&lab.name);
+        self.name == lab.bridge && self.group == lab.group() && ours
+    }
 }
 
 /// An IPv4 address of the node.

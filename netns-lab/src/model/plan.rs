@@ -7,7 +7,6 @@ use std::fmt;
 
 use super::address::mac_text;
 use super::ledger::{Lab, Ledger, Pod, PodRecord};
-use super::name;
 use super::object;
 use super::observed::{Link, Observed};
 use super::rule::{Rule, rules};
@@ -126,9 +125,7 @@ fn host_steps(lab: &Lab, observed: &Observed) -> Vec<Step> {
 
 /// The bridge, if it is there and ours.
 fn whole_bridge<'a>(lab: &Lab, observed: &'a Observed) -> Option<&'a Link> {
-    observed
-        .link(&lab.bridge)
-        .filter(|link| link.group == lab.group() && link.alias == name::bridge_alias(&lab.name))
+    observed.link(&lab.bridge).filter(|link| link.is_bridge_of(lab))
 }
 
 /// Records to remove, and wanted pods that are there and whole.

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::model::ledger::{ProcessId, VERSION, lay_out};
-use crate::model::name::Label;
+use crate::model::name::{self, Label};
 use crate::model::observed::{Address, Kernel, Route};
 use crate::model::topology::Topology;
 
