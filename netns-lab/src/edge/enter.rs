@@ -85,19 +85,25 @@ pub fn become_command(command: &[OsString]) -> Result<Outcome, Failure> {
         Err(error) => error,
         Ok(never) => match never {},
     };
-    let name = labkit::text::printable(&command[0].to_string_lossy()).into_owned();
-    let code = if error == Errno::ENOENT {
-        NOT_FOUND
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    Ok(not_started(&command[0], &path, &error.into()))
+}
+
+/// Tells why a command could not be started, as a shell would: 127 when there is none.
+pub fn not_started(program: &OsStr, path: &OsStr, error: &io::Error) -> Outcome {
+    // A folder on PATH that may not be read makes the kernel speak of permissions, though the
+    // command is nowhere.
+    let bare = Path::new(program).components().count() == 1 && !program.as_bytes().contains(&b'/');
+    let nowhere = bare && !std::env::split_paths(path).any(|folder| folder.join(program).is_file());
+    let missing = nowhere || error.kind() == io::ErrorKind::NotFound;
+    let (why, code) = if missing {
+        ("command not found".to_string(), NOT_FOUND)
     } else {
-        NOT_EXECUTABLE
+        (error.to_string(), NOT_EXECUTABLE)
     };
-    let why = if error == Errno::ENOENT {
-        "command not found".to_string()
-    } else {
-        io::Error::from(error).to_string()
-    };
-    shell::tell(&format!("error: {name}: {why}"));
-    Ok(Outcome::Code(code))
+    let name = program.to_string_lossy();
+    shell::tell(&format!("error: {}: {why}", labkit::text::printable(&name)));
+    Outcome::Code(code)
 }
 
 /// The caller's shell, or the one that is everywhere.

@@ -7,6 +7,7 @@ use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
+use caps::{CapSet, Capability, has_cap};
 use labkit::{Failure, Outcome};
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
@@ -16,6 +17,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Pid, getegid, geteuid};
 
+use super::enter;
 use super::node::Node;
 
 const NONE: Option<&str> = None;
@@ -24,25 +26,22 @@ const SELF: &str = "/proc/self/exe";
 /// The name of the private machine.
 const HOSTNAME: &str = "sandbox";
 
+/// What the mapper waits for.
+const SIGN: &[u8] = b"map";
+
 /// Runs a command as root of a private machine, and returns its exit code.
 pub fn run(command: &[OsString]) -> Result<Outcome, Failure> {
-    let mapper = if geteuid().is_root() {
-        Some(start_mapper()?)
-    } else {
-        None
-    };
-    let (uid, gid) = (geteuid(), getegid());
-    let namespaces = CloneFlags::CLONE_NEWUSER
-        | CloneFlags::CLONE_NEWNS
-        | CloneFlags::CLONE_NEWNET
-        | CloneFlags::CLONE_NEWPID
-        | CloneFlags::CLONE_NEWUTS
-        | CloneFlags::CLONE_NEWIPC;
-    unshare(namespaces).map_err(refused)?;
-    match mapper {
-        Some(mapper) => let_map(mapper)?,
-        None => map_caller(uid.as_raw(), gid.as_raw()).map_err(|error| refused(to_errno(&error)))?,
-    }
+    become_root_of_users()?;
+    // Only now: the owner of what these hold is the root that the map has named, and files such
+    // as /proc/net/ip_tables_names, which iptables-legacy reads, belong to root, not to nobody.
+    unshare(
+        CloneFlags::CLONE_NEWNS
+            | CloneFlags::CLONE_NEWNET
+            | CloneFlags::CLONE_NEWPID
+            | CloneFlags::CLONE_NEWUTS
+            | CloneFlags::CLONE_NEWIPC,
+    )
+    .map_err(refused)?;
     let mut init = Command::new(SELF);
     init.arg0("netns-lab").arg("sandbox-init").arg("--").args(command);
     let failed =
@@ -50,6 +49,34 @@ pub fn run(command: &[OsString]) -> Result<Outcome, Failure> {
     let mut init = init.spawn().map_err(failed)?;
     hold_back_signals();
     Ok(Outcome::Code(code(init.wait().map_err(failed)?)))
+}
+
+/// Enters a user namespace in which this process is root.
+fn become_root_of_users() -> Result<(), Failure> {
+    let (uid, gid) = (geteuid(), getegid());
+    let mapper = if uid.is_root() {
+        Some(start_mapper()?)
+    } else {
+        None
+    };
+    match (unshare(CloneFlags::CLONE_NEWUSER), mapper) {
+        (Ok(()), Some(mapper)) => let_map(mapper),
+        (Ok(()), None) => map_caller(uid.as_raw(), gid.as_raw()).map_err(|error| refused(to_errno(&error))),
+        (Err(error), mapper) => {
+            // Its stdin ends without the sign, and it goes without a word.
+            if let Some(mut mapper) = mapper {
+                drop(mapper.stdin.take());
+                let _ = mapper.wait();
+            }
+            // Root needs no user namespace to make the others; where they are switched off, it
+            // goes without one.
+            if has_cap(None, CapSet::Effective, Capability::CAP_SYS_ADMIN).unwrap_or(false) {
+                tracing::debug!(%error, "a sandbox without a user namespace");
+                return Ok(());
+            }
+            Err(refused(error))
+        }
+    }
 }
 
 /// Ctrl-C and Ctrl-\ are meant for the command; this process only waits for it. Blocked after the
@@ -74,9 +101,10 @@ fn start_mapper() -> Result<Child, Failure> {
 }
 
 fn let_map(mut mapper: Child) -> Result<(), Failure> {
-    // Its stdin ends: that is the sign.
-    drop(mapper.stdin.take());
     let failed = || Failure::failed("cannot map the user ids of the sandbox");
+    if let Some(mut stdin) = mapper.stdin.take() {
+        stdin.write_all(SIGN).map_err(|_| failed())?;
+    }
     let ended = mapper.wait().map_err(|_| failed())?;
     if ended.success() {
         Ok(())
@@ -88,8 +116,12 @@ fn let_map(mut mapper: Child) -> Result<(), Failure> {
 /// The mapper: waits for the sign, then maps every id onto itself, so that programs in the sandbox
 /// can become other users.
 pub fn map_all(pid: u32) -> Result<Outcome, Failure> {
-    let mut nothing = Vec::new();
-    let _ = io::Read::read_to_end(&mut io::stdin(), &mut nothing);
+    let mut told = Vec::new();
+    let _ = io::Read::read_to_end(&mut io::stdin(), &mut told);
+    if told != SIGN {
+        // Whoever started it has gone, or got no namespace: there is nothing to map.
+        return Ok(Outcome::No);
+    }
     for file in ["uid_map", "gid_map"] {
         let own = fs::read_to_string(format!("/proc/self/{file}")).unwrap_or_default();
         let identity = own.lines().filter_map(|line| {
@@ -141,17 +173,7 @@ pub fn init(command: &[OsString]) -> Result<Outcome, Failure> {
         .env("PS1", "(sandbox) \\w # ");
     match child.spawn() {
         Ok(child) => Ok(Outcome::Code(reap_until(child.id()))),
-        Err(error) => {
-            let missing = error.kind() == io::ErrorKind::NotFound;
-            let name = program.to_string_lossy();
-            let why = if missing {
-                "command not found".to_string()
-            } else {
-                error.to_string()
-            };
-            labkit::shell::tell(&format!("error: {}: {why}", labkit::text::printable(&name)));
-            Ok(Outcome::Code(if missing { 127 } else { 126 }))
-        }
+        Err(error) => Ok(enter::not_started(program, &path(), &error)),
     }
 }
 
@@ -233,7 +255,10 @@ fn refused(error: Errno) -> Failure {
             "{message}; a container's seccomp or AppArmor profile may forbid it"
         )),
     };
-    failure.hint("use `sudo netns-lab up` instead, which needs no sandbox")
+    if geteuid().is_root() {
+        return failure.hint("a container needs --privileged, or --cap-add SYS_ADMIN --cap-add NET_ADMIN");
+    }
+    failure.hint("use `sudo netns-lab sandbox`, or `sudo netns-lab up`, which needs no sandbox")
 }
 
 /// The setting that forbids user namespaces, if one does.
