@@ -104,22 +104,20 @@ fn withdraw(before: &Footprint) -> std::io::Result<()> {
             .iter()
             .any(|known| known.table == chain.table && known.name == chain.name)
     };
-    // All or none of a table: a base chain alone would make iptables show a table with one policy.
-    for table in kernel.tables()? {
-        if !IPTABLES.contains(&table.name.as_str()) {
-            continue;
-        }
-        let mine: Vec<_> = chains.iter().filter(|chain| chain.table == table).collect();
-        let made: Vec<_> = mine
-            .iter()
-            .filter(|chain| chain.base && !was_there(chain))
-            .collect();
-        for chain in &made {
-            kernel.delete_empty_chain(chain)?;
-        }
-        if !before.tables.contains(&table) {
-            kernel.delete_empty_table(&table)?;
-        }
+    let made =
+        |chain: &&NfChain| chain.base && IPTABLES.contains(&chain.table.name.as_str()) && !was_there(chain);
+    let chains: Vec<NfChain> = chains.iter().filter(made).cloned().collect();
+    let mut tables = kernel.tables()?;
+    tables.retain(|table| IPTABLES.contains(&table.name.as_str()) && !before.tables.contains(table));
+    if kernel.delete_empty(&chains, &tables)? {
+        return Ok(());
+    }
+    // Somebody has rules in one of them by now: what is empty goes, one by one.
+    for chain in &chains {
+        kernel.delete_empty(std::slice::from_ref(chain), &[])?;
+    }
+    for table in &tables {
+        kernel.delete_empty(&[], std::slice::from_ref(table))?;
     }
     Ok(())
 }

@@ -144,40 +144,57 @@ impl NfTables {
         })
     }
 
-    /// Deletes a chain if it holds no rule; true when it is gone.
-    pub fn delete_empty_chain(&mut self, chain: &NfChain) -> io::Result<bool> {
-        let mut names = string_attribute(NFTA_CHAIN_TABLE, &chain.table.name);
-        names.extend(string_attribute(NFTA_CHAIN_NAME, &chain.name));
-        self.delete(NFT_MSG_DELCHAIN, chain.table.family, &names)
-    }
-
-    /// Deletes a table if it holds no chain; true when it is gone.
-    pub fn delete_empty_table(&mut self, table: &NfTable) -> io::Result<bool> {
-        self.delete(
-            NFT_MSG_DELTABLE,
-            table.family,
-            &string_attribute(NFTA_TABLE_NAME, &table.name),
-        )
-    }
-
-    fn delete(&mut self, kind: u16, family: NfFamily, names: &[u8]) -> io::Result<bool> {
-        self.sequence += 1;
-        let mut batch = batch_edge(NFNL_MSG_BATCH_BEGIN, self.sequence);
-        let flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_NONREC;
-        batch.extend(message(kind, flags, self.sequence, family.number(), 0, names));
-        batch.extend(batch_edge(NFNL_MSG_BATCH_END, self.sequence));
+    /// Deletes chains that hold no rule and tables that then hold no chain: all of them in one
+    /// transaction, or none. `false` when one of them is not empty, or is gone already.
+    ///
+    /// One transaction, because each makes the caller wait until no packet uses the old rules.
+    pub fn delete_empty(&mut self, chains: &[NfChain], tables: &[NfTable]) -> io::Result<bool> {
+        let mut batch = batch_edge(NFNL_MSG_BATCH_BEGIN, self.next());
+        for chain in chains {
+            let mut names = string_attribute(NFTA_CHAIN_TABLE, &chain.table.name);
+            names.extend(string_attribute(NFTA_CHAIN_NAME, &chain.name));
+            batch.extend(self.deletion(NFT_MSG_DELCHAIN, chain.table.family, &names));
+        }
+        for table in tables {
+            let name = string_attribute(NFTA_TABLE_NAME, &table.name);
+            batch.extend(self.deletion(NFT_MSG_DELTABLE, table.family, &name));
+        }
+        batch.extend(batch_edge(NFNL_MSG_BATCH_END, self.next()));
         self.socket.send(&batch, 0)?;
-        let (buffer, _) = self.socket.recv_from_full()?;
-        for (kind, body) in messages(&buffer) {
-            match refuse_error(kind, body) {
-                Ok(()) => {}
-                Err(error) if error.raw_os_error() == Some(nix::libc::EBUSY) => return Ok(false),
-                // Somebody else deleted it first: it is gone all the same.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
+        self.verdict()
+    }
+
+    fn next(&mut self) -> u32 {
+        self.sequence += 1;
+        self.sequence
+    }
+
+    fn deletion(&mut self, kind: u16, family: NfFamily, names: &[u8]) -> Vec<u8> {
+        let flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_NONREC;
+        message(kind, flags, self.next(), family.number(), 0, names)
+    }
+
+    /// Reads all answers to a batch; they are there when the send returns.
+    fn verdict(&mut self) -> io::Result<bool> {
+        let mut done = true;
+        loop {
+            let mut buffer = Vec::with_capacity(8192);
+            match self.socket.recv(&mut buffer, nix::libc::MSG_DONTWAIT) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(done),
+                other => other?,
+            };
+            for (kind, body) in messages(&buffer) {
+                match refuse_error(kind, body) {
+                    Ok(()) => {}
+                    Err(error)
+                        if matches!(error.raw_os_error(), Some(nix::libc::EBUSY | nix::libc::ENOENT)) =>
+                    {
+                        done = false;
+                    }
+                    Err(error) => return Err(error),
+                }
             }
         }
-        Ok(true)
     }
 
     fn dump<T>(&mut self, kind: u16, read: impl Fn(&[u8]) -> Option<T>) -> io::Result<Vec<T>> {
