@@ -306,3 +306,38 @@ fn what_kube_proxy_leaves_open_is_no_difference() {
         }
     }
 }
+
+/// kube-proxy takes unused chains away at once, but in large clusters later.
+#[test]
+fn an_unused_chain_is_a_difference_only_in_a_small_cluster() {
+    let cases = recorded();
+    for (name, count) in [("clusterip-3", 1), ("large-counts-per-port", 0)] {
+        let case = cases.iter().find(|case| case.name == name).unwrap();
+        let dump = case.expected(1, Family::V4);
+        let chain = "KUBE-SVC-AAAAAAAAAAAAAAAA";
+        let with = dump.replacen(
+            ":KUBE-SERVICES - [0:0]\n",
+            &format!(":KUBE-SERVICES - [0:0]\n:{chain} - [0:0]\n-A {chain} -j ACCEPT\n"),
+            1,
+        );
+        assert_ne!(dump, with);
+        assert_eq!(findings(&dump, &with).len(), count, "{name}");
+        assert_eq!(findings(&with, &dump).len(), count, "{name}");
+    }
+}
+
+proptest::proptest! {
+    /// Any text is a configuration or is refused; nothing panics, and what is refused says where.
+    #[test]
+    fn any_text_is_a_configuration_or_refused(text in ".{0,300}", cut in 0_usize..2000) {
+        use miniproxy::config::{Compat, draft::Draft};
+        let config = recorded().iter().find_map(|case| case.file("config.yaml")).unwrap();
+        let at = config.char_indices().map(|(at, _)| at).take_while(|at| *at <= cut).last().unwrap_or(0);
+        for text in [text.clone(), format!("{}{text}{}", &config[..at], &config[at..])] {
+            if let Ok(draft) = Draft::read("kp.yaml", &text) {
+                let _ = draft.settle(Compat::V1_30);
+                let _ = draft.settle(Compat::Latest);
+            }
+        }
+    }
+}
