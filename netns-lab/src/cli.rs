@@ -142,15 +142,21 @@ it: keep them elsewhere (miniproxy --registry PATH) if you want them again.
 
 Examples:
   netns-lab down                      the only lab
-  netns-lab down shop
+  netns-lab down shop                 or --name shop
   netns-lab down --all")]
 pub struct DownArgs {
     /// The lab; not needed when there is only one
     #[arg(conflicts_with = "all")]
     pub lab: Option<Label>,
+    /// The same, as an option
+    #[arg(long, value_name = "LAB", conflicts_with_all = ["lab", "all"])]
+    pub name: Option<Label>,
     /// All labs
     #[arg(long)]
     pub all: bool,
+    /// How to print what was removed
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: OutputFormat,
     /// Print on stderr, as JSON, how long it took
     #[arg(long)]
     pub timings: bool,
@@ -159,10 +165,13 @@ pub struct DownArgs {
 /// `status`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Exit code 1 when there is no such lab.
+Exit code 1 when there is no such lab. As JSON one lab, or the one you name, is
+an object with \"lab\", \"nodes\", \"pods\" and more; several, where you name
+none, are {\"labs\": [...]}.
 
 Examples:
   netns-lab status
+  netns-lab status --name shop
   netns-lab status -o json | jq -r '.pods[].ip'")]
 pub struct StatusArgs {
     /// Only this lab
@@ -187,7 +196,7 @@ Examples:
 pub struct ExecArgs {
     /// The pod
     pub pod: Label,
-    /// The lab; not needed when only one has such a pod
+    /// The lab [default: `lab` if it has such a pod, else the only one that has]
     #[arg(long, value_name = "LAB")]
     pub name: Option<Label>,
     /// The command [default: $SHELL or /bin/sh]
@@ -201,7 +210,7 @@ pub struct ExecArgs {
 pub struct LogsArgs {
     /// The pod
     pub pod: Label,
-    /// The lab; not needed when only one has such a pod
+    /// The lab [default: `lab` if it has such a pod, else the only one that has]
     #[arg(long, value_name = "LAB")]
     pub name: Option<Label>,
     /// Go on until interrupted
@@ -224,7 +233,7 @@ pub struct ArpArgs {
     /// Ask from this pod instead of from the node
     #[arg(long, value_name = "POD")]
     pub from: Option<Label>,
-    /// The lab; not needed when there is only one
+    /// The lab [default: `lab` if it is up, else the only one]
     #[arg(long, value_name = "LAB")]
     pub name: Option<Label>,
     /// How to print

@@ -1,21 +1,30 @@
 //! Finds the lab and the pod that a command means.
 
-use labkit::Failure;
+use labkit::{Failure, Kind, shell};
 
 use crate::edge::store;
 use crate::model::ledger::{Ledger, PodRecord};
-use crate::model::name::Label;
+use crate::model::name::{DEFAULT_LAB, Label};
 
 /// The ledgers of all labs, or of the one that is named.
+///
+/// # Errors
+/// When the named lab is not up. One whose ledger cannot be read does not stop a command that may
+/// mean another: it is told of.
 pub(super) fn ledgers(name: Option<&Label>) -> Result<Vec<Ledger>, Failure> {
-    let names = match name {
-        Some(name) => vec![name.clone()],
-        None => store::labs()?,
-    };
-    names
-        .iter()
-        .filter_map(|name| store::ledger(name).transpose())
-        .collect()
+    if let Some(name) = name {
+        let ledger = store::ledger(name)?.ok_or_else(|| no_lab(Some(name)))?;
+        return Ok(vec![ledger]);
+    }
+    let mut found = Vec::new();
+    for lab in store::labs()? {
+        match store::ledger(&lab) {
+            Ok(ledger) => found.extend(ledger),
+            Err(failure) if failure.kind() == Kind::HostLacks => return Err(failure),
+            Err(failure) => shell::tell(&format!("warning: {}", failure.message())),
+        }
+    }
+    Ok(found)
 }
 
 /// The failure of a command that needs a lab where there is none.
@@ -28,9 +37,9 @@ pub(super) fn no_lab(name: Option<&Label>) -> Failure {
     }
 }
 
-/// The only lab, or the named one.
+/// The named lab, else the default one, else the only one.
 pub(super) fn lab(name: Option<&Label>) -> Result<Ledger, Failure> {
-    let mut found = ledgers(name)?;
+    let mut found = prefer_default(ledgers(name)?, |ledger| &ledger.lab.name);
     match found.len() {
         0 => Err(no_lab(name)),
         1 => Ok(found.remove(0)),
@@ -44,19 +53,31 @@ pub(super) fn lab(name: Option<&Label>) -> Result<Ledger, Failure> {
     }
 }
 
-/// The lab that has a pod, and the pod.
+/// Only the default lab, where it is among several: whoever names no lab means that one, as with
+/// `up`.
+fn prefer_default<T>(found: Vec<T>, name: impl Fn(&T) -> &Label) -> Vec<T> {
+    let is_default = |one: &T| name(one).as_str() == DEFAULT_LAB;
+    if found.iter().any(&is_default) {
+        found.into_iter().filter(is_default).collect()
+    } else {
+        found
+    }
+}
+
+/// The lab that has a pod, and the pod; of several the default lab.
 pub(super) fn pod(name: Option<&Label>, pod: &Label) -> Result<(Ledger, PodRecord), Failure> {
     let labs = ledgers(name)?;
     if labs.is_empty() {
         return Err(no_lab(name));
     }
-    let mut found: Vec<_> = labs
+    let having: Vec<_> = labs
         .into_iter()
         .filter_map(|ledger| {
             let record = ledger.pod(pod)?.clone();
             Some((ledger, record))
         })
         .collect();
+    let mut found = prefer_default(having, |(ledger, _)| &ledger.lab.name);
     match found.len() {
         0 => Err(Failure::failed(format!("there is no pod {pod}")).hint("`netns-lab status` lists the pods")),
         1 => Ok(found.remove(0)),

@@ -14,22 +14,23 @@ use crate::model::report::LabReport;
 pub(super) fn run(args: &StatusArgs) -> Result<Outcome, Failure> {
     let name = args.lab.as_ref().or(args.name.as_ref());
     let reports: Vec<_> = find::ledgers(name)?.iter().map(report).collect();
+    if reports.is_empty() {
+        if args.output == OutputFormat::Json {
+            shell::emit_json(&serde_json::json!({ "labs": [] }))?;
+        }
+        return Err(find::no_lab(name));
+    }
     match args.output {
         OutputFormat::Json => match &reports[..] {
             [one] => shell::emit_json(one)?,
             many => shell::emit_json(&serde_json::json!({ "labs": many }))?,
         },
-        OutputFormat::Table if reports.is_empty() => return Err(find::no_lab(name)),
         OutputFormat::Table => {
             let tables: Vec<_> = reports.iter().map(LabReport::table).collect();
             shell::emit(&tables.join("\n"))?;
         }
     }
-    Ok(if reports.is_empty() {
-        Outcome::No
-    } else {
-        Outcome::Done
-    })
+    Ok(Outcome::Done)
 }
 
 /// A lab as it is now.

@@ -300,20 +300,41 @@ fn show(args: &UpArgs, ledger: &Ledger) -> Result<Outcome, Failure> {
     let report = status::report(ledger);
     match args.output {
         OutputFormat::Json => shell::emit_json(&report)?,
-        OutputFormat::Table => {
-            let named = if args.name.as_str() == name::DEFAULT_LAB {
-                String::new()
-            } else {
-                format!(" --name {}", args.name)
-            };
-            let hint = ledger.pods.first().map_or_else(String::new, |record| {
-                format!(
-                    "\nnext: netns-lab exec{named} {} -- ip address\n      miniproxy sync\n",
-                    record.pod.spec.name
-                )
-            });
-            shell::emit(&format!("{}{hint}", report.table()))?;
-        }
+        OutputFormat::Table => shell::emit(&format!("{}\n{}", report.table(), next(ledger)?))?,
     }
     Ok(Outcome::Done)
+}
+
+/// The next commands, which work as they are printed.
+fn next(ledger: &Ledger) -> Result<String, Failure> {
+    let lab = &ledger.lab.name;
+    let default = lab.as_str() == name::DEFAULT_LAB;
+    let mut registries: Vec<_> = other_labs(lab)?
+        .into_iter()
+        .filter(|other| other.node_namespace == ledger.node_namespace)
+        .map(|other| store::registry(&other.lab.name).display().to_string())
+        .collect();
+    let sync = if !registries.is_empty() {
+        // A sync of one lab's registry would take the Services of the others away.
+        registries.push(store::registry(lab).display().to_string());
+        registries.sort();
+        format!(
+            "miniproxy sync --registry {}",
+            registries.join(" \\\n        --registry ")
+        )
+    } else if default {
+        "miniproxy sync".to_string()
+    } else {
+        format!("miniproxy sync --lab {lab}")
+    };
+    let named = if default {
+        String::new()
+    } else {
+        format!(" --name {lab}")
+    };
+    let exec = ledger.pods.first().map_or_else(String::new, |record| {
+        let pod = &record.pod.spec.name;
+        format!("      netns-lab exec{named} {pod} -- ip address\n")
+    });
+    Ok(format!("next: {sync}\n{exec}"))
 }

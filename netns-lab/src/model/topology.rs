@@ -137,6 +137,10 @@ impl Topology {
         if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
             return None;
         }
+        if digits.len() > 1 && digits.starts_with('0') {
+            let expected = "expected a number without leading zeros, such as 3-pods";
+            return Some(Err(expected.to_string()));
+        }
         let number = digits.parse().unwrap_or(usize::MAX);
         Some(check_number(number).map(|()| number))
     }
@@ -413,6 +417,7 @@ mod tests {
         assert_eq!(Topology::number_of_pods("3-pods"), Some(Ok(3)));
         assert_eq!(Topology::number_of_pods("1-pod"), Some(Ok(1)));
         assert_eq!(Topology::number_of_pods("three-pods"), None);
+        assert!(Topology::number_of_pods("03-pods").unwrap().is_err());
         assert_eq!(Topology::number_of_pods("-pods"), None);
         assert!(Topology::number_of_pods("0-pods").unwrap().is_err());
         assert_eq!(

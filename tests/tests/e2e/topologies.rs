@@ -313,9 +313,11 @@ fn two_labs_side_by_side_share_nothing_and_part_in_any_order() {
             .ok()
             .says("web-1");
         machine
-            .lab(["exec", "web-1", "--", "true"])
-            .exits(2)
-            .complains("--name");
+            .lab(["exec", "web-1", "--", "hostname", "-I"])
+            .ok()
+            .says("10.244.0.2");
+        machine.lab(["status", "red", "-o", "json"]).exits(1).complains("red");
+        machine.lab(["down", "--name", "red"]).exits(1).complains("red");
 
         machine.lab(["down", first_down]).ok();
         let other = if first_down == "lab" { "blue" } else { "lab" };
