@@ -165,7 +165,8 @@ pub struct DownArgs {
 /// `status`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Exit code 1 when there is no such lab. As JSON one lab, or the one you name, is
+A pod is ready when its namespace, link and routes are there and its app runs;
+whether the app answers is not asked. Exit code 1 when there is no such lab. As JSON one lab, or the one you name, is
 an object with \"lab\", \"nodes\", \"pods\" and more; several, where you name
 none, are {\"labs\": [...]}.
 

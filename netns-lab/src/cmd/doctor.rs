@@ -68,8 +68,8 @@ fn look_at_labs(facts: &mut Facts) {
     };
     let lab = Lab {
         bridge: name::bridge(&default),
+        node: Label::default_node(&default),
         name: default,
-        node: Label::default_node(),
         pod_cidr,
         service_cidr,
     };

@@ -1,19 +1,26 @@
 //! `netns-lab status`: what labs are now, not what they were made as.
 
+use std::collections::BTreeSet;
+
 use labkit::shell::{self, OutputFormat};
 use labkit::{Failure, Outcome};
 
 use super::find;
 use crate::cli::StatusArgs;
 use crate::edge::{namespace, process, store};
+use crate::engine::observe::observe;
 use crate::engine::settle::{self, Place};
-use crate::model::ledger::{Ledger, PodRecord};
+use crate::model::ledger::{Ledger, PodRecord, lay_out};
+use crate::model::plan::{self, Step, Wanted};
 use crate::model::report::LabReport;
 
 /// Runs `status`.
 pub(super) fn run(args: &StatusArgs) -> Result<Outcome, Failure> {
     let name = args.lab.as_ref().or(args.name.as_ref());
-    let reports: Vec<_> = find::ledgers(name)?.iter().map(report).collect();
+    let reports: Vec<_> = find::ledgers(name)?
+        .iter()
+        .map(|ledger| report(ledger, &damage(ledger)))
+        .collect();
     if reports.is_empty() {
         if args.output == OutputFormat::Json {
             shell::emit_json(&serde_json::json!({ "labs": [] }))?;
@@ -33,19 +40,48 @@ pub(super) fn run(args: &StatusArgs) -> Result<Outcome, Failure> {
     Ok(Outcome::Done)
 }
 
-/// A lab as it is now.
-pub(super) fn report(ledger: &Ledger) -> LabReport {
+/// What `up` would have to repair. Where that cannot be seen from here, nothing.
+fn damage(ledger: &Ledger) -> Vec<Step> {
+    let seen = || -> Option<Vec<Step>> {
+        if ledger.leaving || !matches!(settle::place(ledger), Ok(Place::Here)) {
+            return None;
+        }
+        let lab = &ledger.lab;
+        let pods = lay_out(lab, &ledger.topology(), Some(ledger)).ok()?;
+        let observed = observe(lab, &pods, Some(ledger), Some(&ledger.iptables));
+        let observed = observed
+            .inspect_err(|failure| tracing::debug!(%failure, "status sees less"))
+            .ok()?;
+        let steps = plan::plan(&Wanted { lab, pods: &pods }, Some(ledger), &observed);
+        Some(steps.into_iter().filter(Step::is_repair).collect())
+    };
+    seen().unwrap_or_default()
+}
+
+/// A lab as it is now, with what is to be repaired.
+pub(super) fn report(ledger: &Ledger, damage: &[Step]) -> LabReport {
+    let bridge_is_down = damage.iter().any(|step| matches!(step, Step::RaiseBridge(_)));
+    let lost: BTreeSet<_> = damage
+        .iter()
+        .filter_map(|step| match step {
+            Step::AddPod(_, pod) => Some(&pod.spec.name),
+            _ => None,
+        })
+        .collect();
     let pods: Vec<_> = ledger
         .pods
         .iter()
         .map(|record| {
             let process = record.process.filter(|process| process::runs(*process));
-            let ready = has_namespace(record) && (process.is_some() || !record.pod.has_app());
+            let connected = !bridge_is_down && !lost.contains(&record.pod.spec.name);
+            let runs = process.is_some() || !record.pod.has_app();
+            let ready = has_namespace(record) && connected && runs;
             (record.pod.clone(), ready, process.map(|process| process.pid))
         })
         .collect();
     let registry = store::registry(&ledger.lab.name).display().to_string();
-    LabReport::new(&ledger.lab, registry, &pods, problems(ledger))
+    let repairs = damage.iter().map(ToString::to_string).collect();
+    LabReport::new(&ledger.lab, registry, &pods, problems(ledger), repairs)
 }
 
 fn has_namespace(record: &PodRecord) -> bool {

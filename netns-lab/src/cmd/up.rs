@@ -186,12 +186,9 @@ fn topology(text: &str) -> Result<Topology, Failure> {
 
 /// The lab's ranges and bridge: from the flags, else as it was made, else what is free.
 fn lab(args: &UpArgs, topology: &Topology, before: Option<&Ledger>) -> Result<Lab, Failure> {
-    let node = topology
-        .nodes
-        .first()
-        .map_or_else(name::Label::default_node, |node| node.name.clone());
+    let node = topology.nodes.first().map(|node| node.name.clone());
     if let Some(ledger) = before {
-        refuse_changes(args, &node, ledger)?;
+        refuse_changes(args, node.as_ref(), ledger)?;
         return Ok(ledger.lab.clone());
     }
     let others = other_labs(&args.name)?;
@@ -210,7 +207,7 @@ fn lab(args: &UpArgs, topology: &Topology, before: Option<&Ledger>) -> Result<La
         .or_else(|| address::default_service_cidr(&taken));
     let lab = Lab {
         name: args.name.clone(),
-        node,
+        node: node.unwrap_or_else(|| name::Label::default_node(&args.name)),
         pod_cidr: pod_cidr.ok_or_else(|| none_free("--pod-cidr 10.50.0.0/24"))?,
         service_cidr: service_cidr.ok_or_else(|| none_free("--service-cidr 10.51.0.0/16"))?,
         bridge: args.bridge.clone().unwrap_or_else(|| name::bridge(&args.name)),
@@ -232,7 +229,7 @@ fn lab(args: &UpArgs, topology: &Topology, before: Option<&Ledger>) -> Result<La
 }
 
 /// A lab's ranges and bridge stay as they are while it is up.
-fn refuse_changes(args: &UpArgs, node: &name::Label, ledger: &Ledger) -> Result<(), Failure> {
+fn refuse_changes(args: &UpArgs, node: Option<&name::Label>, ledger: &Ledger) -> Result<(), Failure> {
     let lab = &ledger.lab;
     let changed = [
         args.pod_cidr
@@ -245,7 +242,8 @@ fn refuse_changes(args: &UpArgs, node: &name::Label, ledger: &Ledger) -> Result<
             .as_ref()
             .is_some_and(|bridge| *bridge != lab.bridge)
             .then(|| format!("the bridge {}", lab.bridge)),
-        (args.topology.is_some() && *node != lab.node).then(|| format!("the node {}", lab.node)),
+        node.is_some_and(|node| *node != lab.node)
+            .then(|| format!("the node {}", lab.node)),
     ];
     match changed.into_iter().flatten().next() {
         None => Ok(()),
@@ -297,7 +295,7 @@ fn refuse_clashes(
 }
 
 fn show(args: &UpArgs, ledger: &Ledger) -> Result<Outcome, Failure> {
-    let report = status::report(ledger);
+    let report = status::report(ledger, &[]);
     match args.output {
         OutputFormat::Json => shell::emit_json(&report)?,
         OutputFormat::Table => shell::emit(&format!("{}\n{}", report.table(), next(ledger)?))?,

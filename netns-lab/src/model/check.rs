@@ -155,7 +155,7 @@ mod tests {
     fn lab() -> Lab {
         Lab {
             name: Label::default_lab(),
-            node: Label::default_node(),
+            node: Label::default_node(&Label::default_lab()),
             pod_cidr: "10.244.0.0/24".parse().unwrap(),
             service_cidr: "10.96.0.0/16".parse().unwrap(),
             bridge: "cni0".into(),

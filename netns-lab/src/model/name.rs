@@ -54,9 +54,15 @@ impl Label {
         Self(DEFAULT_LAB.to_string())
     }
 
-    /// The name of the only node, unless a topology says another.
-    pub fn default_node() -> Self {
-        Self("node-1".to_string())
+    /// The name of a lab's only node, unless a topology says another: `node-1` in the default lab,
+    /// `LAB-node-1` in others, so that two labs' nodes can be in one cluster.
+    pub fn default_node(lab: &Self) -> Self {
+        if lab.as_str() == DEFAULT_LAB {
+            return Self("node-1".to_string());
+        }
+        // Cut so that it stays a label; a `-` at the cut does no harm before the next one.
+        let lab: String = lab.0.chars().take(LABEL_BYTES - "-node-1".len()).collect();
+        Self(format!("{lab}-node-1"))
     }
 
     /// The text.
@@ -99,6 +105,17 @@ pub fn namespace(lab: &Label, pod: &Label) -> String {
         pod.to_string()
     } else {
         format!("{lab}-{pod}")
+    }
+}
+
+/// The Kubernetes namespace of the objects that a lab publishes: `default` for the default lab, the
+/// lab's name for others, so that one miniproxy can read the registries of several labs.
+pub fn object_namespace(lab: &Label) -> &str {
+    match lab.as_str() {
+        DEFAULT_LAB => "default",
+        // Somebody's lab may be called that; the name of the default lab is free.
+        "default" => DEFAULT_LAB,
+        other => other,
     }
 }
 
@@ -172,6 +189,8 @@ mod tests {
         assert_eq!(namespace(&lab, &label("web-1")), "web-1");
         assert_eq!(host_interface(&lab, &label("web-1")), "veth-web-1");
         assert_eq!(bridge(&lab), "cni0");
+        assert_eq!(object_namespace(&lab), "default");
+        assert_eq!(Label::default_node(&lab).as_str(), "node-1");
     }
 
     #[test]
@@ -180,6 +199,10 @@ mod tests {
         assert_eq!(namespace(&lab, &label("db")), "blue-db");
         assert_eq!(host_interface(&lab, &label("db")), "veth-blue-db");
         assert_eq!(bridge(&lab), "cni-blue");
+        assert_eq!(object_namespace(&lab), "blue");
+        assert_eq!(Label::default_node(&lab).as_str(), "blue-node-1");
+        let long = label(&"a".repeat(63));
+        assert!(Label::new(Label::default_node(&long).as_str()).is_ok());
     }
 
     #[test]

@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use super::address;
 use super::ledger::{Lab, Pod};
+use super::name;
 
 /// The file of the first Service, which is the people's from then on.
 pub const SERVICE_FILE: &str = "web.service.json";
@@ -71,7 +72,7 @@ pub fn pod(lab: &Lab, pod: &Pod, ready: bool) -> Vec<u8> {
     text(&PodObject {
         metadata: ObjectMeta {
             name: Some(pod.spec.name.to_string()),
-            namespace: Some("default".into()),
+            namespace: Some(name::object_namespace(&lab.name).into()),
             labels: (!labels.is_empty()).then_some(labels),
             ..Default::default()
         },
@@ -146,7 +147,7 @@ pub fn first_service(lab: &Lab) -> Option<Vec<u8>> {
     Some(text(&Service {
         metadata: ObjectMeta {
             name: Some("web".into()),
-            namespace: Some("default".into()),
+            namespace: Some(name::object_namespace(&lab.name).into()),
             ..Default::default()
         },
         spec: Some(ServiceSpec {

@@ -232,6 +232,14 @@ fn registry_steps(wanted: &Wanted, ledger: Option<&Ledger>, observed: &Observed)
     steps
 }
 
+impl Step {
+    /// Whether it mends what was there: not what this host may lack for good, nor what people may
+    /// have removed on purpose.
+    pub fn is_repair(&self) -> bool {
+        !matches!(self, Self::LoadBridgeNetfilter | Self::OfferService(_))
+    }
+}
+
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

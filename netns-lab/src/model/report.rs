@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use labkit::table::Table;
-use labkit::text::count;
+use labkit::text::{count, printable};
 use serde::Serialize;
 
 use super::address;
 use super::ledger::{Lab, Pod};
+use super::name::DEFAULT_LAB;
 
 /// A lab as it is now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -28,6 +29,8 @@ pub struct LabReport {
     pub pods: Vec<PodReport>,
     /// Why the lab is not as it was made, if it is not.
     pub problems: Vec<String>,
+    /// What `up` would do to bring back what is gone, in sentences.
+    pub repairs: Vec<String>,
 }
 
 /// A node.
@@ -55,7 +58,7 @@ pub struct PodReport {
     pub mac: String,
     /// The labels that Services select by.
     pub labels: BTreeMap<String, String>,
-    /// Whether its namespace is there and its app, if it has one, runs.
+    /// Whether its namespace, its link and its routes are there and its app, if it has one, runs.
     pub ready: bool,
     /// Its name under `/run/netns`.
     pub netns: String,
@@ -72,6 +75,7 @@ impl LabReport {
         registry: String,
         pods: &[(Pod, bool, Option<i32>)],
         problems: Vec<String>,
+        repairs: Vec<String>,
     ) -> Self {
         Self {
             lab: lab.name.to_string(),
@@ -88,20 +92,25 @@ impl LabReport {
                 .map(|(pod, ready, pid)| pod_report(lab, pod, *ready, *pid))
                 .collect(),
             problems,
+            repairs,
         }
     }
 
     /// The lab for people.
     pub fn table(&self) -> String {
         let ready = self.pods.iter().filter(|pod| pod.ready).count();
+        let pod_cidr = self.nodes.first().map_or("", |node| node.pod_cidr.as_str());
+        let pods = count(self.pods.len(), "pod");
         let mut text = format!(
-            "lab {}: {}, {ready} ready, on the bridge {}\npods {}, Services {}, registry {}\n\n",
-            self.lab,
-            count(self.pods.len(), "pod"),
-            self.bridge,
-            self.nodes.first().map_or("", |node| node.pod_cidr.as_str()),
-            self.service_cidr,
-            self.registry
+            "{}{}\n",
+            wrapped(&format!(
+                "lab {}: {pods}, {ready} ready, on the bridge {}",
+                self.lab, self.bridge
+            )),
+            wrapped(&format!(
+                "pods {pod_cidr}, Services {}, registry {}",
+                self.service_cidr, self.registry
+            )),
         );
         let mut table = Table::new(&["POD", "IP", "READY", "NETNS", "INTERFACE", "LABELS"]);
         for pod in &self.pods {
@@ -120,14 +129,55 @@ impl LabReport {
             ]);
         }
         text.push_str(&table.render());
-        for problem in &self.problems {
-            text.push_str(&format!("\nwarning: {problem}"));
-        }
-        if !self.problems.is_empty() {
+        let problems = self.problems.iter().map(|problem| format!("warning: {problem}"));
+        let notes: Vec<_> = problems.chain(self.repair_note()).collect();
+        if !notes.is_empty() {
             text.push('\n');
+            text.extend(notes.iter().map(|note| wrapped(note)));
         }
         text
     }
+
+    /// The first few of the repairs, and how many more there are.
+    fn repair_note(&self) -> Option<String> {
+        const SHOWN: usize = 3;
+        let mut shown = self.repairs.iter().take(SHOWN).cloned().collect::<Vec<_>>();
+        if shown.is_empty() {
+            return None;
+        }
+        if let more @ 1.. = self.repairs.len().saturating_sub(SHOWN) {
+            shown.push(format!("and {}", count(more, "more step")));
+        }
+        let named = if self.lab == DEFAULT_LAB {
+            String::new()
+        } else {
+            format!(" --name {}", self.lab)
+        };
+        Some(format!(
+            "`netns-lab up{named}` would repair: {}",
+            shown.join("; ")
+        ))
+    }
+}
+
+/// A line, broken at spaces so that it fits a terminal; only a longer word stays whole.
+fn wrapped(text: &str) -> String {
+    const WIDTH: usize = 80;
+    let text = printable(text);
+    let (mut lines, mut width) = (String::new(), 0);
+    for word in text.split(' ') {
+        let length = word.chars().count();
+        if width > 0 && width + 1 + length > WIDTH {
+            lines.push_str("\n  ");
+            width = 2;
+        } else if width > 0 {
+            lines.push(' ');
+            width += 1;
+        }
+        lines.push_str(word);
+        width += length;
+    }
+    lines + "\n"
 }
 
 fn pod_report(lab: &Lab, pod: &Pod, ready: bool, pid: Option<i32>) -> PodReport {
@@ -157,7 +207,7 @@ mod tests {
     fn report() -> LabReport {
         let lab = Lab {
             name: Label::default_lab(),
-            node: Label::default_node(),
+            node: Label::default_node(&Label::default_lab()),
             pod_cidr: "10.244.0.0/24".parse().unwrap(),
             service_cidr: "10.96.0.0/16".parse().unwrap(),
             bridge: "cni0".into(),
@@ -173,6 +223,7 @@ mod tests {
             "/run/netns-lab/lab/registry".into(),
             &pods,
             vec!["the agent does not run: `netns-lab up`".into()],
+            (1..6).map(|number| format!("add the pod web-{number}")).collect(),
         )
     }
 

@@ -13,8 +13,12 @@ use super::name::Label;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Topology {
-    /// The nodes; this version takes one.
-    #[serde(default = "one_node", deserialize_with = "one_node_only")]
+    /// The nodes; this version takes one. Empty where nobody has named it.
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "one_node_only"
+    )]
     pub nodes: Vec<NodeSpec>,
     /// The pods, in the order in which addresses are given.
     #[serde(deserialize_with = "unique_pods")]
@@ -126,7 +130,7 @@ impl Topology {
             })
             .collect();
         Self {
-            nodes: one_node(),
+            nodes: Vec::new(),
             pods,
         }
     }
@@ -183,12 +187,6 @@ fn check_number(pods: usize) -> Result<(), String> {
 
 fn web_labels() -> BTreeMap<LabelKey, LabelValue> {
     BTreeMap::from([(LabelKey("app".into()), LabelValue("web".into()))])
-}
-
-fn one_node() -> Vec<NodeSpec> {
-    vec![NodeSpec {
-        name: Label::default_node(),
-    }]
 }
 
 /// HTTP on 8080; TCP and UDP echo on 8081.
@@ -441,7 +439,7 @@ mod tests {
     #[test]
     fn a_short_file_is_enough() {
         let topology = Topology::from_json(br#"{"pods":[{"name":"db"}]}"#).unwrap();
-        assert_eq!(topology.nodes, one_node());
+        assert_eq!(topology.nodes, Vec::new());
         assert_eq!(topology.pods[0].ports, default_ports());
     }
 
