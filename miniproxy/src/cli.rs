@@ -118,8 +118,9 @@ pub struct SyncArgs {
     #[arg(long)]
     pub watch: bool,
     /// With --watch: seconds between two full comparisons with the kernel
-    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
-    pub sync_period: u64,
+    /// [default: the configuration's syncPeriod, else 30]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub sync_period: Option<u64>,
     /// How to print
     #[arg(short, long, value_enum, default_value_t)]
     pub output: OutputFormat,

@@ -59,13 +59,15 @@ impl Report {
 /// Runs the command.
 pub(super) fn run(args: &SyncArgs) -> Result<Outcome, Failure> {
     let registry = super::source(&args.registry)?.read()?;
+    let node = options(&args.node)?;
+    remark(&node, &registry);
     let xtables = Xtables::detect(args.iptables.as_deref())?;
     let mode = if args.dry_run {
         Mode::DryRun
     } else {
         Mode::Write { patience: PATIENCE }
     };
-    let report = sync(&xtables, &options(&args.node)?, &registry, mode)?;
+    let report = sync(&xtables, &node, &registry, mode)?;
     match args.output {
         OutputFormat::Json => emit_json(&report)?,
         OutputFormat::Table if args.dry_run => emit(&dry_run_text(&report))?,
@@ -93,6 +95,13 @@ pub(super) fn options(args: &NodeArgs) -> Result<NodeOptions, Failure> {
         host.addresses.clone_from(&args.node_addresses);
     }
     Ok(NodeOptions { settings, host })
+}
+
+/// Says what of the registry and the configuration the reader may have meant otherwise.
+pub(super) fn remark(node: &NodeOptions, registry: &Registry) {
+    for remark in node.remarks(registry) {
+        tell(&format!("note: {remark}"));
+    }
 }
 
 /// One family's way from what is there to what is wanted.

@@ -9,8 +9,9 @@ use labkit::{Failure, Kind, Outcome};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::sleep;
 
-use super::sync::{Mode, Report, options, sync};
+use super::sync::{Mode, Report, options, remark, sync};
 use crate::cli::SyncArgs;
+use crate::edge::addresses::interface_addresses;
 use crate::edge::registry::{Signature, Source};
 use crate::edge::watch::Watch;
 use crate::node::NodeOptions;
@@ -44,6 +45,8 @@ struct Follower {
     source: Source,
     xtables: Xtables,
     node: NodeOptions,
+    /// The rules name addresses of this host, which may change.
+    own_addresses: bool,
     output: OutputFormat,
     longest: Duration,
     /// The last registry that was good; in force until there is a better one.
@@ -66,12 +69,16 @@ struct Follower {
 
 impl Follower {
     fn new(args: &SyncArgs, source: Source, xtables: Xtables) -> Result<Self, Failure> {
+        let node = options(&args.node)?;
         Ok(Self {
             source,
             xtables,
-            node: options(&args.node)?,
+            own_addresses: node.settings.needs_host_addresses() && args.node.node_addresses.is_empty(),
+            longest: args
+                .sync_period
+                .map_or(node.settings.sync_period, Duration::from_secs),
+            node,
             output: args.output,
-            longest: Duration::from_secs(args.sync_period),
             registry: None,
             signature: Signature::new(),
             complaint: None,
@@ -90,6 +97,9 @@ impl Follower {
         let mut watch = Watch::new(&self.source.paths).map_err(failed)?;
         self.begin()?;
         self.read().await;
+        if let Some(registry) = &self.registry {
+            remark(&self.node, registry);
+        }
         self.pass("")?;
         loop {
             tokio::select! {
@@ -184,6 +194,9 @@ impl Follower {
     /// Compares with the kernel and writes what differs. `repaired` begins the line that tells of a
     /// write that no change of the registry asked for.
     fn pass(&mut self, repaired: &str) -> Result<(), Failure> {
+        if self.own_addresses {
+            self.node.host.addresses = interface_addresses()?;
+        }
         let Some(registry) = &self.registry else {
             return Ok(());
         };
