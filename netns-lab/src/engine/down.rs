@@ -35,9 +35,7 @@ pub fn take_down(run: &RunDirectory, mut ledger: Ledger) -> Result<(), Failure> 
     ledger.leaving = true;
     store::write_ledger(&ledger)?;
     fault::point("down:announced");
-    // First the agent, which would take the end of each app for news.
-    process::end(&ledger.agent.into_iter().collect::<Vec<_>>());
-    fault::point("down:agent");
+    let agent: Vec<_> = ledger.agent.into_iter().collect();
     let apps: Vec<_> = ledger
         .pods
         .iter()
@@ -46,6 +44,9 @@ pub fn take_down(run: &RunDirectory, mut ledger: Ledger) -> Result<(), Failure> 
         .collect();
     let mut failures = thread::scope(|scope| {
         let ended = scope.spawn(|| {
+            // First the agent, which would take the end of each app for news.
+            process::end(&agent);
+            fault::point("down:agent");
             process::end(&apps);
             fault::point("down:apps");
             Ok(())
