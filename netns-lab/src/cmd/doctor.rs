@@ -10,7 +10,7 @@ use crate::edge::{probe, store};
 use crate::engine::observe::observe;
 use crate::model::address;
 use crate::model::check::clashes;
-use crate::model::doctor::{self, Check, Facts, Status};
+use crate::model::doctor::{self, Facts, Status};
 use crate::model::ledger::{Lab, lay_out};
 use crate::model::name::{self, Label};
 use crate::model::topology::Topology;
@@ -26,7 +26,11 @@ pub(super) fn run(args: &DoctorArgs) -> Result<Outcome, Failure> {
     let failed = checks.iter().any(|check| check.status == Status::Fail);
     match args.output {
         OutputFormat::Json => shell::emit_json(&serde_json::json!({ "ok": !failed, "checks": checks }))?,
-        OutputFormat::Table => shell::emit(&format!("{}{}", doctor::table(&checks), verdict(&checks)))?,
+        OutputFormat::Table => shell::emit(&format!(
+            "{}\n{}\n",
+            doctor::table(&checks),
+            doctor::verdict(&facts, &checks)
+        ))?,
     }
     Ok(if failed {
         Outcome::Code(LACKS)
@@ -41,18 +45,12 @@ pub(super) fn trial(iptables: &Path) -> Result<Outcome, Failure> {
     Ok(Outcome::Done)
 }
 
-fn verdict(checks: &[Check]) -> &'static str {
-    if checks.iter().any(|check| check.status == Status::Fail) {
-        "\n`netns-lab up` would fail here\n"
-    } else {
-        "\n`netns-lab up 3-pods` works here\n"
-    }
-}
-
 /// Whether the default lab could be made, or is there already.
 fn look_at_labs(facts: &mut Facts) {
-    // A plain user may not look into the labs of root; the links tell enough.
-    let labs = store::labs().unwrap_or_default();
+    let Ok(labs) = store::labs() else {
+        facts.hidden_labs = true;
+        return;
+    };
     facts.lab_is_up = !labs.is_empty();
     let default = Label::default_lab();
     if labs.contains(&default) {

@@ -46,7 +46,11 @@ pub fn facts(iptables: Option<&Path>) -> Result<Facts, Failure> {
         sandbox_knob: knob.map(ToString::to_string),
         features,
         trial,
-        forward_policy: xtables.as_ref().ok().and_then(forward_policy),
+        forward_policy: match &xtables {
+            Ok(_) if !root => Err("root".into()),
+            Ok(xtables) => forward_policy(xtables),
+            Err(_) => Err("iptables".into()),
+        },
         iptables: xtables
             .map(described)
             .map_err(|failure| failure.message().to_string()),
@@ -55,9 +59,17 @@ pub fn facts(iptables: Option<&Path>) -> Result<Facts, Failure> {
         rp_filter: sysctl::read("net.ipv4.conf.all.rp_filter"),
         sysctl_writable: is_writable("/proc/sys/net/ipv4/ip_forward"),
         clashes: Vec::new(),
+        hidden_labs: false,
+        install: (install("iptables"), install("iproute2")),
         lab_is_up: false,
         has_ip: tool::find("ip").is_some(),
     })
+}
+
+/// The command that installs a package, or words where no package manager is known.
+fn install(package: &str) -> String {
+    let hint = tool::install_hint(package);
+    hint.strip_prefix("install it: ").unwrap_or(&hint).to_string()
 }
 
 fn described(xtables: Xtables) -> Tool {
@@ -191,35 +203,31 @@ fn trial_in_sandbox(iptables: &Path) -> Option<Result<(), String>> {
 }
 
 /// The policy of FORWARD, if the table is there: to ask for a table that is not would make it.
-fn forward_policy(xtables: &Xtables) -> Option<String> {
+/// An error says without what it cannot be told.
+fn forward_policy(xtables: &Xtables) -> Result<Option<String>, String> {
     let is_there = match xtables.flavour {
         Flavour::Nft => {
-            let chains = NfTables::open()
-                .and_then(|mut kernel| kernel.chains())
-                .unwrap_or_default();
+            let chains = NfTables::open().and_then(|mut kernel| kernel.chains());
+            let chains = chains.map_err(|error| format!("a look at nf_tables ({error})"))?;
             chains
                 .iter()
                 .any(|chain| chain.table.name == "filter" && chain.name == "FORWARD")
         }
-        Flavour::Legacy => {
-            let names = fs::read_to_string("/proc/thread-self/net/ip_tables_names").unwrap_or_default();
-            names.lines().any(|name| name == "filter")
-        }
+        Flavour::Legacy => match fs::read_to_string("/proc/thread-self/net/ip_tables_names") {
+            Ok(names) => names.lines().any(|name| name == "filter"),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
+            Err(error) => return Err(format!("/proc/net/ip_tables_names ({error})")),
+        },
     };
     if !is_there {
-        return None;
+        return Ok(None);
     }
-    let listed = tool::run_ok(
-        &xtables.iptables(Family::V4),
-        &["-t", "filter", "-S", "FORWARD"],
-        None,
-    )
-    .ok()?;
+    let program = xtables.iptables(Family::V4);
+    let listed = tool::run_ok(&program, &["-t", "filter", "-S", "FORWARD"], None)
+        .map_err(|failure| format!("a list ({})", failure.message()))?;
     let listed = String::from_utf8_lossy(&listed).into_owned();
-    listed
-        .lines()
-        .find_map(|line| line.strip_prefix("-P FORWARD "))
-        .map(ToString::to_string)
+    let policy = listed.lines().find_map(|line| line.strip_prefix("-P FORWARD "));
+    Ok(policy.map(ToString::to_string))
 }
 
 #[cfg(test)]

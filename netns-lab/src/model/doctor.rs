@@ -3,6 +3,8 @@
 use labkit::table::Table;
 use serde::Serialize;
 
+use super::report::wrapped;
+
 /// How a check ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -127,8 +129,8 @@ pub struct Facts {
     pub trial: Option<Result<(), String>>,
     /// The iptables in use, or why there is none.
     pub iptables: Result<Tool, String>,
-    /// The policy of FORWARD, if its table is there.
-    pub forward_policy: Option<String>,
+    /// The policy of FORWARD, if its table is there; or without what it cannot be told.
+    pub forward_policy: Result<Option<String>, String>,
     /// `net.ipv4.ip_forward`, `bridge-nf-call-iptables`, `conf.all.rp_filter`.
     pub ip_forward: Option<String>,
     /// See above.
@@ -139,10 +141,14 @@ pub struct Facts {
     pub sysctl_writable: bool,
     /// What a lab with the default ranges and names would collide with: what, and the cure.
     pub clashes: Vec<(String, String)>,
+    /// Somebody else's labs are up, and this user may not look into them.
+    pub hidden_labs: bool,
     /// A lab is up, so that its settings should be in force.
     pub lab_is_up: bool,
     /// The program `ip` was found.
     pub has_ip: bool,
+    /// How to install the packages iptables and iproute2 here.
+    pub install: (String, String),
 }
 
 /// An iptables.
@@ -158,6 +164,29 @@ pub struct Tool {
     pub mixed: bool,
 }
 
+impl Facts {
+    /// What only root may see is not seen.
+    fn is_blind(&self) -> bool {
+        self.lacking
+            .iter()
+            .any(|capability| capability == "CAP_NET_ADMIN")
+    }
+
+    /// `up` may load modules.
+    fn loads_modules(&self) -> bool {
+        self.root && !self.confined && self.lacking.is_empty()
+    }
+
+    fn bridge_netfilter(&self) -> Option<Feature> {
+        let mut features = NEEDS.iter().zip(&self.features);
+        let found = features.find(|(need, _)| need.module == "br_netfilter");
+        found.map(|(_, feature)| *feature)
+    }
+}
+
+/// The cure of a line that only root can fill in.
+const AS_ROOT: &str = "sudo netns-lab doctor";
+
 /// Judges the facts.
 pub fn checks(facts: &Facts) -> Vec<Check> {
     let mut checks = vec![
@@ -169,7 +198,7 @@ pub fn checks(facts: &Facts) -> Vec<Check> {
     checks.extend(mixture(facts));
     checks.extend(features(facts));
     checks.extend(trial(facts));
-    checks.push(forward_policy(facts));
+    checks.extend(forward_policy(facts));
     checks.push(ip_forward(facts));
     checks.push(bridge_nf(facts));
     checks.push(rp_filter(facts));
@@ -207,6 +236,9 @@ fn privileges(facts: &Facts) -> Check {
 fn sandbox(facts: &Facts) -> Check {
     match &facts.sandbox_knob {
         None => Check::new("sandbox", Status::Ok, "user namespaces are allowed"),
+        Some(knob) if facts.root && facts.lacking.is_empty() => {
+            Check::new("sandbox", Status::Ok, format!("{knob}, but root needs none"))
+        }
         Some(knob) => {
             let setting = knob.replace(" is ", "=");
             let value = if knob.contains("apparmor") {
@@ -231,21 +263,25 @@ fn iptables(facts: &Facts) -> Check {
             Status::Ok,
             format!("{} ({}): {}", tool.path, tool.flavour, tool.reason),
         ),
-        Err(why) => Check::new("iptables", Status::Fail, why.clone()).cure("sudo apt-get install iptables"),
+        Err(why) => Check::new("iptables", Status::Fail, why.clone()).cure(facts.install.0.clone()),
     }
 }
 
 fn mixture(facts: &Facts) -> Option<Check> {
+    let name = "iptables mix";
     let tool = facts.iptables.as_ref().ok()?;
+    if facts.is_blind() {
+        return Some(Check::new(name, Status::Warn, "cannot be told without root").cure(AS_ROOT));
+    }
     Some(if tool.mixed {
         Check::new(
-            "iptables mix",
+            name,
             Status::Warn,
             "both nf_tables and legacy hold rules; each tool shows one half",
         )
         .cure("sudo update-alternatives --config iptables, then move the rules of the other")
     } else {
-        Check::new("iptables mix", Status::Ok, "rules stand in one flavour at most")
+        Check::new(name, Status::Ok, "rules stand in one flavour at most")
     })
 }
 
@@ -255,34 +291,37 @@ fn features(facts: &Facts) -> Vec<Check> {
     let needs = NEEDS.iter().zip(&facts.features);
     let needs = needs.filter(|(need, _)| need.flavour.is_empty() || need.flavour == flavour);
     needs
-        .map(|(need, feature)| judge(need, *feature, proven))
+        .map(|(need, feature)| judge(facts, need, *feature, proven))
         .collect()
 }
 
-fn judge(need: &Need, feature: Feature, proven: bool) -> Check {
+fn judge(facts: &Facts, need: &Need, feature: Feature, proven: bool) -> Check {
     let Need { module, purpose, .. } = *need;
-    let cure = format!("sudo modprobe {module}");
+    let load = format!("sudo modprobe {module}");
     let by_hand = module == "br_netfilter";
     match feature {
         Feature::BuiltIn => Check::new(module, Status::Ok, "built in"),
         Feature::Loaded => Check::new(module, Status::Ok, "loaded"),
+        Feature::Loadable if by_hand && facts.loads_modules() => {
+            Check::new(module, Status::Ok, "a module; `up` loads it until `down`")
+        }
         Feature::Loadable if by_hand => {
-            let detail = format!("a module, not loaded ({purpose}); `up` as root loads it");
-            Check::new(module, Status::Warn, detail).cure(cure)
+            let detail = format!("a module, not loaded ({purpose}); only root can");
+            Check::new(module, Status::Warn, detail).cure(load)
         }
-        Feature::Loadable => {
-            let detail = format!("a module, not loaded ({purpose}); loaded when it is needed");
-            Check::new(module, Status::Warn, detail).cure(cure)
-        }
+        Feature::Loadable => Check::new(module, Status::Ok, "a module, loaded when it is needed"),
         Feature::Missing if by_hand => {
             let detail = format!("not there: no {purpose}; from the node they work");
-            Check::new(module, Status::Warn, detail).cure(cure)
+            Check::new(module, Status::Warn, detail).cure(load)
         }
-        Feature::Missing => Check::new(module, Status::Fail, format!("not there: no {purpose}")).cure(cure),
+        Feature::Missing => Check::new(module, Status::Fail, format!("not there: no {purpose}")).cure(
+            format!("a kernel that has {module}, or its package of extra modules"),
+        ),
         Feature::Unknown if proven => Check::new(module, Status::Ok, "a trial worked"),
         Feature::Unknown => {
-            let detail = format!("cannot be told here ({purpose})");
-            Check::new(module, Status::Warn, detail).cure(cure)
+            // Nothing is known to be wrong; only root, or a trial with an iptables, can tell.
+            let check = Check::new(module, Status::Warn, format!("cannot be told here ({purpose})"));
+            if facts.root { check } else { check.cure(AS_ROOT) }
         }
     }
 }
@@ -295,17 +334,27 @@ fn trial(facts: &Facts) -> Option<Check> {
     })
 }
 
-fn forward_policy(facts: &Facts) -> Check {
+fn forward_policy(facts: &Facts) -> Option<Check> {
     let name = "FORWARD policy";
-    match facts.forward_policy.as_deref() {
-        None => Check::new(name, Status::Ok, "no table filter, so everything passes"),
-        Some("ACCEPT") => Check::new(name, Status::Ok, "ACCEPT"),
-        Some(policy) => Check::new(
+    // Without an iptables there is one thing to mend, and it has its line.
+    facts.iptables.as_ref().ok()?;
+    Some(match &facts.forward_policy {
+        Err(without) => {
+            let cure = if facts.root {
+                "netns-lab doctor -vv"
+            } else {
+                AS_ROOT
+            };
+            Check::new(name, Status::Warn, format!("cannot be told without {without}")).cure(cure)
+        }
+        Ok(None) => Check::new(name, Status::Ok, "no table filter, so everything passes"),
+        Ok(Some(policy)) if policy == "ACCEPT" => Check::new(name, Status::Ok, "ACCEPT"),
+        Ok(Some(policy)) => Check::new(
             name,
             Status::Ok,
             format!("{policy} (Docker sets it); `up` lets its pods' traffic pass"),
         ),
-    }
+    })
 }
 
 fn ip_forward(facts: &Facts) -> Check {
@@ -333,6 +382,9 @@ fn bridge_nf(facts: &Facts) -> Check {
     let name = "bridge-nf-call-iptables";
     match (facts.bridge_nf.as_deref(), facts.lab_is_up) {
         (Some("1"), _) => Check::new(name, Status::Ok, "1"),
+        (None, _) if facts.bridge_netfilter() == Some(Feature::Loadable) && facts.loads_modules() => {
+            Check::new(name, Status::Ok, "there once `up` has loaded br_netfilter")
+        }
         (None, _) => Check::new(name, Status::Warn, "not there without br_netfilter")
             .cure("sudo modprobe br_netfilter"),
         (Some(value), false) => Check::new(
@@ -364,12 +416,16 @@ fn tools(facts: &Facts) -> Option<Check> {
             Status::Warn,
             "`ip` was not found: `up` does not need it, you will",
         )
-        .cure("sudo apt-get install iproute2")
+        .cure(facts.install.1.clone())
     })
 }
 
 fn ranges(facts: &Facts) -> Vec<Check> {
     let name = "ranges and names";
+    if facts.hidden_labs {
+        let detail = "labs of root's are up; what a new one meets cannot be told without root";
+        return vec![Check::new(name, Status::Warn, detail).cure(AS_ROOT)];
+    }
     if facts.clashes.is_empty() {
         return vec![Check::new(
             name,
@@ -385,30 +441,39 @@ fn ranges(facts: &Facts) -> Vec<Check> {
         .collect()
 }
 
-/// The checks for people; cures follow the table.
+/// The checks for people; below the table what helps, each with the lines that it is for.
 pub fn table(checks: &[Check]) -> String {
     let mut table = Table::new(&["STATUS", "CHECK", "DETAIL"]);
     for check in checks {
         table.row([check.status.name(), &check.name, &check.detail]);
     }
     let mut text = table.render();
-    let cures = checks
-        .iter()
-        .filter(|check| check.status != Status::Ok)
-        .filter_map(|check| check.cure.as_ref());
-    let mut shown: Vec<&String> = Vec::new();
-    for cure in cures {
-        if !shown.contains(&cure) {
-            shown.push(cure);
+    let mut cures: Vec<(&String, Vec<&str>)> = Vec::new();
+    for check in checks.iter().filter(|check| check.status != Status::Ok) {
+        let Some(cure) = &check.cure else { continue };
+        match cures.iter_mut().find(|(known, _)| *known == cure) {
+            Some((_, names)) => names.push(&check.name),
+            None => cures.push((cure, vec![&check.name])),
         }
     }
-    if !shown.is_empty() {
+    if !cures.is_empty() {
         text.push_str("\nwhat helps:\n");
-        for cure in shown {
-            text.push_str(&format!("  {}\n", labkit::text::printable(cure)));
+        for (cure, names) in cures {
+            text.push_str(&wrapped(&format!("{}: {cure}", names.join(", "))));
         }
     }
     text
+}
+
+/// What all of it means for `up`, by this user.
+pub fn verdict(facts: &Facts, checks: &[Check]) -> &'static str {
+    if checks.iter().any(|check| check.status == Status::Fail) {
+        "`netns-lab up` would fail here"
+    } else if facts.root {
+        "`netns-lab up 3-pods` works here"
+    } else {
+        "`netns-lab up 3-pods` works in `netns-lab sandbox`, or with sudo"
+    }
 }
 
 #[cfg(test)]
@@ -423,7 +488,12 @@ mod tests {
             confined: false,
             sandbox_knob: None,
             trial: None,
-            forward_policy: None,
+            forward_policy: Ok(None),
+            hidden_labs: false,
+            install: (
+                "sudo apt-get install iptables".into(),
+                "sudo apt-get install iproute2".into(),
+            ),
             clashes: Vec::new(),
             lab_is_up: false,
             features: vec![Feature::Loaded; NEEDS.len()],
@@ -465,7 +535,8 @@ mod tests {
             sandbox_knob: Some("kernel.apparmor_restrict_unprivileged_userns is 1".into()),
             features: vec![Feature::Missing; NEEDS.len()],
             iptables: Err("iptables was not found".into()),
-            forward_policy: Some("DROP".into()),
+            lacking: vec!["CAP_NET_ADMIN".into()],
+            forward_policy: Err("root".into()),
             clashes: vec![(
                 "a link named cni0 is there".into(),
                 "choose another name: --bridge cni0-lab".into(),
