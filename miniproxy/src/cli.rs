@@ -95,17 +95,11 @@ pub struct RegistryArgs {
 /// Arguments of `sync`.
 #[derive(Debug, Clone, Args)]
 pub struct SyncArgs {
+    /// Where the objects are
     #[command(flatten)]
-    #[expect(
-        missing_docs,
-        reason = "its own type says it; text here would become help text"
-    )]
     pub registry: RegistryArgs,
+    /// How this node proxies
     #[command(flatten)]
-    #[expect(
-        missing_docs,
-        reason = "its own type says it; text here would become help text"
-    )]
     pub node: NodeArgs,
     /// The iptables program to use; ip6tables, -save and -restore are found beside it
     /// [default: the flavour that the host uses]
@@ -129,17 +123,11 @@ pub struct SyncArgs {
 /// Arguments of `render`.
 #[derive(Debug, Clone, Args)]
 pub struct RenderArgs {
+    /// Where the objects are
     #[command(flatten)]
-    #[expect(
-        missing_docs,
-        reason = "its own type says it; text here would become help text"
-    )]
     pub registry: RegistryArgs,
+    /// How this node proxies
     #[command(flatten)]
-    #[expect(
-        missing_docs,
-        reason = "its own type says it; text here would become help text"
-    )]
     pub node: NodeArgs,
     /// The IP family: 4 or 6
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(4..=6))]
@@ -149,11 +137,8 @@ pub struct RenderArgs {
 /// Arguments of `check`.
 #[derive(Debug, Clone, Args)]
 pub struct CheckArgs {
+    /// Where the objects are
     #[command(flatten)]
-    #[expect(
-        missing_docs,
-        reason = "its own type says it; text here would become help text"
-    )]
     pub registry: RegistryArgs,
     /// How to print
     #[arg(short, long, value_enum, default_value_t)]
@@ -169,17 +154,11 @@ pub struct DiffArgs {
     /// Another dump, or a registry (a directory or a .json file) [default: the registry]
     #[arg(value_name = "B")]
     pub right: Option<PathBuf>,
+    /// Where the objects are
     #[command(flatten)]
-    #[expect(
-        missing_docs,
-        reason = "its own type says it; text here would become help text"
-    )]
     pub registry: RegistryArgs,
+    /// How this node proxies
     #[command(flatten)]
-    #[expect(
-        missing_docs,
-        reason = "its own type says it; text here would become help text"
-    )]
     pub node: NodeArgs,
     /// The iptables program to ask [default: the flavour that the host uses]
     #[arg(long, value_name = "PATH")]
