@@ -3,13 +3,14 @@
 use labkit::rundir::RunDirectory;
 use labkit::shell::{self, OutputFormat};
 use labkit::text::count;
-use labkit::{Failure, Outcome, footprint};
+use labkit::{Failure, Kind, Outcome, footprint};
 
 use super::find;
 use crate::cli::DownArgs;
 use crate::edge::store;
 use crate::engine::down::take_down;
 use crate::engine::progress::Progress;
+use crate::engine::salvage::salvage;
 use crate::model::name::Label;
 
 /// Runs `down`.
@@ -52,7 +53,17 @@ fn wanted(args: &DownArgs) -> Result<Vec<Label>, Failure> {
 
 /// Takes one lab down and returns how many pods it had.
 fn one(run: &RunDirectory, lab: &Label) -> Result<usize, Failure> {
-    let Some(ledger) = store::ledger(lab)? else {
+    let found = match store::ledger(lab) {
+        Err(failure) if failure.kind() == Kind::Failed => {
+            shell::tell(&format!(
+                "warning: {}: removing what can be recognised",
+                failure.message()
+            ));
+            Some(salvage(lab)?)
+        }
+        other => other?,
+    };
+    let Some(ledger) = found else {
         // It died before it had written down anything, so it has made nothing but its folder.
         return store::remove_lab_directory(lab).map(|()| 0);
     };

@@ -16,13 +16,20 @@ pub(super) fn ledgers(name: Option<&Label>) -> Result<Vec<Ledger>, Failure> {
         let ledger = store::ledger(name)?.ok_or_else(|| no_lab(Some(name)))?;
         return Ok(vec![ledger]);
     }
-    let mut found = Vec::new();
+    let (mut found, mut failures) = (Vec::new(), Vec::new());
     for lab in store::labs()? {
         match store::ledger(&lab) {
             Ok(ledger) => found.extend(ledger),
             Err(failure) if failure.kind() == Kind::HostLacks => return Err(failure),
-            Err(failure) => shell::tell(&format!("warning: {}", failure.message())),
+            Err(failure) => failures.push(failure),
         }
+    }
+    if found.is_empty() && !failures.is_empty() {
+        return Err(failures.remove(0));
+    }
+    for failure in failures {
+        let hint = failure.hints().join("; ");
+        shell::tell(&format!("warning: {}\n   hint: {hint}", failure.message()));
     }
     Ok(found)
 }

@@ -83,7 +83,26 @@ pub fn strays(lab: &str, namespaces: &[u64]) -> Vec<ProcessId> {
         .collect()
 }
 
+/// The network namespace of a lab's agent, which is that of its node.
+pub fn node_of_agent(lab: &str) -> Option<u64> {
+    let entries = fs::read_dir("/proc").ok()?.filter_map(Result::ok);
+    let mut pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    pids.find_map(|pid| is_called(pid, lab, &[b"agent"]).then(|| namespace_of(pid))?)
+}
+
 fn is_ours(pid: i32, lab: &str, namespaces: &[u64]) -> bool {
+    is_called(pid, lab, &[b"serve", b"agent"])
+        && namespace_of(pid).is_some_and(|inode| namespaces.contains(&inode))
+}
+
+fn namespace_of(pid: i32) -> Option<u64> {
+    fs::metadata(format!("/proc/{pid}/ns/net"))
+        .ok()
+        .map(|found| found.ino())
+}
+
+/// Whether a process was started as this lab's, for one of these tasks.
+fn is_called(pid: i32, lab: &str, tasks: &[&[u8]]) -> bool {
     let Ok(line) = fs::read(format!("/proc/{pid}/cmdline")) else {
         return false;
     };
@@ -91,12 +110,7 @@ fn is_ours(pid: i32, lab: &str, namespaces: &[u64]) -> bool {
     let [program, verb, flag, name, ..] = words[..] else {
         return false;
     };
-    let verb_is_ours = verb == b"serve" || verb == b"agent";
-    if program != b"netns-lab" || !verb_is_ours || flag != b"--lab" || name != lab.as_bytes() {
-        return false;
-    }
-    let inode = fs::metadata(format!("/proc/{pid}/ns/net")).map(|found| found.ino());
-    inode.is_ok_and(|inode| namespaces.contains(&inode))
+    program == b"netns-lab" && tasks.contains(&verb) && flag == b"--lab" && name == lab.as_bytes()
 }
 
 /// A process that is in a network namespace, other than these.

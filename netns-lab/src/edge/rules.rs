@@ -5,6 +5,7 @@ use std::path::Path;
 use std::thread;
 
 use iptables::IPTables;
+use labkit::xtables::{Family, Xtables};
 use labkit::{Failure, fault, tool};
 
 use crate::model::rule::Rule;
@@ -127,6 +128,29 @@ impl Rules {
             )),
         }
     }
+}
+
+/// Removes the rules that carry a lab's mark, by a program that prints them; whatever they say.
+pub fn remove_marked(xtables: &Xtables, mark: &str) -> Result<(), Failure> {
+    let mark = format!("--comment \"{mark}\"");
+    let saved = tool::run_ok::<&str>(&xtables.save(Family::V4), &[], None)?;
+    let saved = String::from_utf8_lossy(&saved);
+    let (mut input, mut found) = (String::new(), false);
+    for line in saved.lines() {
+        match line.strip_prefix("-A ") {
+            Some(rule) if rule.contains(&mark) => {
+                found = true;
+                input.push_str(&format!("-D {rule}\n"));
+            }
+            _ if line.starts_with('*') || line == "COMMIT" => input.push_str(&format!("{line}\n")),
+            _ => {}
+        }
+    }
+    if !found {
+        return Ok(());
+    }
+    let words = ["--noflush", "-w", "10"];
+    tool::run_ok(&xtables.restore(Family::V4), &words, Some(input.as_bytes())).map(|_| ())
 }
 
 /// Does something for the rules of each table, on a thread for each: an iptables process takes

@@ -1,6 +1,6 @@
 //! The state under `/run/netns-lab`: ledgers, registries, logs, and what labs share.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -64,8 +64,9 @@ pub fn ledger(lab: &Label) -> Result<Option<Ledger>, Failure> {
         return Ok(None);
     };
     let ledger: Ledger = serde_json::from_slice(&text).map_err(|error| {
-        Failure::failed(format!("{} is damaged: {error}", path.display()))
-            .hint("another version of netns-lab may have written it; that version can take it down")
+        Failure::failed(format!("{} is damaged: {error}", path.display())).hint(format!(
+            "`netns-lab down {lab}` removes what can be recognised without it"
+        ))
     })?;
     if ledger.version == VERSION {
         Ok(Some(ledger))
@@ -75,8 +76,30 @@ pub fn ledger(lab: &Label) -> Result<Option<Ledger>, Failure> {
             path.display(),
             ledger.version
         ))
-        .hint("take the lab down with the version of netns-lab that made it"))
+        .hint(format!(
+            "take it down with the version of netns-lab that made it; `netns-lab down {lab}` of this one \
+             removes what it recognises"
+        )))
     }
+}
+
+/// What can be told of a lab whose ledger cannot be read: its node's namespace, if the file says at
+/// least that, and the names of its pods.
+pub fn remains(lab: &Label) -> (Option<u64>, BTreeSet<Label>) {
+    let text = fs::read(ledger_path(lab)).unwrap_or_default();
+    let value: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
+    let files = |folder: &str| {
+        let entries = fs::read_dir(lab_directory(lab).join(folder));
+        entries.into_iter().flatten().filter_map(Result::ok)
+    };
+    let pods = files("registry").chain(files("logs")).filter_map(|entry| {
+        let name = entry.file_name().into_string().ok()?;
+        let pod = name
+            .strip_suffix(".pod.json")
+            .or_else(|| name.strip_suffix(".log"))?;
+        Label::new(pod).ok()
+    });
+    (value["nodeNamespace"].as_u64(), pods.collect())
 }
 
 /// Writes the ledger. Nothing may be made before this says so.

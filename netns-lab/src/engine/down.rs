@@ -110,8 +110,10 @@ pub fn remove_namespaces<'a>(records: impl IntoIterator<Item = &'a PodRecord>) -
 
 /// Puts back what the last lab must put back, and removes the lab's folder.
 fn forget(ledger: &Ledger, place: Place) -> Vec<Failure> {
-    let others = match other_labs(&ledger.lab.name) {
-        Ok(others) => others,
+    let lab = &ledger.lab.name;
+    let (others, unsure) = match other_labs(lab).and_then(|others| Ok((others, another_is_unreadable(lab)?)))
+    {
+        Ok(found) => found,
         Err(failure) => return vec![failure],
     };
     let mut failures = Vec::new();
@@ -119,7 +121,7 @@ fn forget(ledger: &Ledger, place: Place) -> Vec<Failure> {
         Err(failure) => failures.push(failure),
         Ok(mut shared) => {
             let node = ledger.node_namespace;
-            if !others.iter().any(|other| other.node_namespace == node) {
+            if !unsure && !others.iter().any(|other| other.node_namespace == node) {
                 if place == Place::Here {
                     failures.extend(host::restore_settings(node, &mut shared));
                 } else {
@@ -127,7 +129,7 @@ fn forget(ledger: &Ledger, place: Place) -> Vec<Failure> {
                 }
             }
             fault::point("down:settings");
-            if others.is_empty() {
+            if !unsure && others.is_empty() {
                 failures.extend(host::restore_shared(&mut shared));
             }
             fault::point("down:shared");
@@ -142,10 +144,16 @@ fn forget(ledger: &Ledger, place: Place) -> Vec<Failure> {
     failures
 }
 
-/// The ledgers of all other labs.
+/// The ledgers of all other labs, but for those that cannot be read.
 pub fn other_labs(lab: &Label) -> Result<Vec<Ledger>, Failure> {
     let names = store::labs()?.into_iter().filter(|name| name != lab);
-    names
-        .filter_map(|name| store::ledger(&name).transpose())
-        .collect()
+    Ok(names
+        .filter_map(|name| store::ledger(&name).ok().flatten())
+        .collect())
+}
+
+/// Whether another lab has a ledger that cannot be read: it may need all that labs share.
+fn another_is_unreadable(lab: &Label) -> Result<bool, Failure> {
+    let mut names = store::labs()?.into_iter().filter(|name| name != lab);
+    Ok(names.any(|name| store::ledger(&name).is_err()))
 }

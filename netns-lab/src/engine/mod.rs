@@ -4,5 +4,6 @@ pub mod down;
 pub mod launch;
 pub mod observe;
 pub mod progress;
+pub mod salvage;
 pub mod settle;
 pub mod up;

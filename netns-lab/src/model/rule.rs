@@ -1,6 +1,7 @@
 //! The few iptables rules of a lab. Services are not here: they are miniproxy's.
 
 use super::ledger::Lab;
+use super::name::Label;
 
 /// One rule, in the words and the order in which `iptables -S` prints it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -27,6 +28,11 @@ impl Rule {
     }
 }
 
+/// The comment of a lab's rules.
+pub fn mark(lab: &Label) -> String {
+    format!("netns-lab {lab}")
+}
+
 /// The rules of a lab.
 ///
 /// Pod traffic is accepted where FORWARD would drop it, as Docker's policy does. But what goes to a
@@ -34,7 +40,7 @@ impl Rule {
 /// REJECT in `KUBE-SERVICES`, which stands behind these rules, must see it.
 pub fn rules(lab: &Lab) -> [Rule; 3] {
     let (pods, services, bridge) = (lab.pod_cidr.trunc(), lab.service_cidr.trunc(), &lab.bridge);
-    let mark = format!("-m comment --comment \"netns-lab {}\"", lab.name);
+    let mark = format!("-m comment --comment \"{}\"", mark(&lab.name));
     [
         Rule {
             table: "nat",

@@ -1,0 +1,108 @@
+//! What is left of a lab's ledger when the file is damaged or another version's.
+//!
+//! The lab's marks are on all that it made: the group of its links, the comment of its rules, the
+//! command lines of its processes. From them a ledger is made that `down` can work by.
+
+use labkit::rundir::network_namespace;
+use labkit::xtables::{Family, Flavour, Xtables, legacy_tables_exist};
+use labkit::{Failure, tool};
+
+use super::settle::{self, Place};
+use crate::edge::node::Node;
+use crate::edge::{namespace, process, rules, store};
+use crate::model::ledger::{Lab, Ledger, Pod, PodRecord, VERSION, lay_out};
+use crate::model::name::{self, Label};
+use crate::model::observed::Link;
+use crate::model::rule;
+use crate::model::topology::Topology;
+
+/// An inode that no namespace has: the name is left to whoever it belongs to.
+const NOBODYS: u64 = u64::MAX;
+
+/// A ledger of what is recognised, after the removal of the rules, whose words are not known.
+pub fn salvage(lab: &Label) -> Result<Ledger, Failure> {
+    let (recorded, pods) = store::remains(lab);
+    let here = network_namespace()?;
+    let node_namespace = recorded
+        .or_else(|| process::node_of_agent(lab.as_str()))
+        .unwrap_or(here);
+    let xtables = Xtables::detect(None)?;
+    let mut ledger = Ledger {
+        version: VERSION,
+        lab: nominal(lab)?,
+        node_namespace,
+        iptables: xtables.iptables(Family::V4),
+        unsettled: true,
+        leaving: true,
+        pods: Vec::new(),
+        agent: None,
+    };
+    if let Place::Elsewhere(pid) = settle::place(&ledger)? {
+        return Err(settle::elsewhere(&ledger, pid));
+    }
+    let links = Node::open()?.links()?;
+    let mut topology = Topology::web_pods(1);
+    let pattern = topology.pods.remove(0);
+    topology.pods = pods
+        .into_iter()
+        .map(|name| crate::model::topology::PodSpec {
+            name,
+            ..pattern.clone()
+        })
+        .collect();
+    let laid_out =
+        lay_out(&ledger.lab, &topology, None).map_err(|error| Failure::failed(error.to_string()))?;
+    let records = laid_out.into_iter().map(|pod| record(&ledger.lab, pod, &links));
+    ledger.pods = records.collect();
+    if node_namespace == here {
+        remove_rules(lab, &xtables)?;
+    }
+    Ok(ledger)
+}
+
+/// The lab with ranges that nobody asks for any more.
+fn nominal(lab: &Label) -> Result<Lab, Failure> {
+    let range = |text: &str| {
+        text.parse()
+            .map_err(|error| Failure::failed(format!("{text}: {error}")))
+    };
+    Ok(Lab {
+        name: lab.clone(),
+        node: Label::default_node(lab),
+        pod_cidr: range("10.244.0.0/16")?,
+        service_cidr: range("10.96.0.0/16")?,
+        bridge: name::bridge(lab),
+    })
+}
+
+/// A pod's namespace is ours if our app runs in it, or if our link leads to it.
+fn record(lab: &Lab, pod: Pod, links: &[Link]) -> PodRecord {
+    let inode = namespace::inode(&pod.namespace);
+    let linked = links
+        .iter()
+        .any(|link| link.name == pod.interface && link.group == lab.group());
+    let ours = inode.is_some_and(|inode| linked || !process::strays(lab.name.as_str(), &[inode]).is_empty());
+    PodRecord {
+        pod,
+        namespace_inode: Some(inode.filter(|_| ours).unwrap_or(NOBODYS)),
+        process: None,
+    }
+}
+
+/// By both flavours: which one wrote them is not known any more.
+fn remove_rules(lab: &Label, detected: &Xtables) -> Result<(), Failure> {
+    let mark = rule::mark(lab);
+    rules::remove_marked(detected, &mark)?;
+    let (other, program) = match detected.flavour {
+        Flavour::Nft => (Flavour::Legacy, "iptables-legacy"),
+        Flavour::Legacy => (Flavour::Nft, "iptables-nft"),
+    };
+    // iptables-legacy-save would make the tables that it asks about.
+    if other == Flavour::Legacy && legacy_tables_exist(Family::V4) == Some(false) {
+        return Ok(());
+    }
+    match tool::find(program) {
+        Some(program) => rules::remove_marked(&Xtables::detect(Some(&program))?, &mark),
+        None => Ok(()),
+    }
+}
