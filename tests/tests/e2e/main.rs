@@ -6,6 +6,7 @@
 mod churn;
 mod cli;
 mod conformance;
+mod demo;
 mod docs;
 mod hairpin;
 mod harness;
