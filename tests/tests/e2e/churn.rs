@@ -231,6 +231,49 @@ fn a_watch_survives_editors_and_nonsense() {
     assert_eq!(watch.stop(Signal::SIGINT), 0);
 }
 
+/// What the watch needs goes missing for a while: it says so, tries again, and nothing is lost.
+#[test]
+fn a_watch_outlives_a_missing_program_a_pipe_and_a_held_lock() {
+    let machine = Machine::start();
+    up_and_sync(&machine, "2-pods");
+    machine
+        .sh("mkdir /run/own; for name in '' -save -restore; do
+             for family in iptables ip6tables; do ln -s $(readlink -f $(command -v $family)) /run/own/$family$name; done; done")
+        .ok();
+    let watch = machine
+        .command(["miniproxy", "sync", "--watch", "--iptables", "/run/own/iptables"])
+        .start();
+    watch.wait_for("following");
+    let port = |from: u16, to: u16| {
+        format!(
+            "cd {REGISTRY}; sed 's/\"port\": {from},/\"port\": {to},/' web.service.json > .new; mv .new web.service.json"
+        )
+    };
+    let arrives = |port: u16| {
+        wait_for(&format!("port {port}"), Duration::from_secs(10), || {
+            live(&machine).contains(&format!("--dport {port} ")).then_some(())
+        });
+    };
+    machine.sh("mv /run/own/iptables-restore /run/own/hidden").ok();
+    machine.sh(&port(80, 81)).ok();
+    watch.wait_for("trying again");
+    machine.sh("mv /run/own/hidden /run/own/iptables-restore").ok();
+    arrives(81);
+
+    machine.sh(&format!("mkfifo {REGISTRY}/pipe.json")).ok();
+    watch.wait_for("no regular file");
+    machine.sh(&format!("rm {REGISTRY}/pipe.json")).ok();
+    watch.wait_for("good again");
+
+    let holder = machine.command(["flock", "/run/netns-lab", "sleep", "4"]).start();
+    std::thread::sleep(Duration::from_millis(300));
+    machine.sh(&port(81, 82)).ok();
+    watch.wait_for("waiting for another");
+    arrives(82);
+    drop(holder);
+    assert_eq!(watch.stop(Signal::SIGTERM), 0);
+}
+
 /// Somebody flushes our chains; the watch puts them back.
 #[test]
 fn a_watch_restores_what_others_flush() {
