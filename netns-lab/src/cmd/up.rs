@@ -177,11 +177,16 @@ fn topology(text: &str) -> Result<Topology, Failure> {
         None => {}
     }
     let content = fs::read(text).map_err(|error| {
-        Failure::usage(format!("cannot read the topology {text}: {error}")).hint(
+        let why = match error.kind() {
+            std::io::ErrorKind::IsADirectory => "it is a folder".to_string(),
+            std::io::ErrorKind::NotFound => "there is no such file".to_string(),
+            _ => error.to_string(),
+        };
+        Failure::usage(format!("cannot read the topology {text}: {why}")).hint(
             "expected N-pods, such as 3-pods, or the path of a JSON file: `netns-lab up --help` shows one",
         )
     })?;
-    Topology::from_json(&content).map_err(|error| Failure::usage(format!("{text}: {error}")))
+    Topology::from_json(&content).map_err(|error| Failure::usage(format!("{text}:{error}")))
 }
 
 /// The lab's ranges and bridge: from the flags, else as it was made, else what is free.

@@ -1,13 +1,15 @@
 //! The topology: what the user asked for, before addresses and names of links.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
+use std::collections::BTreeMap;
 
-use serde::de::{self, SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
 use super::address::MAX_PODS;
 use super::name::Label;
+use reading::{InWords as _, Object, one_node_only, unique_labels, unique_pods, unique_ports};
+
+#[path = "topology_reading.rs"]
+mod reading;
 
 /// Nodes and the pods on them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,7 +42,7 @@ pub struct PodSpec {
     /// Its name.
     pub name: Label,
     /// The labels that Services select by.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "unique_labels")]
     pub labels: BTreeMap<LabelKey, LabelValue>,
     /// What runs in it.
     #[serde(default)]
@@ -152,13 +154,17 @@ impl Topology {
     /// Reads a topology file.
     ///
     /// # Errors
-    /// `line 3 column 9, at pods[0].name: what was expected`.
+    /// `3:9: pods[0].name: what is there; what was expected`.
     pub fn from_json(text: &[u8]) -> Result<Self, String> {
+        if text.trim_ascii().is_empty() {
+            return Err(format!("1:1: the file is empty; expected {}", Self::WORDS));
+        }
         let mut json = serde_json::Deserializer::from_slice(text);
-        let topology: Self = serde_path_to_error::deserialize(&mut json).map_err(|error| {
-            let path = error.path().to_string();
-            describe(&path, error.inner())
-        })?;
+        let Object(topology): Object<Self> =
+            serde_path_to_error::deserialize(&mut json).map_err(|error| {
+                let path = error.path().to_string();
+                describe(&path, error.inner())
+            })?;
         json.end().map_err(|error| describe(".", &error))?;
         Ok(topology)
     }
@@ -168,13 +174,35 @@ fn describe(path: &str, error: &serde_json::Error) -> String {
     let message = error.to_string();
     // serde_json puts the place last; people look for it first.
     let place = format!(" at line {} column {}", error.line(), error.column());
-    let what = message.strip_suffix(&place).unwrap_or(&message);
-    let field = if matches!(path, "." | "?") {
-        String::new()
-    } else {
-        format!(", at {path}")
+    let what = in_plain_words(message.strip_suffix(&place).unwrap_or(&message));
+    let path = if matches!(path, "." | "?") { "" } else { path };
+    let field = match (path, what.starts_with('[')) {
+        ("", _) => String::new(),
+        // A check of a list names the element itself.
+        (path, true) => path.to_string(),
+        (path, false) => format!("{path}: "),
     };
-    format!("line {} column {}{field}: {what}", error.line(), error.column())
+    format!("{}:{}: {field}{what}", error.line(), error.column().max(1))
+}
+
+/// What serde says, for people who do not know its words.
+fn in_plain_words(message: &str) -> String {
+    if message.starts_with("EOF while parsing") {
+        return "the file ends in the middle; expected the rest of the JSON".into();
+    }
+    [
+        ("invalid type: sequence", "a list"),
+        ("invalid type: map", "an object"),
+        ("invalid type: ", ""),
+        ("unknown variant", "unknown value"),
+        (
+            "trailing characters",
+            "more text after the end; expected nothing there",
+        ),
+        (", expected", "; expected"),
+    ]
+    .iter()
+    .fold(message.to_string(), |text, (from, to)| text.replacen(from, to, 1))
 }
 
 fn check_number(pods: usize) -> Result<(), String> {
@@ -313,159 +341,6 @@ impl From<PortNumber> for u16 {
     }
 }
 
-fn one_node_only<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<NodeSpec>, D::Error> {
-    collect(deserializer, "a list with one node", |nodes: &[NodeSpec], _| {
-        if nodes.is_empty() {
-            Ok(())
-        } else {
-            Err("this version puts all pods on one node: expected a single node".to_string())
-        }
-    })
-    .and_then(|nodes| {
-        if nodes.is_empty() {
-            Err(de::Error::custom("expected one node, got an empty list"))
-        } else {
-            Ok(nodes)
-        }
-    })
-}
-
-fn unique_pods<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PodSpec>, D::Error> {
-    let mut names = BTreeSet::new();
-    let pods = collect(deserializer, "a list of pods", |pods: &[PodSpec], pod| {
-        check_number(pods.len() + 1)?;
-        if names.insert(pod.name.clone()) {
-            Ok(())
-        } else {
-            Err(format!("two pods are named {}: expected another name", pod.name))
-        }
-    })?;
-    check_number(pods.len()).map_err(de::Error::custom)?;
-    Ok(pods)
-}
-
-fn unique_ports<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Port>, D::Error> {
-    collect(deserializer, "a list of ports", |ports: &[Port], port| {
-        if port.protocol == Protocol::Udp && port.answers == Some(Answers::Http) {
-            return Err("expected \"echo\" on a UDP port: HTTP here is HTTP/1.1".to_string());
-        }
-        for other in ports {
-            if other.name == port.name {
-                return Err(format!(
-                    "two ports are named {}: expected another name",
-                    port.name.as_str()
-                ));
-            }
-            if (other.container_port, other.protocol) == (port.container_port, port.protocol) {
-                let (number, protocol) = (port.container_port.get(), port.protocol.name());
-                return Err(format!(
-                    "{number}/{protocol} is there twice: expected another port"
-                ));
-            }
-        }
-        Ok(())
-    })
-}
-
-/// Reads a list and checks each element as soon as it is read, so that an error knows its line.
-fn collect<'de, D, T, F>(deserializer: D, expected: &'static str, check: F) -> Result<Vec<T>, D::Error>
-where
-    D: Deserializer<'de>,
-    T: Deserialize<'de>,
-    F: FnMut(&[T], &T) -> Result<(), String>,
-{
-    struct List<T, F> {
-        expected: &'static str,
-        check: F,
-        element: std::marker::PhantomData<T>,
-    }
-    impl<'de, T: Deserialize<'de>, F: FnMut(&[T], &T) -> Result<(), String>> Visitor<'de> for List<T, F> {
-        type Value = Vec<T>;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str(self.expected)
-        }
-
-        fn visit_seq<A: SeqAccess<'de>>(mut self, mut list: A) -> Result<Vec<T>, A::Error> {
-            let mut read = Vec::new();
-            while let Some(element) = list.next_element()? {
-                (self.check)(&read, &element).map_err(de::Error::custom)?;
-                read.push(element);
-            }
-            Ok(read)
-        }
-    }
-    deserializer.deserialize_seq(List {
-        expected,
-        check,
-        element: std::marker::PhantomData,
-    })
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn refused(text: &str) -> String {
-        Topology::from_json(text.as_bytes()).unwrap_err()
-    }
-
-    #[test]
-    fn n_pods_is_a_number_and_a_word() {
-        assert_eq!(Topology::number_of_pods("3-pods"), Some(Ok(3)));
-        assert_eq!(Topology::number_of_pods("1-pod"), Some(Ok(1)));
-        assert_eq!(Topology::number_of_pods("three-pods"), None);
-        assert!(Topology::number_of_pods("03-pods").unwrap().is_err());
-        assert_eq!(Topology::number_of_pods("-pods"), None);
-        assert!(Topology::number_of_pods("0-pods").unwrap().is_err());
-        assert_eq!(
-            Topology::number_of_pods("1024-pods"),
-            Some(Err("a bridge takes at most 1023 pods".into()))
-        );
-        assert!(
-            Topology::number_of_pods("99999999999999999999999-pods")
-                .unwrap()
-                .is_err()
-        );
-    }
-
-    #[test]
-    fn what_n_pods_means_is_what_its_json_means() {
-        let topology = Topology::web_pods(3);
-        let text = serde_json::to_vec(&topology).unwrap();
-        assert_eq!(Topology::from_json(&text), Ok(topology));
-    }
-
-    #[test]
-    fn a_short_file_is_enough() {
-        let topology = Topology::from_json(br#"{"pods":[{"name":"db"}]}"#).unwrap();
-        assert_eq!(topology.nodes, Vec::new());
-        assert_eq!(topology.pods[0].ports, default_ports());
-    }
-
-    #[test]
-    fn errors_say_where_and_what_was_expected() {
-        insta::assert_snapshot!(refused("{\n  \"pods\": [{\"name\": \"Web\"}]\n}"), @r#"line 2 column 26, at pods[0].name: expected a DNS label (1 to 63 of a-z, 0-9 and "-", starting and ending with a letter or a digit), got "Web""#);
-        insta::assert_snapshot!(refused("{\"pods\": [{\"name\": \"a\", \"image\": 1}]}"), @"line 1 column 31, at pods[0].image: unknown field `image`, expected one of `name`, `labels`, `app`, `ports`");
-        insta::assert_snapshot!(refused("{\"pods\": [\n {\"name\": \"a\"},\n {\"name\": \"a\"}]}"), @"line 3 column 15, at pods: two pods are named a: expected another name");
-        insta::assert_snapshot!(refused("{\"pods\": []}"), @"line 1 column 12, at pods: a lab has at least one pod");
-        insta::assert_snapshot!(refused("{\"pods\": [{\"name\":\"a\",\"ports\":[{\"name\":\"x\",\"containerPort\":70000}]}]}"), @"line 1 column 65, at pods[0].ports[0].containerPort: expected a port from 1 to 65535, got 70000");
-        insta::assert_snapshot!(refused("{\"nodes\":[{\"name\":\"a\"},{\"name\":\"b\"}],\"pods\": [{\"name\":\"a\"}]}"), @"line 1 column 36, at nodes: this version puts all pods on one node: expected a single node");
-        insta::assert_snapshot!(refused("{\"pods\": [{\"name\":\"a\"}]"), @"line 1 column 23: EOF while parsing an object");
-        insta::assert_snapshot!(refused("{\"pods\": [{\"name\":\"a\"}]} x"), @"line 1 column 26: trailing characters");
-    }
-
-    #[test]
-    fn hostile_labels_are_refused() {
-        for (key, value) in [
-            ("a b", "x"),
-            ("app", "a\u{1b}"),
-            ("/x", "y"),
-            ("", "y"),
-            ("app", "-"),
-        ] {
-            let text = serde_json::json!({"pods": [{"name": "a", "labels": {key: value}}]}).to_string();
-            assert!(Topology::from_json(text.as_bytes()).is_err(), "{key:?}={value:?}");
-        }
-    }
-}
+#[path = "topology_tests.rs"]
+mod tests;

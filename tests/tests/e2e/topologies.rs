@@ -106,11 +106,11 @@ fn errors_in_a_topology_name_line_column_and_field() {
     for (text, complaints) in [
         (
             "{ \"pods\": [\n  { \"name\": \"Web_1\" } ] }",
-            ["line 2", "pods[0].name"],
+            ["bad.json:2:", "pods[0].name"],
         ),
         (
             "{ \"pods\": [ { \"name\": \"a\" }, { \"name\": \"a\" } ] }",
-            ["line 1", "named a"],
+            ["bad.json:1:", "pods[1].name"],
         ),
         (
             "{ \"pods\": [ { \"name\": \"a\", \"colour\": 1 } ] }",
@@ -124,8 +124,13 @@ fn errors_in_a_topology_name_line_column_and_field() {
             "{ \"nodes\": [ { \"name\": \"n1\" }, { \"name\": \"n2\" } ], \"pods\": [ { \"name\": \"a\" } ] }",
             ["node", "one"],
         ),
-        ("{ \"pods\": [", ["line 1", "EOF"]),
-        ("", ["line 1", "EOF"]),
+        ("{ \"pods\": [", ["bad.json:1:", "expected"]),
+        ("", ["bad.json:1:1:", "empty"]),
+        (
+            "{ \"pods\": [ { \"name\": \"a\", \"labels\": { \"x\": \"1\", \"x\": \"2\" } } ] }",
+            ["pods[0].labels", "twice"],
+        ),
+        ("[]", ["bad.json:1:", "an object such as"]),
     ] {
         let path = machine.file("bad.json", text);
         let ran = machine.lab(["up", &path]).exits(2);

@@ -1,0 +1,69 @@
+use super::*;
+
+fn refused(text: &str) -> String {
+    Topology::from_json(text.as_bytes()).unwrap_err()
+}
+
+#[test]
+fn n_pods_is_a_number_and_a_word() {
+    assert_eq!(Topology::number_of_pods("3-pods"), Some(Ok(3)));
+    assert_eq!(Topology::number_of_pods("1-pod"), Some(Ok(1)));
+    assert_eq!(Topology::number_of_pods("three-pods"), None);
+    assert!(Topology::number_of_pods("03-pods").unwrap().is_err());
+    assert_eq!(Topology::number_of_pods("-pods"), None);
+    assert!(Topology::number_of_pods("0-pods").unwrap().is_err());
+    assert_eq!(
+        Topology::number_of_pods("1024-pods"),
+        Some(Err("a bridge takes at most 1023 pods".into()))
+    );
+    assert!(
+        Topology::number_of_pods("99999999999999999999999-pods")
+            .unwrap()
+            .is_err()
+    );
+}
+
+#[test]
+fn what_n_pods_means_is_what_its_json_means() {
+    let topology = Topology::web_pods(3);
+    let text = serde_json::to_vec(&topology).unwrap();
+    assert_eq!(Topology::from_json(&text), Ok(topology));
+}
+
+#[test]
+fn a_short_file_is_enough() {
+    let topology = Topology::from_json(br#"{"pods":[{"name":"db"}]}"#).unwrap();
+    assert_eq!(topology.nodes, Vec::new());
+    assert_eq!(topology.pods[0].ports, default_ports());
+}
+
+#[test]
+fn errors_say_where_and_what_was_expected() {
+    insta::assert_snapshot!(refused("{\n  \"pods\": [{\"name\": \"Web\"}]\n}"), @r#"2:26: pods[0].name: expected a DNS label (1 to 63 of a-z, 0-9 and "-", starting and ending with a letter or a digit), got "Web""#);
+    insta::assert_snapshot!(refused("{\"pods\": [{\"name\": \"a\", \"image\": 1}]}"), @"1:31: pods[0].image: unknown field `image`; expected one of `name`, `labels`, `app`, `ports`");
+    insta::assert_snapshot!(refused("{\"pods\": [\n {\"name\": \"a\"},\n {\"name\": \"a\"}]}"), @"3:15: pods[1].name: two pods are named a; expected another name");
+    insta::assert_snapshot!(refused("{\"pods\": []}"), @"1:12: pods: a lab has at least one pod");
+    insta::assert_snapshot!(refused("{\"pods\": [{\"name\":\"a\",\"ports\":[{\"name\":\"x\",\"containerPort\":70000}]}]}"), @"1:65: pods[0].ports[0].containerPort: expected a port from 1 to 65535, got 70000");
+    insta::assert_snapshot!(refused("{\"nodes\":[{\"name\":\"a\"},{\"name\":\"b\"}],\"pods\": [{\"name\":\"a\"}]}"), @"1:36: nodes[1]: this version puts all pods on one node; expected a single node");
+    insta::assert_snapshot!(refused("{\"pods\": [{\"name\":\"a\"}]"), @"1:23: the file ends in the middle; expected the rest of the JSON");
+    insta::assert_snapshot!(refused("[]"), @r#"1:1: a list; expected an object such as {"pods": [{"name": "db"}]}"#);
+    insta::assert_snapshot!(refused(""), @r#"1:1: the file is empty; expected an object such as {"pods": [{"name": "db"}]}"#);
+    insta::assert_snapshot!(refused("{\"nodes\": [\"node-1\"], \"pods\": []}"), @r#"1:19: nodes[0]: string "node-1"; expected an object such as {"name": "node-1"}"#);
+    insta::assert_snapshot!(refused("{\"nodes\": [[\"node-1\"]], \"pods\": []}"), @r#"1:11: nodes[0]: a list; expected an object such as {"name": "node-1"}"#);
+    insta::assert_snapshot!(refused("{\"pods\": [{\"name\":\"a\",\"labels\":{\"x\":\"1\",\"x\":\"2\"}}]}"), @"1:48: pods[0].labels: the label x is there twice; expected it once");
+    insta::assert_snapshot!(refused("{\"pods\": [{\"name\":\"a\"}]} x"), @"1:26: more text after the end; expected nothing there");
+}
+
+#[test]
+fn hostile_labels_are_refused() {
+    for (key, value) in [
+        ("a b", "x"),
+        ("app", "a\u{1b}"),
+        ("/x", "y"),
+        ("", "y"),
+        ("app", "-"),
+    ] {
+        let text = serde_json::json!({"pods": [{"name": "a", "labels": {key: value}}]}).to_string();
+        assert!(Topology::from_json(text.as_bytes()).is_err(), "{key:?}={value:?}");
+    }
+}
