@@ -61,9 +61,7 @@ pub fn release(run: &RunDirectory, holder: &str) -> Result<(), Failure> {
 /// Whether `holder` has rules in the tables of this network namespace, as far as the record tells.
 pub fn is_held(run: &RunDirectory, holder: &str) -> bool {
     let record = record_path(run).and_then(|path| read(&path));
-    record.is_ok_and(|record| {
-        record.is_some_and(|record| record.holders.iter().any(|known| known == holder))
-    })
+    record.is_ok_and(|record| record.is_some_and(|record| record.holders.iter().any(|known| known == holder)))
 }
 
 /// Drops the record of a network namespace that does not exist any more, and its tables with it.

@@ -321,7 +321,10 @@ fn two_labs_side_by_side_share_nothing_and_part_in_any_order() {
             .lab(["exec", "web-1", "--", "hostname", "-I"])
             .ok()
             .says("10.244.0.2");
-        machine.lab(["status", "red", "-o", "json"]).exits(1).complains("red");
+        machine
+            .lab(["status", "red", "-o", "json"])
+            .exits(1)
+            .complains("red");
         machine.lab(["down", "--name", "red"]).exits(1).complains("red");
 
         machine.lab(["down", first_down]).ok();
