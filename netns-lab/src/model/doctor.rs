@@ -303,13 +303,19 @@ fn judge(facts: &Facts, need: &Need, feature: Feature, proven: bool) -> Check {
         Feature::BuiltIn => Check::new(module, Status::Ok, "built in"),
         Feature::Loaded => Check::new(module, Status::Ok, "loaded"),
         Feature::Loadable if by_hand && facts.loads_modules() => {
-            Check::new(module, Status::Ok, "a module; `up` loads it until `down`")
+            // A warning: whoever looks before `up` must see that nothing works without it yet.
+            let detail = "a module, not loaded; `up` loads it until `down`";
+            Check::new(module, Status::Warn, detail).cure(load)
         }
         Feature::Loadable if by_hand => {
             let detail = format!("a module, not loaded ({purpose}); only root can");
             Check::new(module, Status::Warn, detail).cure(load)
         }
-        Feature::Loadable => Check::new(module, Status::Ok, "a module, loaded when it is needed"),
+        Feature::Loadable => Check::new(
+            module,
+            Status::Ok,
+            "a module, not loaded; the kernel does at need",
+        ),
         Feature::Missing if by_hand => {
             let detail = "not there: no Services between pods of one bridge";
             Check::new(module, Status::Warn, detail).cure(load)
