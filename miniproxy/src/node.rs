@@ -1,6 +1,7 @@
 //! Whose rules are built: the node, how it is configured, and what its host has.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::rc::Rc;
 
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Node;
@@ -9,7 +10,7 @@ use labkit::xtables::Family;
 use crate::address::{parse_ip, parse_network};
 use crate::config::{Conntrack, DetectLocal, NodePortAddress, Settings};
 use crate::model::{Hints, LocalDetector, Model, ProxyConfig};
-use crate::registry::{Registry, model, name_of};
+use crate::registry::{Registry, model};
 use crate::rules::build::build;
 use crate::rules::set::Wanted;
 
@@ -38,7 +39,7 @@ pub struct NodeOptions {
 impl NodeOptions {
     /// The service ports of one family, as this node's proxy sees them.
     pub fn model(&self, registry: &Registry, family: Family) -> Model {
-        model::model(registry, self.config(registry, family), &self.node_name(registry))
+        model::model(registry, self.config(registry, family))
     }
 
     /// Everything the kernel should have for one family.
@@ -128,10 +129,11 @@ impl NodeOptions {
 
     /// The name of this node, spelt as kube-proxy spells it.
     pub fn node_name(&self, registry: &Registry) -> String {
-        match (&self.settings.node_name, registry.nodes.as_slice()) {
-            (Some(name), _) => name.clone(),
-            (None, [only]) => name_of(&only.metadata).to_string(),
-            (None, _) => self.host.name.trim().to_lowercase(),
+        let mut nodes = registry.nodes.keys();
+        match (&self.settings.node_name, nodes.next(), nodes.next()) {
+            (Some(name), _, _) => name.clone(),
+            (None, Some(only), None) => only.clone(),
+            _ => self.host.name.trim().to_lowercase(),
         }
     }
 
@@ -210,7 +212,7 @@ impl Settings {
 }
 
 fn find<'a>(registry: &'a Registry, name: &str) -> Option<&'a Node> {
-    registry.nodes.iter().find(|node| name_of(&node.metadata) == name)
+    registry.nodes.get(name).map(Rc::as_ref)
 }
 
 fn is_of(ip: IpAddr, family: Family) -> bool {
