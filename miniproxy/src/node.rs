@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::rc::Rc;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Node;
@@ -104,10 +105,6 @@ impl NodeOptions {
         };
         let asked = [
             (
-                settings.min_sync_period != usual.min_sync_period,
-                "minSyncPeriod: every change is written at once",
-            ),
-            (
                 settings.healthz_bind_address != usual.healthz_bind_address,
                 "healthzBindAddress: nothing is served",
             ),
@@ -208,6 +205,14 @@ impl Settings {
     /// Whether rules depend on which addresses the host's interfaces have.
     pub fn needs_host_addresses(&self) -> bool {
         !self.node_port_addresses.is_empty()
+    }
+
+    /// The least time between two writes that somebody asked for.
+    ///
+    /// kube-proxy's own default of a second is there because its syncs are dear; ours are not.
+    pub fn asked_min_sync_period(&self) -> Option<Duration> {
+        let usual = Self::defaults(self.compat).min_sync_period;
+        (self.min_sync_period != usual).then_some(self.min_sync_period)
     }
 }
 

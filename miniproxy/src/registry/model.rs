@@ -33,13 +33,12 @@ const AFFINITY_SECONDS: u32 = 10_800;
 
 /// What one node's proxy of one family sees.
 pub fn model(registry: &Registry, config: ProxyConfig) -> Model {
-    let mut ports: Vec<ServicePort> = registry
-        .services
-        .keys()
-        .flat_map(|service| service_ports(registry, service, &config))
-        .collect();
-    ports.sort_by_cached_key(|port| (port.name.to_string(), port.protocol));
-    Model { config, ports }
+    let services = registry.services.keys();
+    let ports = services.flat_map(|service| service_ports(registry, service, &config));
+    Model {
+        ports: ports.collect(),
+        config,
+    }
 }
 
 /// The ports of one Service; none when there is no such Service, or none for this proxy.
@@ -61,7 +60,9 @@ pub fn service_ports(registry: &Registry, key: &ServiceKey, config: &ProxyConfig
         own: (!own.is_empty()).then_some(own),
         config,
     };
-    seen.ports()
+    let mut ports = seen.ports();
+    ports.sort_by(|one, other| (&one.name.port, one.protocol).cmp(&(&other.name.port, other.protocol)));
+    ports
 }
 
 /// The virtual IPs of a Service, without `None` and empty ones.

@@ -80,7 +80,10 @@ impl Origin {
     fn position(&self, path: &[Step]) -> (usize, usize) {
         let (line, column) = self.begin;
         let text = self.text.upgrade();
-        let Some(object) = text.as_ref().and_then(|text| text.get(self.range.0..self.range.1)) else {
+        let Some(object) = text
+            .as_ref()
+            .and_then(|text| text.get(self.range.0..self.range.1))
+        else {
             return self.begin;
         };
         match position(object, path) {

@@ -55,7 +55,10 @@ pub fn endpoints(
 /// `None` when the Service has no selector: then only slices say where it leads.
 pub fn matching_pods<'a>(service: &Service, pods: impl Iterator<Item = &'a Pod>) -> Option<Vec<&'a Pod>> {
     selector(service)?;
-    Some(pods.filter(|pod| selects(service, pod) && !is_over(pod)).collect())
+    Some(
+        pods.filter(|pod| selects(service, pod) && !is_over(pod))
+            .collect(),
+    )
 }
 
 /// Whether the Service has a selector and the Pod carries all labels of it.

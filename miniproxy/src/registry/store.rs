@@ -143,8 +143,9 @@ impl Store {
                 Ok(held) => file.held.push(Rc::new(held)),
                 Err(refused) => {
                     file.problems.push(refused.problem.clone());
-                    anonymous |= refused.identity.is_none();
-                    if let Some(identity) = refused.identity.clone() {
+                    let identity = refused.identity.clone().filter(is_possible);
+                    anonymous |= identity.is_none();
+                    if let Some(identity) = identity {
                         file.held.extend(self.in_force.get(&identity).cloned());
                         let service = service_of(&refused, &identity);
                         file.refused.push((identity, service));
@@ -200,12 +201,17 @@ impl Store {
     fn index(&mut self, before: &HashMap<Identity, Rc<Held>>) -> Touched {
         let mut touched = Touched::default();
         let mut pods = Vec::new();
-        let gone = before.iter().filter(|(id, held)| !is_same(self.in_force.get(*id), held));
+        let gone = before
+            .iter()
+            .filter(|(id, held)| !is_same(self.in_force.get(*id), held));
         for (identity, held) in gone {
             remove(&mut self.registry, identity, &held.item.object);
             touch(&mut touched, &mut pods, identity, &held.item.object);
         }
-        let new = self.in_force.iter().filter(|(id, held)| !is_same(before.get(*id), held));
+        let new = self
+            .in_force
+            .iter()
+            .filter(|(id, held)| !is_same(before.get(*id), held));
         for (identity, held) in new {
             insert(&mut self.registry, identity, &held.item.object);
             touch(&mut touched, &mut pods, identity, &held.item.object);
@@ -259,6 +265,12 @@ fn held(item: Item) -> Result<Held, Box<Refused>> {
     }
 }
 
+/// A name that no object can have tells nothing about which one was meant.
+fn is_possible(identity: &Identity) -> bool {
+    let in_namespace = identity.kind != "Node";
+    check::is_name(identity.kind, &identity.name) && (!in_namespace || check::is_label(&identity.namespace))
+}
+
 fn slice_service(object: &Object) -> Option<String> {
     match object {
         Object::EndpointSlice(slice) => slice.metadata.labels.as_ref()?.get(SERVICE_NAME_LABEL).cloned(),
@@ -293,7 +305,10 @@ impl<'a> Claims<'a> {
             let (kind, name) = (identity.kind, &identity.name);
             let what = match kind {
                 "Node" => format!("there is another Node {name}, in {first}"),
-                _ => format!("there is another {kind} {}/{name}, in {first}", identity.namespace),
+                _ => format!(
+                    "there is another {kind} {}/{name}, in {first}",
+                    identity.namespace
+                ),
             };
             let expected = "one object for each kind, namespace and name";
             return Err(held.item.problem("metadata.name", what, expected));

@@ -49,6 +49,19 @@ impl TableDelta {
     pub fn chain_count(&self) -> usize {
         self.rewritten.len() + self.edited.len() + self.removed.len()
     }
+
+    /// How many rules it sends, not counting those it removes.
+    pub fn rule_count(&self) -> usize {
+        let inserts = |edits: &Vec<Edit>| {
+            edits
+                .iter()
+                .filter(|edit| matches!(edit, Edit::Insert(..)))
+                .count()
+        };
+        self.rewritten.values().map(Vec::len).sum::<usize>()
+            + self.edited.values().map(inserts).sum::<usize>()
+            + self.jumps.len()
+    }
 }
 
 /// The changes to all tables of one family. Tables without a change are not in it.
@@ -181,6 +194,18 @@ impl Delta {
     /// How many of our chains it makes, changes or removes.
     pub fn chain_count(&self) -> usize {
         self.tables.values().map(TableDelta::chain_count).sum()
+    }
+
+    /// Writes chains anew instead of editing them by numbers: right whatever they hold by then.
+    pub fn rewrite_edited(&mut self, wanted: &Wanted) {
+        for (table, changes) in &mut self.tables {
+            for chain in std::mem::take(&mut changes.edited).into_keys() {
+                let rules = wanted.tables.get(table).and_then(|chains| chains.get(&chain));
+                changes
+                    .rewritten
+                    .insert(chain, rules.cloned().unwrap_or_default());
+            }
+        }
     }
 
     /// Whether nothing is to be done.
@@ -324,7 +349,11 @@ fn chain_lines(table: TableName, changes: &TableDelta) -> Vec<&str> {
 /// What is the same at the head and at the end is cut off first: comparing texts is for the few
 /// rules between, where a chain may have one for each of ten thousand Services.
 fn edits(there: &[Rule], wanted: &[Rule]) -> Vec<Edit> {
-    let head = there.iter().zip(wanted).take_while(|(old, new)| old == new).count();
+    let head = there
+        .iter()
+        .zip(wanted)
+        .take_while(|(old, new)| old == new)
+        .count();
     let (there, wanted) = (&there[head..], &wanted[head..]);
     let pairs = there.iter().rev().zip(wanted.iter().rev());
     let end = pairs.take_while(|(old, new)| old == new).count();

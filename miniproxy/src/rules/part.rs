@@ -15,13 +15,11 @@ pub struct Part {
 impl Part {
     /// The rules of a chain of its own, made empty if it is not there yet.
     pub fn chain(&mut self, name: String) -> &mut Vec<Rule> {
-        let index = match self.own.iter().rposition(|(known, _)| *known == name) {
-            Some(index) => index,
-            None => {
-                self.own.push((name, Vec::new()));
-                self.own.len() - 1
-            }
-        };
+        let known = self.own.iter().rposition(|(known, _)| *known == name);
+        let index = known.unwrap_or_else(|| {
+            self.own.push((name, Vec::new()));
+            self.own.len() - 1
+        });
         &mut self.own[index].1
     }
 
