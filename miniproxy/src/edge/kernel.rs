@@ -126,22 +126,23 @@ impl Kernel {
             footprint::hold(run, HOLDER)?;
         }
         fault::point("sync:held");
-        let documents = match self.xtables.flavour {
-            Flavour::Nft => delta.documents(NFT_CHAINS),
+        let limit = match self.xtables.flavour {
+            Flavour::Nft => NFT_CHAINS,
             // Legacy replaces the whole table with each document.
-            Flavour::Legacy => vec![delta.document()],
+            Flavour::Legacy => usize::MAX,
         };
+        let documents = delta.documents(limit);
+        let parts = documents.len();
         let (began, mut told) = (Instant::now(), Duration::ZERO);
         let mut transactions = 0;
-        for (index, document) in documents.iter().enumerate() {
+        for (index, document) in documents.enumerate() {
             self.xtables
-                .write(family, document)
+                .write(family, &document)
                 .map_err(|failure| failure.context(format!("cannot write the {} rules", family.name())))?;
             transactions += document.lines().filter(|line| *line == "COMMIT").count();
             if began.elapsed() > told + SILENT {
                 told = began.elapsed();
-                let part = format!("{} of {} parts", index + 1, documents.len());
-                tell(&format!("{}: {part} written", family.name()));
+                tell(&format!("{}: {} of {parts} parts written", family.name(), index + 1));
             }
         }
         fault::point(if family == Family::V4 {

@@ -180,10 +180,11 @@ impl Desired {
     /// Every rule of the family.
     pub fn wanted(&self) -> Wanted {
         let mut wanted = self.shared();
+        let parts = self.services.values().flat_map(|rules| rules.parts.values());
+        let own = parts.flat_map(|part| part.own.iter().cloned());
         let nat = wanted.tables.entry(TableName::Nat).or_default();
-        for part in self.services.values().flat_map(|rules| rules.parts.values()) {
-            nat.extend(part.own.iter().cloned());
-        }
+        // Made at once from all, not chain by chain.
+        *nat = std::mem::take(nat).into_iter().chain(own).collect();
         wanted
     }
 

@@ -17,9 +17,15 @@ use crate::model::{
 pub fn build(model: &Model) -> Wanted {
     let mut wanted = fixed::base(&model.config);
     let large = model.large_cluster();
+    let mut own = Vec::new();
     for port in &model.ports {
-        wanted.add(&part(&model.config, port, large));
+        let part = part(&model.config, port, large);
+        wanted.add_shared(&part);
+        own.extend(part.own);
     }
+    let nat = wanted.tables.entry(TableName::Nat).or_default();
+    // Made at once from all, not chain by chain.
+    *nat = std::mem::take(nat).into_iter().chain(own).collect();
     wanted
         .chain(TableName::Nat, SERVICES)
         .extend(fixed::node_port_rules(&model.config));

@@ -109,6 +109,8 @@ impl Delta {
     fn add_chains(&mut self, found: &Found, wanted: &Wanted) {
         for (table, chains) in &wanted.tables {
             let changes = self.tables.entry(*table).or_default();
+            // Collected in order, then made into maps at once: there may be fifty thousand.
+            let (mut created, mut rewritten) = (Vec::new(), Vec::new());
             for (chain, rules) in chains {
                 match found.chain(*table, chain) {
                     Some(there) if there == rules.as_slice() => {}
@@ -117,12 +119,14 @@ impl Delta {
                     }
                     there => {
                         if there.is_none() {
-                            changes.created.insert(chain.clone());
+                            created.push(chain.clone());
                         }
-                        changes.rewritten.insert(chain.clone(), rules.clone());
+                        rewritten.push((chain.clone(), rules.clone()));
                     }
                 }
             }
+            changes.created = created.into_iter().collect();
+            changes.rewritten = rewritten.into_iter().collect();
         }
     }
 
@@ -215,18 +219,23 @@ impl Delta {
 
     /// The `iptables-restore --noflush` document: one transaction for each table.
     pub fn document(&self) -> String {
+        self.document_without(&BTreeSet::new())
+    }
+
+    /// The document without these chains of nat, which are made already.
+    fn document_without(&self, done: &BTreeSet<&str>) -> String {
         let mut text = String::new();
         // Filter before nat: what would be refused is refused before anything is sent to it.
         for table in TableName::ALL {
             if let Some(changes) = self.tables.get(&table) {
-                write_table(&mut text, table, changes);
+                write_table(&mut text, table, changes, done);
             }
         }
         text
     }
 
     /// The same change as several documents, none of them making more than `limit` chains at once
-    /// where that can be helped.
+    /// where that can be helped. Each is made when it is asked for.
     ///
     /// New chains of Services come first: nothing leads to them, so no packet sees them. The last
     /// document hooks all of them in at once; traffic sees the old world, then the new one. A crash
@@ -237,54 +246,53 @@ impl Delta {
     /// quicksort that takes the first element as pivot, and the kernel keeps the order in which
     /// chains were made, so they are made in the order of their names read backwards, which are
     /// hashes: with 20,000 sorted chains every later `iptables-save` takes 6 s, with these 0.6 s.
-    pub fn documents(&self, limit: usize) -> Vec<String> {
-        let early = self.unseen_chains();
-        if early.len() <= limit {
-            return vec![self.document()];
+    pub fn documents(&self, limit: usize) -> impl ExactSizeIterator<Item = String> {
+        let mut early = self.unseen_chains();
+        let mut parts: Vec<Vec<&str>> = Vec::new();
+        if early.len() > limit {
+            if self.is_new(fixed::MARK_MASQ) {
+                parts.push(vec![fixed::MARK_MASQ]);
+            }
+            parts.extend(early.chunks(limit.max(1)).map(<[&str]>::to_vec));
+        } else {
+            early.clear();
         }
-        let mut rest = self.clone();
-        let mut documents = Vec::new();
-        if rest.is_new(fixed::MARK_MASQ) {
-            documents.push(rest.split_off(&[fixed::MARK_MASQ.to_string()]));
-        }
-        documents.extend(early.chunks(limit.max(1)).map(|names| rest.split_off(names)));
-        documents.push(rest.document());
-        documents
+        let count = parts.len() + 1;
+        let done: BTreeSet<&str> = parts.iter().flatten().copied().collect();
+        (0..count).map(move |index| match parts.get(index) {
+            Some(names) => self.early_document(names),
+            None => self.document_without(&done),
+        })
     }
 
     /// New chains of Services: each after all that it leads to.
-    fn unseen_chains(&self) -> Vec<String> {
-        let created = self
-            .tables
-            .get(&TableName::Nat)
-            .into_iter()
-            .flat_map(|nat| &nat.created);
+    fn unseen_chains(&self) -> Vec<&str> {
+        let nat = self.tables.get(&TableName::Nat);
+        let created = nat.into_iter().flat_map(|nat| &nat.created);
         let mut chains: Vec<_> = created
-            .filter_map(|chain| Some((ChainKind::of(chain)?, chain.clone())))
+            .filter_map(|chain| Some((ChainKind::of(chain)?, chain.as_str())))
             .collect();
-        let backwards = |chain: &str| chain.chars().rev().collect::<String>();
+        let backwards = |chain: &str| chain.bytes().rev().collect::<Vec<u8>>();
         chains.sort_by_cached_key(|(kind, chain)| (*kind != ChainKind::Endpoint, *kind, backwards(chain)));
         chains.into_iter().map(|(_, chain)| chain).collect()
     }
 
     fn is_new(&self, chain: &str) -> bool {
-        self.tables
-            .get(&TableName::Nat)
-            .is_some_and(|nat| nat.created.contains(chain))
+        let nat = self.tables.get(&TableName::Nat);
+        nat.is_some_and(|nat| nat.created.contains(chain))
     }
 
-    /// Takes these new chains of nat out of this change, as a document that makes them in this order.
-    fn split_off(&mut self, names: &[String]) -> String {
-        let (mut lines, mut rules) = (String::new(), String::new());
-        let nat = self.tables.entry(TableName::Nat).or_default();
+    /// A document that makes these new chains of nat, in this order.
+    fn early_document(&self, names: &[&str]) -> String {
+        let (mut lines, mut rules) = (String::from("*nat\n"), String::new());
+        let nat = self.tables.get(&TableName::Nat);
         for name in names {
-            nat.created.remove(name);
             lines.push_str(&format!(":{name} - [0:0]\n"));
-            for rule in nat.rewritten.remove(name).unwrap_or_default() {
-                append_line(&mut rules, name, &rule);
+            for rule in nat.and_then(|nat| nat.rewritten.get(*name)).into_iter().flatten() {
+                append_line(&mut rules, name, rule);
             }
         }
-        format!("*nat\n{lines}{rules}COMMIT\n")
+        lines + &rules + "COMMIT\n"
     }
 }
 
@@ -296,13 +304,13 @@ fn leads_to_ours(table: TableName, rule: &Rule) -> bool {
     }
 }
 
-fn write_table(text: &mut String, table: TableName, changes: &TableDelta) {
+fn write_table(text: &mut String, table: TableName, changes: &TableDelta, done: &BTreeSet<&str>) {
     // Writing to a String cannot fail.
     let _ = writeln!(text, "*{}", table.name());
-    for chain in chain_lines(table, changes) {
+    for chain in chain_lines(table, changes, done) {
         let _ = writeln!(text, ":{chain} - [0:0]");
     }
-    for (chain, rules) in &changes.rewritten {
+    for (chain, rules) in changes.rewritten.iter().filter(|(chain, _)| !done.contains(chain.as_str())) {
         for rule in rules {
             append_line(text, chain, rule);
         }
@@ -329,17 +337,21 @@ fn write_table(text: &mut String, table: TableName, changes: &TableDelta) {
 
 /// A chain line makes or empties a chain. The fixed ones come in kube-proxy's order, the others
 /// sorted: iptables-nft-restore 1.8 is quadratic in chain lines that are not.
-fn chain_lines(table: TableName, changes: &TableDelta) -> Vec<&str> {
+fn chain_lines<'a>(table: TableName, changes: &'a TableDelta, done: &BTreeSet<&str>) -> Vec<&'a str> {
     let fixed = fixed::chains(table);
     let emptied = |chain: &str| changes.rewritten.contains_key(chain) || changes.removed.contains(chain);
-    let mut lines: Vec<&str> = fixed.iter().copied().filter(|chain| emptied(chain)).collect();
-    let others: BTreeSet<&str> = changes
-        .rewritten
-        .keys()
-        .chain(&changes.removed)
-        .map(String::as_str)
+    let mut lines: Vec<&str> = fixed
+        .iter()
+        .copied()
+        .filter(|chain| emptied(chain) && !done.contains(chain))
         .collect();
-    lines.extend(others.into_iter().filter(|chain| !fixed.contains(chain)));
+    let others = changes.rewritten.keys().chain(&changes.removed).map(String::as_str);
+    let mut others: Vec<&str> = others
+        .filter(|chain| !fixed.contains(chain) && !done.contains(chain))
+        .collect();
+    // Both are sorted, so this is one merge.
+    others.sort();
+    lines.extend(others);
     lines
 }
 

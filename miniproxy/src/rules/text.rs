@@ -1,5 +1,6 @@
 //! Rules as the words that `iptables-restore` reads, in the order in which kube-proxy writes them.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use ipnet::IpNet;
@@ -8,80 +9,88 @@ use super::rule::{Match, Rule, Side, Target};
 
 /// The rule as arguments, joined by single spaces; without the leading `-A CHAIN`.
 pub fn rule_text(rule: &Rule) -> String {
-    let mut words = Vec::new();
-    for condition in &rule.matches {
-        words.push(match_text(condition));
-    }
-    if let Some(target) = &rule.target {
-        words.push(target_text(target));
-    }
-    words.join(" ")
+    let mut text = String::new();
+    write_rule(&mut text, rule);
+    text
 }
 
-fn match_text(condition: &Match) -> String {
-    match condition {
+/// Writes the rule as arguments behind what is there; no text of its own for each, there are many.
+fn write_rule(text: &mut String, rule: &Rule) {
+    let begin = text.len();
+    let space = |text: &mut String| {
+        if text.len() > begin {
+            text.push(' ');
+        }
+    };
+    for condition in &rule.matches {
+        space(text);
+        write_match(text, condition);
+    }
+    if let Some(target) = &rule.target {
+        space(text);
+        write_target(text, target);
+    }
+}
+
+fn write_match(text: &mut String, condition: &Match) {
+    // Writing to a String cannot fail.
+    let _ = match condition {
         Match::Address {
             side,
             network,
             negated,
         } => {
-            format!(
-                "{}{} {}",
-                bang(*negated),
-                if *side == Side::Source { "-s" } else { "-d" },
-                network_text(*network)
-            )
+            let option = if *side == Side::Source { "-s" } else { "-d" };
+            let _ = write!(text, "{}{option} ", bang(*negated));
+            write_network(text, *network)
         }
         Match::Interface { side, name, negated } => {
-            format!(
-                "{}{} {}",
-                bang(*negated),
-                if *side == Side::Source { "-i" } else { "-o" },
-                quote(name)
-            )
+            let option = if *side == Side::Source { "-i" } else { "-o" };
+            write!(text, "{}{option} {}", bang(*negated), quote(name))
         }
-        Match::Protocol(protocol) => format!("-m {0} -p {0}", protocol.lower()),
-        Match::DestinationPort(port) => format!("--dport {port}"),
-        Match::Comment(text) => format!("-m comment --comment {}", quote(text)),
+        Match::Protocol(protocol) => write!(text, "-m {0} -p {0}", protocol.lower()),
+        Match::DestinationPort(port) => write!(text, "--dport {port}"),
+        Match::Comment(comment) => write!(text, "-m comment --comment {}", quote(comment)),
         Match::Mark { value, mask, negated } => {
-            format!("-m mark {}--mark {value:#010x}/{mask:#010x}", bang(*negated))
+            write!(text, "-m mark {}--mark {value:#010x}/{mask:#010x}", bang(*negated))
         }
         Match::CtState { states, negated } => {
-            format!("-m conntrack {}--ctstate {}", bang(*negated), states.join(","))
+            write!(text, "-m conntrack {}--ctstate {}", bang(*negated), states.join(","))
         }
-        Match::LocalAddress(Side::Source) => "-m addrtype --src-type LOCAL".to_string(),
-        Match::LocalAddress(Side::Destination) => "-m addrtype --dst-type LOCAL".to_string(),
+        Match::LocalAddress(Side::Source) => write!(text, "-m addrtype --src-type LOCAL"),
+        Match::LocalAddress(Side::Destination) => write!(text, "-m addrtype --dst-type LOCAL"),
         Match::Statistic(probability) => {
-            format!("-m statistic --mode random --probability {}", probability.text())
+            write!(text, "-m statistic --mode random --probability {}", probability.text())
         }
         Match::RecentCheck { list, seconds } => {
-            format!("-m recent --name {list} --rcheck --seconds {seconds} --reap")
+            write!(text, "-m recent --name {list} --rcheck --seconds {seconds} --reap")
         }
-        Match::RecentSet { list } => format!("-m recent --name {list} --set"),
-        Match::Other(words) => words.iter().map(|word| quote(word)).collect::<Vec<_>>().join(" "),
-    }
+        Match::RecentSet { list } => write!(text, "-m recent --name {list} --set"),
+        Match::Other(words) => write_words(text, words),
+    };
 }
 
-fn target_text(target: &Target) -> String {
-    match target {
-        Target::Jump(chain) => format!("-j {chain}"),
-        Target::Accept => "-j ACCEPT".to_string(),
-        Target::Drop => "-j DROP".to_string(),
-        Target::Return => "-j RETURN".to_string(),
-        Target::Reject => "-j REJECT".to_string(),
+fn write_target(text: &mut String, target: &Target) {
+    let _ = match target {
+        Target::Jump(chain) => write!(text, "-j {chain}"),
+        Target::Accept => write!(text, "-j ACCEPT"),
+        Target::Drop => write!(text, "-j DROP"),
+        Target::Return => write!(text, "-j RETURN"),
+        Target::Reject => write!(text, "-j REJECT"),
         // kube-proxy writes the two uses it has by their own names.
-        Target::SetXmark { value, mask } if value == mask => format!("-j MARK --or-mark {value:#010x}"),
-        Target::SetXmark { value, mask: 0 } => format!("-j MARK --xor-mark {value:#010x}"),
-        Target::SetXmark { value, mask } => format!("-j MARK --set-xmark {value:#010x}/{mask:#010x}"),
-        Target::Masquerade { random_fully } => {
-            format!(
-                "-j MASQUERADE{}",
-                if *random_fully { " --random-fully" } else { "" }
-            )
-        }
-        Target::Dnat(to) => format!("-j DNAT --to-destination {to}"),
-        Target::Other(words) => words.iter().map(|word| quote(word)).collect::<Vec<_>>().join(" "),
-    }
+        Target::SetXmark { value, mask } if value == mask => write!(text, "-j MARK --or-mark {value:#010x}"),
+        Target::SetXmark { value, mask: 0 } => write!(text, "-j MARK --xor-mark {value:#010x}"),
+        Target::SetXmark { value, mask } => write!(text, "-j MARK --set-xmark {value:#010x}/{mask:#010x}"),
+        Target::Masquerade { random_fully: true } => write!(text, "-j MASQUERADE --random-fully"),
+        Target::Masquerade { random_fully: false } => write!(text, "-j MASQUERADE"),
+        Target::Dnat(to) => write!(text, "-j DNAT --to-destination {to}"),
+        Target::Other(words) => write_words(text, words),
+    };
+}
+
+fn write_words(text: &mut String, words: &[String]) -> std::fmt::Result {
+    let words: Vec<_> = words.iter().map(|word| quote(word)).collect();
+    write!(text, "{}", words.join(" "))
 }
 
 fn bang(negated: bool) -> &'static str {
@@ -89,11 +98,11 @@ fn bang(negated: bool) -> &'static str {
 }
 
 /// kube-proxy writes a single host without its prefix length.
-fn network_text(network: IpNet) -> String {
+fn write_network(text: &mut String, network: IpNet) -> std::fmt::Result {
     if network.prefix_len() == network.max_prefix_len() {
-        network.addr().to_string()
+        write!(text, "{}", network.addr())
     } else {
-        network.to_string()
+        write!(text, "{network}")
     }
 }
 
@@ -101,10 +110,10 @@ fn network_text(network: IpNet) -> String {
 ///
 /// A line break would end the rule and begin another; it becomes a space. No name that passed the
 /// registry's checks holds one, this is the second lock on that door.
-pub fn quote(word: &str) -> String {
+pub fn quote(word: &str) -> Cow<'_, str> {
     let bare = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./:,+!@%=[]".contains(&byte);
     if !word.is_empty() && word.bytes().all(bare) {
-        return word.to_string();
+        return Cow::Borrowed(word);
     }
     let mut quoted = String::with_capacity(word.len() + 2);
     quoted.push('"');
@@ -119,13 +128,16 @@ pub fn quote(word: &str) -> String {
         }
     }
     quoted.push('"');
-    quoted
+    Cow::Owned(quoted)
 }
 
 /// Adds `-A CHAIN rule` and a line end.
 pub fn append_line(document: &mut String, chain: &str, rule: &Rule) {
-    // Writing to a String cannot fail.
-    let _ = writeln!(document, "-A {chain} {}", rule_text(rule));
+    document.push_str("-A ");
+    document.push_str(chain);
+    document.push(' ');
+    write_rule(document, rule);
+    document.push('\n');
 }
 
 #[cfg(test)]
