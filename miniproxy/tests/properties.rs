@@ -204,7 +204,7 @@ proptest! {
         let document = Delta::between(&kernel, &wanted(&before, Family::V4)).document();
         memory::restore(&mut kernel, &document).unwrap();
         let wanted = wanted(&after, Family::V4);
-        let documents = Delta::between(&kernel, &wanted).documents(limit);
+        let documents: Vec<String> = Delta::between(&kernel, &wanted).documents(limit).collect();
         let (last, early) = documents.split_last().unwrap();
         let services = kernel.chain(TableName::Nat, "KUBE-SERVICES").map(<[_]>::to_vec);
         for document in early {

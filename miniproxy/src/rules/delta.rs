@@ -350,7 +350,7 @@ fn chain_lines<'a>(table: TableName, changes: &'a TableDelta, done: &BTreeSet<&s
         .filter(|chain| !fixed.contains(chain) && !done.contains(chain))
         .collect();
     // Both are sorted, so this is one merge.
-    others.sort();
+    others.sort_unstable();
     lines.extend(others);
     lines
 }
