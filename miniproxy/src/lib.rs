@@ -19,6 +19,7 @@ pub mod edge;
 pub mod endpoints;
 pub mod model;
 pub mod node;
+pub mod observe;
 pub mod pace;
 pub mod registry;
 pub mod report;

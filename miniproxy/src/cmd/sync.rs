@@ -43,7 +43,8 @@ pub(super) struct Report {
 /// What was written for one family.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Written {
-    family: &'static str,
+    /// `IPv4` or `IPv6`.
+    pub family: &'static str,
     /// Our chains that were made, changed or removed; 0 when only jumps to them were missing.
     chains: usize,
 }

@@ -4,19 +4,22 @@ use std::time::{Duration, Instant};
 
 use labkit::nftables::NfTables;
 use labkit::shell::{OutputFormat, emit, tell};
-use labkit::xtables::{Flavour, Xtables};
+use labkit::xtables::{Family, Flavour, Xtables};
 use labkit::{Failure, Kind, Outcome};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::sleep;
 
+use super::observe::{Observer, Synced};
 use super::sync::{Mode, Report, options, remark, sync};
 use crate::cli::SyncArgs;
 use crate::edge::addresses::interface_addresses;
 use crate::edge::registry::{Signature, Source};
 use crate::edge::watch::Watch;
 use crate::node::NodeOptions;
+use crate::observe::metrics::Rules;
 use crate::pace::{back_off, between_comparisons};
-use crate::registry::Registry;
+use crate::registry::{Registry, name_of};
+use crate::rules::build::build;
 
 /// How long to wait for another command's lock; the signals that end the watch wait as long.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -45,6 +48,7 @@ struct Follower {
     source: Source,
     xtables: Xtables,
     node: NodeOptions,
+    observer: Observer,
     /// The rules name addresses of this host, which may change.
     own_addresses: bool,
     output: OutputFormat,
@@ -77,6 +81,7 @@ impl Follower {
             longest: args
                 .sync_period
                 .map_or(node.settings.sync_period, Duration::from_secs),
+            observer: Observer::start(&node, args.serve)?,
             node,
             output: args.output,
             registry: None,
@@ -177,6 +182,8 @@ impl Follower {
                 if self.complaint.take().is_some() {
                     tell("the registry is good again");
                 }
+                self.observer
+                    .queued(registry.services.len(), registry.slices.len());
                 self.registry = Some(registry);
             }
             Err(failure) => {
@@ -216,11 +223,15 @@ impl Follower {
                 self.begun = true;
                 self.failures = 0;
                 self.retry_at = None;
+                self.observe(&report, began.elapsed(), repaired);
                 self.say(&report, repaired)
             }
             // Before the first success nothing that is waited for will bring a privilege or a program.
             Err(failure) if failure.kind() == Kind::HostLacks && !self.begun => Err(failure),
             Err(failure) => {
+                for family in Family::ALL {
+                    self.observer.failed(family, true, began.elapsed());
+                }
                 self.failures += 1;
                 let wait = back_off(self.failures);
                 self.retry_at = Some(Instant::now() + wait);
@@ -229,6 +240,39 @@ impl Follower {
                 Ok(())
             }
         }
+    }
+
+    /// Tells those who ask over HTTP what is in force.
+    fn observe(&mut self, report: &Report, duration: Duration, repaired: &str) {
+        let Some(registry) = self.registry.as_ref().filter(|_| self.observer.serves()) else {
+            return;
+        };
+        let name = self.node.node_name(registry);
+        let node = registry.nodes.iter().find(|node| name_of(&node.metadata) == name);
+        let models = Family::ALL.map(|family| self.node.model(registry, family));
+        for model in &models {
+            let (family, wanted) = (model.config.family, build(model));
+            let written = report
+                .written
+                .iter()
+                .any(|written| written.family == family.name());
+            let total = Rules::of(&wanted);
+            self.observer.synced(&Synced {
+                family,
+                full: true,
+                duration,
+                total,
+                sent: if written { total } else { Rules::default() },
+                chains: wanted.tables.values().map(|chains| chains.len()).sum(),
+            });
+            if let Some(metrics) = self.observer.metrics() {
+                metrics.kernel_read(family);
+                if written && !repaired.is_empty() {
+                    metrics.repaired(family);
+                }
+            }
+        }
+        self.observer.registry(&models, node);
     }
 
     fn say(&self, report: &Report, repaired: &str) -> Result<(), Failure> {

@@ -6,6 +6,7 @@
 //! | [`config`] | the configuration file |
 //! | [`processes`] | other miniproxies on this node |
 //! | [`registry`] | the registry's files |
+//! | [`serve`] | HTTP: health, metrics, healthCheckNodePorts |
 //! | [`tables`] | the kernel's tables, by iptables-save and iptables-restore |
 //! | [`watch`] | the registry's directories, by inotify |
 
@@ -13,5 +14,6 @@ pub mod addresses;
 pub mod config;
 pub mod processes;
 pub mod registry;
+pub mod serve;
 pub mod tables;
 pub mod watch;
