@@ -75,7 +75,8 @@ impl Observer {
         servers.metrics().pending(services, endpoints);
     }
 
-    /// One family is as the registry wants it.
+    /// One family is as the registry wants it; also one that this host does not have, which needs
+    /// nothing and must not count as late.
     pub(super) fn synced(&self, synced: &Synced) {
         let Some(servers) = &self.servers else { return };
         servers.updated(synced.family);
@@ -89,13 +90,6 @@ impl Observer {
             sent: synced.sent,
             chains: synced.chains,
         });
-    }
-
-    /// One family needs nothing: this host does not have it.
-    pub(super) fn left_out(&self, family: Family) {
-        if let Some(servers) = &self.servers {
-            servers.updated(family);
-        }
     }
 
     /// One family could not be written.
