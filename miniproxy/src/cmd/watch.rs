@@ -1,5 +1,6 @@
 //! `miniproxy sync --watch`: follows the registry, and keeps the kernel as the registry wants it.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use labkit::nftables::NfTables;
@@ -263,7 +264,7 @@ impl Follower {
                 duration,
                 total,
                 sent: if written { total } else { Rules::default() },
-                chains: wanted.tables.values().map(|chains| chains.len()).sum(),
+                chains: wanted.tables.values().map(BTreeMap::len).sum(),
             });
             if let Some(metrics) = self.observer.metrics() {
                 metrics.kernel_read(family);

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use lab_tests::machine::{Machine, Running, eventually};
@@ -314,6 +314,59 @@ fn a_health_check_node_port_follows_its_local_endpoints() {
 }
 
 #[test]
+fn a_proxy_that_cannot_write_is_not_healthy() {
+    let node = Node::start();
+    let folder = node.machine.folder();
+    let broken = folder.join("broken");
+    let restore = format!(
+        "#!/bin/sh\n[ ! -e {} ] || exit 4\nexec iptables-restore \"$@\"\n",
+        broken.display()
+    );
+    let script = format!(
+        "mkdir {0}/own; for name in iptables iptables-save ip6tables ip6tables-save ip6tables-restore; do \
+         ln -s \"$(readlink -f {0}/$name)\" {0}/own/$name; done; \
+         cat > {0}/own/iptables-restore; chmod +x {0}/own/iptables-restore",
+        folder.display()
+    );
+    node.machine
+        .command(["sh", "-euc", &script])
+        .input(&restore)
+        .run()
+        .ok();
+    let config = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n\
+                  iptables:\n  syncPeriod: 1s\n  minSyncPeriod: 0s\n";
+    let config = node.machine.file("config.yaml", config);
+    let program = folder.join("own/iptables").display().to_string();
+    node.publish("web-slice", &endpoints(&[("10.244.0.2", "node-a", true)]));
+    node.publish("web", &load_balancer());
+    let watch = node.watch(&["--serve", "--config", &config, "--iptables", &program]);
+    let check = "http://127.0.0.1:32000/";
+    eventually("healthy", || node.ask(check).status == 200);
+
+    fs::write(&broken, "").expect("our own folder");
+    let mut changed = load_balancer();
+    changed["spec"]["ports"][0]["port"] = json!(8080);
+    node.publish("web", &changed);
+    // Two sync periods.
+    eventually("not healthy", || {
+        node.ask(&format!("{HEALTH}/livez")).status == 503
+    });
+    assert_eq!(node.ask(&format!("{HEALTH}/healthz")).status, 503);
+    let reply = node.ask(check);
+    assert!(
+        reply.status == 503 && reply.body.ends_with("\"serviceProxyHealthy\": false\n}"),
+        "{reply:?}"
+    );
+    assert!(node.number("kubeproxy_sync_proxy_rules_iptables_restore_failures_total") >= 1.0);
+
+    fs::remove_file(&broken).expect("it is there");
+    eventually("healthy again", || {
+        node.ask(&format!("{HEALTH}/healthz")).status == 200 && node.ask(check).status == 200
+    });
+    drop(watch);
+}
+
+#[test]
 fn nothing_listens_unless_it_is_asked_for() {
     let node = Node::start();
     node.publish("web", &load_balancer());
@@ -351,7 +404,7 @@ fn a_port_that_is_taken_is_said_and_the_rules_are_written_all_the_same() {
 }
 
 /// The recorded answers of one case; `None` where no port was asked.
-fn recorded(folder: &PathBuf) -> Option<Value> {
+fn recorded(folder: &Path) -> Option<Value> {
     let side: Value =
         serde_json::from_str(&fs::read_to_string(folder.join("side.1.json")).ok()?).expect("JSON");
     let ports = side["healthCheckNodePorts"].clone();

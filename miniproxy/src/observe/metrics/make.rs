@@ -5,8 +5,7 @@ use std::sync::atomic::AtomicI64;
 use labkit::xtables::Family;
 use prometheus::core::Collector;
 use prometheus::{
-    Counter, CounterVec, Error, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntGauge,
-    IntGaugeVec, Opts, Registry,
+    Counter, CounterVec, Error, GaugeVec, HistogramOpts, HistogramVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
 use super::{OfFamily, Share};
@@ -23,30 +22,53 @@ pub(super) struct Maker<'a> {
 
 /// What each family has one of.
 struct Families {
+    times: Times,
+    counts: Counts,
+    own: Own,
+    /// kube-proxy's have the family's label.
+    labelled: bool,
+}
+
+/// kube-proxy's durations and points in time.
+struct Times {
     sync: HistogramVec,
     full_sync: HistogramVec,
     partial_sync: HistogramVec,
     programming: HistogramVec,
+    reconciler: Option<HistogramVec>,
     last_sync: GaugeVec,
     last_queued: GaugeVec,
+}
+
+/// What kube-proxy counts.
+struct Counts {
     failures: CounterVec,
     partial_failures: CounterVec,
     total: IntGaugeVec,
     last: IntGaugeVec,
     no_local: IntGaugeVec,
-    reconciler: Option<(HistogramVec, CounterVec)>,
+    reconciler: Option<CounterVec>,
+}
+
+/// Our own.
+struct Own {
     repairs: CounterVec,
     delta_rules: IntGaugeVec,
     chains: IntGaugeVec,
     reads: CounterVec,
     conntrack: CounterVec,
-    /// kube-proxy's own have the family's label.
-    labelled: bool,
 }
 
 impl<'a> Maker<'a> {
     pub(super) fn new(registry: &'a Registry, compat: Compat) -> Result<Self, Error> {
-        let families = Families::new(registry, compat == Compat::Latest)?;
+        let labelled = compat == Compat::Latest;
+        let labels: &[&str] = if labelled { &[FAMILY] } else { &[] };
+        let families = Families {
+            times: Times::new(registry, labels)?,
+            counts: Counts::new(registry, labels)?,
+            own: Own::new(registry)?,
+            labelled,
+        };
         Ok(Self { registry, families })
     }
 
@@ -68,81 +90,70 @@ impl<'a> Maker<'a> {
     }
 
     pub(super) fn of_family(&self, family: Family) -> Result<OfFamily, Error> {
-        let all = &self.families;
-        let name = family.name();
+        let Families {
+            times, counts, own, ..
+        } = &self.families;
         // kube-proxy's: the family's label where it has one. Our own: always.
-        let theirs: &[&str] = if all.labelled { &[name] } else { &[] };
-        let ours: &[&str] = &[name];
-        let share = |gauges: &IntGaugeVec, labels: &[&str]| -> Result<Share, Error> {
-            Ok(Share {
-                gauge: gauges.get_metric_with_label_values(labels)?,
-                own: AtomicI64::new(0),
-            })
-        };
-        let shares = |gauges: &IntGaugeVec, values: [&str; 2]| -> Result<[Share; 2], Error> {
+        let ours: &[&str] = &[family.name()];
+        let theirs = if self.families.labelled { ours } else { &[] };
+        let pair = |gauges: &IntGaugeVec, values: [&str; 2]| -> Result<[Share; 2], Error> {
             let of = |value| share(gauges, &[theirs, &[value]].concat());
             Ok([of(values[0])?, of(values[1])?])
         };
-        let histogram =
-            |all: &HistogramVec| -> Result<Histogram, Error> { all.get_metric_with_label_values(theirs) };
-        let gauge = |all: &GaugeVec| -> Result<Gauge, Error> { all.get_metric_with_label_values(theirs) };
-        let reconciler = all.reconciler.as_ref().map(|(time, entries)| {
-            let entries: Result<Counter, Error> = entries.get_metric_with_label_values(theirs);
-            Ok::<_, Error>((histogram(time)?, entries?))
-        });
+        let histogram = |all: &HistogramVec| all.get_metric_with_label_values(theirs);
+        let gauge = |all: &GaugeVec| all.get_metric_with_label_values(theirs);
+        let counter = |all: &CounterVec| all.get_metric_with_label_values(theirs);
+        let own_counter = |all: &CounterVec| all.get_metric_with_label_values(ours);
+        let reconciler = match (&times.reconciler, &counts.reconciler) {
+            (Some(time), Some(entries)) => Some((histogram(time)?, counter(entries)?)),
+            _ => None,
+        };
         Ok(OfFamily {
-            sync: histogram(&all.sync)?,
-            full_sync: histogram(&all.full_sync)?,
-            partial_sync: histogram(&all.partial_sync)?,
-            programming: histogram(&all.programming)?,
-            last_sync: gauge(&all.last_sync)?,
-            last_queued: gauge(&all.last_queued)?,
-            failures: all.failures.get_metric_with_label_values(theirs)?,
-            partial_failures: all.partial_failures.get_metric_with_label_values(theirs)?,
-            total: shares(&all.total, ["filter", "nat"])?,
-            last: shares(&all.last, ["filter", "nat"])?,
-            no_local: shares(&all.no_local, ["internal", "external"])?,
-            reconciler: reconciler.transpose()?,
-            repairs: all.repairs.get_metric_with_label_values(ours)?,
-            delta_rules: share(&all.delta_rules, ours)?,
-            chains: share(&all.chains, ours)?,
-            reads: all.reads.get_metric_with_label_values(ours)?,
-            conntrack: all.conntrack.get_metric_with_label_values(ours)?,
+            sync: histogram(&times.sync)?,
+            full_sync: histogram(&times.full_sync)?,
+            partial_sync: histogram(&times.partial_sync)?,
+            programming: histogram(&times.programming)?,
+            last_sync: gauge(&times.last_sync)?,
+            last_queued: gauge(&times.last_queued)?,
+            failures: counter(&counts.failures)?,
+            partial_failures: counter(&counts.partial_failures)?,
+            total: pair(&counts.total, ["filter", "nat"])?,
+            last: pair(&counts.last, ["filter", "nat"])?,
+            no_local: pair(&counts.no_local, ["internal", "external"])?,
+            reconciler,
+            repairs: own_counter(&own.repairs)?,
+            delta_rules: share(&own.delta_rules, ours)?,
+            chains: share(&own.chains, ours)?,
+            reads: own_counter(&own.reads)?,
+            conntrack: own_counter(&own.conntrack)?,
         })
     }
 }
 
-impl Families {
-    fn new(registry: &Registry, labelled: bool) -> Result<Self, Error> {
-        let theirs: &[&str] = if labelled { &[FAMILY] } else { &[] };
-        let and = |label| [theirs, &[label]].concat();
+fn share(gauges: &IntGaugeVec, labels: &[&str]) -> Result<Share, Error> {
+    Ok(Share {
+        gauge: gauges.get_metric_with_label_values(labels)?,
+        own: AtomicI64::new(0),
+    })
+}
+
+impl Times {
+    fn new(registry: &Registry, labels: &[&str]) -> Result<Self, Error> {
         let histogram = |name: &str, help: &str, buckets: Vec<f64>| {
-            let options = HistogramOpts::new(name, help).buckets(buckets);
-            register(registry, HistogramVec::new(options, theirs)?)
+            let options = HistogramOpts::new(name, format!("[ALPHA] {help}")).buckets(buckets);
+            register(registry, HistogramVec::new(options, labels)?)
         };
-        let time = |name: &str, help: &str| {
-            let help = format!("[ALPHA] {help}");
-            histogram(name, &help, prometheus::exponential_buckets(0.001, 2.0, 15)?)
-        };
-        let gauge =
-            |name: &str, help: &str| register(registry, GaugeVec::new(Opts::new(name, help), theirs)?);
-        let counts = |name: &str, help: &str, labels: &[&str]| {
-            register(registry, IntGaugeVec::new(Opts::new(name, help), labels)?)
-        };
-        let counter = |name: &str, help: &str, labels: &[&str]| {
-            register(registry, CounterVec::new(Opts::new(name, help), labels)?)
+        let time =
+            |name: &str, help: &str| histogram(name, help, prometheus::exponential_buckets(0.001, 2.0, 15)?);
+        let gauge = |name: &str, help: &str| {
+            let options = Opts::new(name, format!("[ALPHA] {help}"));
+            register(registry, GaugeVec::new(options, labels)?)
         };
         let reconciler = || {
-            let duration = time(
+            time(
                 "kubeproxy_conntrack_reconciler_sync_duration_seconds",
                 "ReconcileConntrackFlowsLatency latency in seconds",
-            )?;
-            let entries = counter(
-                "kubeproxy_conntrack_reconciler_deleted_entries_total",
-                "[ALPHA] Cumulative conntrack flows deleted by conntrack reconciler",
-                theirs,
-            )?;
-            Ok::<_, Error>((duration, entries))
+            )
         };
         Ok(Self {
             sync: time(
@@ -159,68 +170,96 @@ impl Families {
             )?,
             programming: histogram(
                 "kubeproxy_network_programming_duration_seconds",
-                "[ALPHA] In Cluster Network Programming Latency in seconds",
+                "In Cluster Network Programming Latency in seconds",
                 programming_buckets()?,
             )?,
+            reconciler: is_newer(labels).then(reconciler).transpose()?,
             last_sync: gauge(
                 "kubeproxy_sync_proxy_rules_last_timestamp_seconds",
-                "[ALPHA] The last time proxy rules were successfully synced",
+                "The last time proxy rules were successfully synced",
             )?,
             last_queued: gauge(
                 "kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds",
-                "[ALPHA] The last time a sync of proxy rules was queued",
+                "The last time a sync of proxy rules was queued",
             )?,
+        })
+    }
+}
+
+impl Counts {
+    fn new(registry: &Registry, labels: &[&str]) -> Result<Self, Error> {
+        let counter = |name: &str, help: &str| {
+            let options = Opts::new(name, format!("[ALPHA] {help}"));
+            register(registry, CounterVec::new(options, labels)?)
+        };
+        // Gauges, whatever their names end in.
+        let gauge = |name: &str, help: &str, label: &str| {
+            let options = Opts::new(name, format!("[ALPHA] {help}"));
+            register(registry, IntGaugeVec::new(options, &[labels, &[label]].concat())?)
+        };
+        let reconciler = || {
+            counter(
+                "kubeproxy_conntrack_reconciler_deleted_entries_total",
+                "Cumulative conntrack flows deleted by conntrack reconciler",
+            )
+        };
+        Ok(Self {
             failures: counter(
                 "kubeproxy_sync_proxy_rules_iptables_restore_failures_total",
-                "[ALPHA] Cumulative proxy iptables restore failures",
-                theirs,
+                "Cumulative proxy iptables restore failures",
             )?,
             partial_failures: counter(
                 "kubeproxy_sync_proxy_rules_iptables_partial_restore_failures_total",
-                "[ALPHA] Cumulative proxy iptables partial restore failures",
-                theirs,
+                "Cumulative proxy iptables partial restore failures",
             )?,
-            // Gauges, whatever their names end in.
-            total: counts(
+            total: gauge(
                 "kubeproxy_sync_proxy_rules_iptables_total",
-                "[ALPHA] Total number of iptables rules owned by kube-proxy",
-                &and("table"),
+                "Total number of iptables rules owned by kube-proxy",
+                "table",
             )?,
-            last: counts(
+            last: gauge(
                 "kubeproxy_sync_proxy_rules_iptables_last",
-                "[ALPHA] Number of iptables rules written by kube-proxy in last sync",
-                &and("table"),
+                "Number of iptables rules written by kube-proxy in last sync",
+                "table",
             )?,
-            no_local: counts(
+            no_local: gauge(
                 "kubeproxy_sync_proxy_rules_no_local_endpoints_total",
-                "[ALPHA] Number of services with a Local traffic policy and no endpoints",
-                &and("traffic_policy"),
+                "Number of services with a Local traffic policy and no endpoints",
+                "traffic_policy",
             )?,
-            reconciler: labelled.then(reconciler).transpose()?,
+            reconciler: is_newer(labels).then(reconciler).transpose()?,
+        })
+    }
+}
+
+impl Own {
+    fn new(registry: &Registry) -> Result<Self, Error> {
+        let counter =
+            |name: &str, help: &str| register(registry, CounterVec::new(Opts::new(name, help), &[FAMILY])?);
+        let gauge =
+            |name: &str, help: &str| register(registry, IntGaugeVec::new(Opts::new(name, help), &[FAMILY])?);
+        Ok(Self {
             repairs: counter(
                 "miniproxy_drift_repairs_total",
                 "Times that rules which others had changed were put right",
-                &[FAMILY],
             )?,
-            delta_rules: counts(
-                "miniproxy_delta_rules",
-                "Rules that the last write sent",
-                &[FAMILY],
-            )?,
-            chains: counts("miniproxy_chains", "Chains in force", &[FAMILY])?,
+            delta_rules: gauge("miniproxy_delta_rules", "Rules that the last write sent")?,
+            chains: gauge("miniproxy_chains", "Chains in force")?,
             reads: counter(
                 "miniproxy_kernel_reads_total",
                 "Times that the kernel's rules were read and compared",
-                &[FAMILY],
             )?,
             conntrack: counter(
                 "miniproxy_conntrack_deletions_total",
                 "Entries of the connection table that were deleted",
-                &[FAMILY],
             )?,
-            labelled,
         })
     }
+}
+
+/// The label and the reconciler's numbers came with the same version, 1.33.
+fn is_newer(labels: &[&str]) -> bool {
+    !labels.is_empty()
 }
 
 /// Fine where changes usually arrive, coarse up to five minutes.
