@@ -39,6 +39,8 @@ pub enum Command {
 Examples:
   sudo miniproxy sync               once
   sudo miniproxy sync --watch       and follow the registry until Ctrl-C
+  sudo miniproxy sync --watch --serve
+                                    and answer /healthz and /metrics meanwhile
   miniproxy sync --dry-run          show what would be sent to iptables-restore")]
     Sync(SyncArgs),
     /// Print the rules as iptables-restore text; needs neither root nor a kernel
@@ -119,6 +121,10 @@ pub struct SyncArgs {
     /// [default: the configuration's syncPeriod, else 30]
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub sync_period: Option<u64>,
+    /// With --watch: serve health (port 10256), metrics (127.0.0.1:10249) and the health check node
+    /// ports of Services, as kube-proxy does
+    #[arg(long, requires = "watch")]
+    pub serve: bool,
     /// How to print
     #[arg(short, long, value_enum, default_value_t)]
     pub output: OutputFormat,

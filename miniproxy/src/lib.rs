@@ -20,6 +20,7 @@ pub mod endpoints;
 pub mod engine;
 pub mod model;
 pub mod node;
+pub mod observe;
 pub mod pace;
 pub mod registry;
 pub mod report;

@@ -105,14 +105,6 @@ impl NodeOptions {
         };
         let asked = [
             (
-                settings.healthz_bind_address != usual.healthz_bind_address,
-                "healthzBindAddress: nothing is served",
-            ),
-            (
-                settings.metrics_bind_address != usual.metrics_bind_address,
-                "metricsBindAddress: nothing is served",
-            ),
-            (
                 table != usual.conntrack,
                 "conntrack: sizes and times of the connection table are left as they are",
             ),

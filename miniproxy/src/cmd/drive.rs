@@ -11,7 +11,7 @@ use labkit::{Failure, Kind};
 use crate::edge::addresses::interface_addresses;
 use crate::edge::kernel::{Kernel, Wrote};
 use crate::edge::registry::{Files, Source};
-use crate::engine::{Action, Engine, Outcome, Pace, Report};
+use crate::engine::{Action, Engine, Outcome, Pace, Report, Setback};
 use crate::node::NodeOptions;
 use crate::registry::problem::Problem;
 use crate::registry::store::{Store, Touched};
@@ -24,8 +24,12 @@ const LOOK: Duration = Duration::from_millis(250);
 pub(super) enum Event {
     /// A family is as it should be.
     Done(Report),
-    /// A read or a write failed; it is tried again after this time.
-    Failed(Failure, Duration),
+    /// A read or a write failed; it is tried again.
+    Failed {
+        family: Family,
+        failure: Failure,
+        setback: Setback,
+    },
 }
 
 /// Everything that a sync has in hand.
@@ -103,11 +107,11 @@ impl Driver {
         problems.is_empty() || !(self.strict || nothing_good && !self.told)
     }
 
-    /// Tells the engine what changed since it was last told.
+    /// Tells the engine what changed since it was last told, and returns that.
     ///
     /// # Errors
     /// When the host's addresses, which the rules depend on, cannot be listed.
-    pub(super) fn want(&mut self, own_addresses: bool) -> Result<(), Failure> {
+    pub(super) fn want(&mut self, own_addresses: bool) -> Result<Touched, Failure> {
         if own_addresses {
             self.node.host.addresses = interface_addresses()?;
         }
@@ -115,7 +119,7 @@ impl Driver {
         let now = self.now();
         self.engine.want(now, &self.node, &self.store, &touched);
         self.told = true;
-        Ok(())
+        Ok(touched)
     }
 
     /// Whether anything was ever wanted.
@@ -172,8 +176,12 @@ impl Driver {
         if failure.kind() == Kind::HostLacks && !self.engine.has_begun() {
             return Err(failure);
         }
-        let wait = self.engine.failed(family, self.now());
-        on(Event::Failed(failure, wait))
+        let setback = self.engine.failed(family, self.now());
+        on(Event::Failed {
+            family,
+            failure,
+            setback,
+        })
     }
 
     /// What would be written, without writing it.

@@ -44,7 +44,8 @@ pub(super) struct Report {
 /// What was written for one family.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Written {
-    family: &'static str,
+    /// `IPv4` or `IPv6`.
+    pub family: &'static str,
     /// Our chains that were made, changed or removed; 0 when only jumps to them were missing.
     chains: usize,
 }
@@ -108,7 +109,7 @@ pub(super) fn run(args: &SyncArgs) -> Result<Outcome, Failure> {
                 report.add(done);
                 Ok(())
             }
-            Event::Failed(failure, _) => Err(failure),
+            Event::Failed { failure, .. } => Err(failure),
         })?;
         fault::point("sync:done");
     }

@@ -1,14 +1,16 @@
 //! `miniproxy sync --watch`: follows the registry, and keeps the kernel as the registry wants it.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use labkit::shell::{OutputFormat, emit, tell};
-use labkit::xtables::Xtables;
+use labkit::xtables::{Family, Xtables};
 use labkit::{Failure, Outcome};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::sleep;
 
 use super::drive::{Driver, Event};
+use super::observe::Observer;
 use super::sync::{Report, options, remark};
 use crate::cli::SyncArgs;
 use crate::edge::watch::{Changed, Watch};
@@ -36,12 +38,14 @@ pub(super) fn run(args: &SyncArgs) -> Result<Outcome, Failure> {
             node.settings.sync_period = Duration::from_secs(seconds);
         }
         let own_addresses = node.settings.needs_host_addresses() && args.node.node_addresses.is_empty();
+        let observer = Observer::start(&node, args.serve)?;
         let mut follower = Follower {
             driver: Driver::new(node, source, xtables, args.strict, PATIENCE),
             own_addresses,
             output: args.output,
             complaint: None,
             scan_at: Duration::ZERO,
+            observer,
         };
         follower.follow().await
     })?;
@@ -58,6 +62,8 @@ struct Follower {
     complaint: Option<String>,
     /// When to look at all files.
     scan_at: Duration,
+    /// Those who ask over HTTP.
+    observer: Observer,
 }
 
 impl Follower {
@@ -124,8 +130,10 @@ impl Follower {
             self.complaint = complaint;
         }
         if self.driver.admits(&self.driver.problems()) && !self.lacks_files() {
-            self.driver.want(self.own_addresses)?;
+            let touched = self.driver.want(self.own_addresses)?;
+            self.observer.queued(&touched);
         }
+        self.observer.refused(self.driver.problems().len());
         Ok(())
     }
 
@@ -150,15 +158,37 @@ impl Follower {
     }
 
     fn drive(&mut self) -> Result<Duration, Failure> {
+        let mut events = Vec::new();
+        let wait = self.driver.drive(|event| {
+            events.push(event);
+            Ok(())
+        })?;
         let (output, name) = (self.output, self.driver.kernel.xtables.name());
-        self.driver.drive(|event| match event {
-            Event::Done(report) => say(output, &name, report),
-            Event::Failed(failure, wait) => {
-                tell(&failure.to_string());
-                tell(&format!("       trying again in {:.1} s", wait.as_secs_f64()));
-                Ok(())
+        let changed = !events.is_empty();
+        for event in events {
+            match event {
+                Event::Done(report) => {
+                    self.observer.done(&report, self.driver.engine.desired(report.family));
+                    say(output, &name, report)?;
+                }
+                Event::Failed {
+                    family,
+                    failure,
+                    setback,
+                } => {
+                    self.observer.failed(family, setback.full, setback.took);
+                    tell(&failure.to_string());
+                    tell(&format!("       trying again in {:.1} s", setback.wait.as_secs_f64()));
+                }
             }
-        })
+        }
+        if changed && self.observer.serves() {
+            let registry = self.driver.store.registry();
+            let models = Family::ALL.map(|family| self.driver.engine.desired(family).model());
+            let node = registry.nodes.get(&self.driver.node.node_name(registry));
+            self.observer.registry(&models, node.map(Rc::as_ref));
+        }
+        Ok(wait)
     }
 }
 

@@ -7,6 +7,7 @@
 //! | [`kernel`] | the kernel's tables as the engine acts on them: lock, count of changes, parts |
 //! | [`processes`] | other miniproxies on this node |
 //! | [`registry`] | the registry's files |
+//! | [`serve`] | HTTP: health, metrics, healthCheckNodePorts |
 //! | [`tables`] | the kernel's tables, by iptables-save and iptables-restore |
 //! | [`watch`] | the registry's directories, by inotify |
 
@@ -15,5 +16,6 @@ pub mod config;
 pub mod kernel;
 pub mod processes;
 pub mod registry;
+pub mod serve;
 pub mod tables;
 pub mod watch;

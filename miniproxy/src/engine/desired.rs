@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use labkit::xtables::Family;
 
-use crate::model::{LARGE_CLUSTER_ENDPOINTS, ProxyConfig, ServicePort};
+use crate::model::{LARGE_CLUSTER_ENDPOINTS, Model, ProxyConfig, ServicePort};
 use crate::registry::ServiceKey;
 use crate::rules::build::part;
 use crate::rules::fixed;
@@ -197,6 +197,28 @@ impl Desired {
             nat.extend(part.own.iter().cloned());
         }
         wanted
+    }
+
+    /// The service ports, as what is told of them is computed from.
+    pub fn model(&self) -> Model {
+        Model {
+            config: self.config.clone(),
+            ports: self.services.values().flat_map(|rules| rules.ports.clone()).collect(),
+        }
+    }
+
+    /// All rules by table, and all our chains, counted.
+    pub fn totals(&self) -> (BTreeMap<TableName, usize>, usize) {
+        let shared = self.shared();
+        let mut rules: BTreeMap<TableName, usize> =
+            TableName::ALL.map(|table| (table, shared.rule_count(table))).into();
+        let mut chains = shared.tables.values().map(BTreeMap::len).sum();
+        let parts = self.services.values().flat_map(|rules| rules.parts.values());
+        for (_, own) in parts.flat_map(|part| &part.own) {
+            *rules.entry(TableName::Nat).or_default() += own.len();
+            chains += 1;
+        }
+        (rules, chains)
     }
 
     fn shared(&self) -> Wanted {

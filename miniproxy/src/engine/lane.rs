@@ -54,6 +54,17 @@ pub struct Report {
 /// A Service before and after; `None` where there was none, or is none.
 pub type Pair = (Option<Rc<ServiceRules>>, Option<Rc<ServiceRules>>);
 
+/// A read or a write that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Setback {
+    /// It was one of everything, not only of what changed.
+    pub full: bool,
+    /// How long it had taken.
+    pub took: Duration,
+    /// How long to wait before the next attempt.
+    pub wait: Duration,
+}
+
 /// What was sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Written {
@@ -299,22 +310,18 @@ impl Lane {
         }
     }
 
-    /// The plan failed; how long to wait before the next attempt.
-    pub(super) fn fail(&mut self, now: Duration) -> Duration {
-        let partial = self.plan.take().is_some_and(|plan| !plan.full);
+    /// The plan failed.
+    pub(super) fn fail(&mut self, now: Duration) -> Setback {
+        let full = self.plan.take().is_none_or(|plan| plan.full);
         self.known = None;
-        self.began = None;
-        // A change that does not fit says that the knowledge was wrong: everything is written at once.
-        if partial && self.failures == 0 {
-            self.failures = 1;
-            self.suspect = true;
-            return Duration::ZERO;
-        }
-        self.failures += 1;
         self.suspect = true;
-        let wait = back_off(self.failures);
+        self.failures += 1;
+        let took = now.saturating_sub(self.began.take().unwrap_or(now));
+        // A change that does not fit says that the knowledge was wrong: everything is written at once.
+        let at_once = !full && self.failures == 1;
+        let wait = if at_once { Duration::ZERO } else { back_off(self.failures) };
         self.retry_at = Some(now + wait);
-        wait
+        Setback { full, took, wait }
     }
 }
 

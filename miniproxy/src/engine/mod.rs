@@ -32,7 +32,7 @@ use crate::registry::store::{Refusals, Store, Touched};
 use crate::rules::delta::Delta;
 use crate::rules::set::Found;
 use lane::{Lane, Pending};
-pub use lane::{Pair, Report, Written};
+pub use lane::{Pair, Report, Setback, Written};
 
 /// Times a full comparison may be overtaken by somebody else's write before ours goes ahead.
 const PATIENT: u32 = 2;
@@ -268,8 +268,8 @@ impl Engine {
         }
     }
 
-    /// A read or a write failed; how long to wait before the next attempt.
-    pub fn failed(&mut self, family: Family, now: Duration) -> Duration {
+    /// A read or a write failed; it is tried again in a while.
+    pub fn failed(&mut self, family: Family, now: Duration) -> Setback {
         self.lane_mut(family).fail(now)
     }
 

@@ -18,7 +18,16 @@ pub struct Touched {
     pub services: BTreeSet<ServiceKey>,
     /// Some Node changed.
     pub nodes: bool,
+    /// How many Service objects changed.
+    pub service_objects: usize,
+    /// How many EndpointSlices changed.
+    pub slice_objects: usize,
+    /// When the Pods behind changed slices changed, as the slices say (RFC 3339).
+    pub triggers: Vec<String>,
 }
+
+/// Where the EndpointSlice controller notes when what it lists had changed.
+const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 
 impl Touched {
     /// Whether nothing changed.
@@ -30,6 +39,9 @@ impl Touched {
     pub fn add(&mut self, other: Self) {
         self.services.extend(other.services);
         self.nodes |= other.nodes;
+        self.service_objects += other.service_objects;
+        self.slice_objects += other.slice_objects;
+        self.triggers.extend(other.triggers);
     }
 }
 
@@ -213,6 +225,7 @@ impl Store {
             .iter()
             .filter(|(id, held)| !is_same(before.get(*id), held));
         for (identity, held) in new {
+            touched.triggers.extend(trigger_time(&held.item.object));
             insert(&mut self.registry, identity, &held.item.object);
             touch(&mut touched, &mut pods, identity, &held.item.object);
         }
@@ -329,6 +342,13 @@ impl<'a> Claims<'a> {
     }
 }
 
+fn trigger_time(object: &Object) -> Option<String> {
+    let Object::EndpointSlice(slice) = object else {
+        return None;
+    };
+    slice.metadata.annotations.as_ref()?.get(TRIGGER_TIME).cloned()
+}
+
 fn is_same(one: Option<&Rc<Held>>, other: &Rc<Held>) -> bool {
     one.is_some_and(|one| Rc::ptr_eq(one, other))
 }
@@ -389,8 +409,13 @@ fn touch(
     object: &Object,
 ) {
     match object {
-        Object::Service(_) => drop(touched.services.insert(key(identity))),
-        Object::EndpointSlice(_) => drop(touched.services.insert(owner(identity, object))),
+        Object::Service(_) => {
+            touched.service_objects += usize::from(touched.services.insert(key(identity)));
+        }
+        Object::EndpointSlice(_) => {
+            touched.services.insert(owner(identity, object));
+            touched.slice_objects += 1;
+        }
         Object::Pod(pod) => pods.push(Rc::clone(pod)),
         Object::Node(_) => touched.nodes = true,
         Object::Other(_) => {}

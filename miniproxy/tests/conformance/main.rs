@@ -10,6 +10,7 @@
 )]
 
 mod cases;
+mod health;
 mod mutations;
 mod refused;
 

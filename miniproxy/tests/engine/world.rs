@@ -199,7 +199,7 @@ impl World {
     }
 
     fn failed(&mut self, family: Family) {
-        self.waits.push(self.engine.failed(family, self.now));
+        self.waits.push(self.engine.failed(family, self.now).wait);
     }
 
     /// Somebody else writes rules of their own.

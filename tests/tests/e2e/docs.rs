@@ -55,9 +55,10 @@ fn run_block(document: &str, block: &Block, machine: &Machine) {
     for command in &block.commands {
         let argv = ["env", "-C", root, "sh", "-euc", &command.text];
         if block.interrupt {
-            let running = machine.command(argv).start();
+            // Not every shell replaces itself by its only command, and the signal is for that.
+            let text = format!("exec {}", command.text);
+            let running = machine.command(["env", "-C", root, "sh", "-euc", &text]).start();
             std::thread::sleep(Duration::from_secs(1));
-            // The shell has replaced itself by its only command.
             assert_eq!(running.stop(Signal::SIGINT), 0, "{place}: {}", command.text);
             continue;
         }

@@ -15,6 +15,7 @@ mod no_trace;
 mod nowhere;
 mod random;
 mod sandbox;
+mod serving;
 mod shares;
 mod support;
 mod topologies;
