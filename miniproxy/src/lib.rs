@@ -15,6 +15,7 @@ pub mod address;
 pub mod cli;
 pub mod cmd;
 pub mod config;
+pub mod conntrack;
 pub mod edge;
 pub mod endpoints;
 pub mod model;
