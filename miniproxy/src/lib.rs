@@ -24,3 +24,4 @@ pub mod pace;
 pub mod registry;
 pub mod report;
 pub mod rules;
+pub mod sysctls;

@@ -9,9 +9,11 @@ use labkit::xtables::{Family, Flavour, Xtables};
 use labkit::{Failure, Outcome, fault, footprint};
 use serde::Serialize;
 
+use super::host;
 use crate::cli::{NodeArgs, SyncArgs};
 use crate::config::draft::Draft;
 use crate::config::failure;
+use crate::conntrack::Before;
 use crate::edge::tables::Tables;
 use crate::edge::{addresses, config};
 use crate::node::NodeOptions;
@@ -38,6 +40,11 @@ pub(super) struct Report {
     /// What was (or would be) sent, by family.
     #[serde(skip)]
     pub documents: Vec<(Family, String)>,
+    /// Where UDP Services were reached before, by family.
+    #[serde(skip)]
+    pub before: Vec<(Family, Before)>,
+    /// What was done to the node besides rules.
+    pub host: host::Done,
 }
 
 /// What was written for one family.
@@ -67,13 +74,21 @@ pub(super) fn run(args: &SyncArgs) -> Result<Outcome, Failure> {
     } else {
         Mode::Write { patience: PATIENCE }
     };
-    let report = sync(&xtables, &node, &registry, mode)?;
+    let mut report = sync(&xtables, &node, &registry, mode)?;
+    let settled = if args.dry_run {
+        Ok(())
+    } else {
+        let before = std::mem::take(&mut report.before);
+        RunDirectory::lock_within(PATIENCE)
+            .and_then(|run| host::settle(&run, &node, &registry, &mut report.host))
+            .and_then(|()| host::reconcile(&node, &registry, &before, &mut report.host))
+    };
     match args.output {
         OutputFormat::Json => emit_json(&report)?,
         OutputFormat::Table if args.dry_run => emit(&dry_run_text(&report))?,
         OutputFormat::Table => emit(&text(&xtables, &report))?,
     }
-    Ok(Outcome::Done)
+    settled.map(|()| Outcome::Done)
 }
 
 /// How this node proxies: the configuration file, the flags over it, and the host. Fields that are
@@ -110,6 +125,7 @@ struct Step {
     delta: Delta,
     changes: Vec<Change>,
     services: usize,
+    before: Before,
 }
 
 /// Whether to write, and how long to wait for another command that does.
@@ -165,6 +181,7 @@ pub(super) fn sync(
             });
         }
         report.services += step.services;
+        report.before.push((family, step.before));
         report.documents.push((family, step.delta.document()));
         report.changes.extend(step.changes);
     }
@@ -195,6 +212,7 @@ fn plan(
         delta: Delta::between(&found, &wanted),
         changes,
         services: after.len(),
+        before: Before::of_rules(&found),
     }))
 }
 
@@ -244,6 +262,7 @@ fn text(xtables: &Xtables, report: &Report) -> String {
     } else {
         text.push_str(&format!("{ports} in force; written: {}\n", report.written_text()));
     }
+    text.push_str(&report.host.text());
     text.push_str(&format!("next: {} -t nat -L\n", xtables.typed()));
     text
 }

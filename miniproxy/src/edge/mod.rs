@@ -4,14 +4,20 @@
 //! | --- | --- |
 //! | [`addresses`] | the host: its name, its addresses, a sysctl |
 //! | [`config`] | the configuration file |
+//! | [`conntrack`] | the kernel's connection table, over netlink |
+//! | [`links`] | the kernel's links and own addresses, over netlink |
 //! | [`processes`] | other miniproxies on this node |
 //! | [`registry`] | the registry's files |
+//! | [`sysctls`] | settings of the kernel, and the record that puts them back |
 //! | [`tables`] | the kernel's tables, by iptables-save and iptables-restore |
 //! | [`watch`] | the registry's directories, by inotify |
 
 pub mod addresses;
 pub mod config;
+pub mod conntrack;
+pub mod links;
 pub mod processes;
 pub mod registry;
+pub mod sysctls;
 pub mod tables;
 pub mod watch;

@@ -4,6 +4,8 @@
 
 use std::io;
 
+use netlink_sys::Socket;
+
 /// It asks for something.
 pub const NLM_F_REQUEST: u16 = 0x1;
 /// An answer is wanted even when all went well.
@@ -84,6 +86,52 @@ pub fn put_nested(bytes: &mut Vec<u8>, kind: u16, fill: impl FnOnce(&mut Vec<u8>
     let mut inner = Vec::new();
     fill(&mut inner);
     put(bytes, kind | NLA_F_NESTED, &inner);
+}
+
+/// As much as the kernel puts into one answer of a list, with room to spare.
+const ANSWER: usize = 64 * 1024;
+
+/// Asks for a list and passes on each message of it. `false` when what is listed changed meanwhile,
+/// so that something may be missing or told twice.
+///
+/// # Errors
+/// What the kernel answered, or the socket.
+pub fn dump(
+    socket: &Socket,
+    kind: u16,
+    sequence: u32,
+    body: &[u8],
+    mut each: impl FnMut(&Message<'_>),
+) -> io::Result<bool> {
+    socket.send(&message(kind, NLM_F_REQUEST | NLM_F_DUMP, sequence, body), 0)?;
+    let mut buffer = Vec::with_capacity(ANSWER);
+    let mut whole = true;
+    loop {
+        receive(socket, &mut buffer, 0)?;
+        for answer in messages(&buffer).filter(|answer| answer.sequence == sequence) {
+            whole &= answer.flags & NLM_F_DUMP_INTR == 0;
+            if answer.is_end() {
+                return Ok(whole);
+            }
+            answer.refuse_error()?;
+            each(&answer);
+        }
+    }
+}
+
+/// Receives once, in place of what the buffer held.
+///
+/// # Errors
+/// What the socket says; `WouldBlock` with `MSG_DONTWAIT` where nothing has come.
+pub fn receive(socket: &Socket, buffer: &mut Vec<u8>, flags: i32) -> io::Result<()> {
+    buffer.clear();
+    loop {
+        match socket.recv(buffer, flags) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+            Ok(_) => return Ok(()),
+        }
+    }
 }
 
 /// What one receive brought, message by message; ends at the first that is cut short.

@@ -10,7 +10,7 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::{Socket, SocketAddr};
 use serde::{Deserialize, Serialize};
 
-use crate::netlink::{self, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, be32, messages};
+use crate::netlink::{self, NLM_F_ACK, NLM_F_REQUEST, be32, messages};
 
 const NFNL_SUBSYS_NFTABLES: u16 = 10;
 const NFNL_MSG_BATCH_BEGIN: u16 = 0x10;
@@ -175,10 +175,10 @@ impl NfTables {
         let mut done = true;
         loop {
             let mut buffer = Vec::with_capacity(8192);
-            match self.socket.recv(&mut buffer, nix::libc::MSG_DONTWAIT) {
+            match netlink::receive(&self.socket, &mut buffer, nix::libc::MSG_DONTWAIT) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(done),
                 other => other?,
-            };
+            }
             for answer in messages(&buffer) {
                 match answer.refuse_error() {
                     Ok(()) => {}
@@ -194,22 +194,13 @@ impl NfTables {
     }
 
     fn dump<T>(&mut self, kind: u16, read: impl Fn(&[u8]) -> Option<T>) -> io::Result<Vec<T>> {
-        self.sequence += 1;
-        self.socket.send(
-            &message(kind, NLM_F_REQUEST | NLM_F_DUMP, self.sequence, 0, 0, &[]),
-            0,
-        )?;
         let mut found = Vec::new();
-        loop {
-            let (buffer, _) = self.socket.recv_from_full()?;
-            for answer in messages(&buffer) {
-                if answer.is_end() {
-                    return Ok(found);
-                }
-                answer.refuse_error()?;
-                found.extend(read(answer.body));
-            }
-        }
+        let sequence = self.next();
+        let kind = NFNL_SUBSYS_NFTABLES << 8 | kind;
+        netlink::dump(&self.socket, kind, sequence, &[0; NFGEN], |answer| {
+            found.extend(read(answer.body));
+        })?;
+        Ok(found)
     }
 }
 
