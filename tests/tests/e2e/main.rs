@@ -6,6 +6,7 @@
 mod churn;
 mod cli;
 mod conformance;
+mod conntrack;
 mod demo;
 mod docs;
 mod hairpin;
@@ -17,5 +18,6 @@ mod random;
 mod sandbox;
 mod shares;
 mod support;
+mod sysctls;
 mod topologies;
 mod vm;
