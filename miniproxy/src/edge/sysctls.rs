@@ -7,7 +7,7 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
-use labkit::rundir::{RunDirectory, network_namespace};
+use labkit::rundir::{Record as Kind, RunDirectory, network_namespace};
 use labkit::{Failure, fault, files};
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::unistd::Pid;
@@ -231,7 +231,7 @@ fn path(key: &str) -> PathBuf {
 }
 
 fn record_path(run: &RunDirectory) -> Result<PathBuf, Failure> {
-    Ok(run.path().join(format!(".sysctls-{}.json", network_namespace()?)))
+    Ok(run.record(Kind::Sysctls, network_namespace()?))
 }
 
 fn read_record(path: &Path) -> Result<Option<Record>, Failure> {

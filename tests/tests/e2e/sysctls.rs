@@ -16,6 +16,13 @@ fn value(machine: &Machine, key: &str) -> String {
     machine.run(["sysctl", "-n", key]).ok().stdout.trim().to_string()
 }
 
+/// A machine that has inherited nothing from the host: links take their settings from there.
+fn machine() -> Machine {
+    let machine = Machine::start();
+    machine.sh(&format!("sysctl -qw {ROUTE_LOCALNET}=0")).ok();
+    machine
+}
+
 /// A registry without a lab.
 fn registry(machine: &Machine) -> String {
     let object = service("web", "10.96.0.80", "web", &[("http", "TCP", 80, json!(8080))]);
@@ -29,7 +36,7 @@ fn config(machine: &Machine, fields: &str) -> String {
 
 #[test]
 fn what_is_set_is_told_once_and_put_back() {
-    let machine = Machine::start();
+    let machine = machine();
     machine.sh(&format!("sysctl -qw {CLOSE_WAIT}=77")).ok();
     let before = Witness::of(&machine);
     let registry = registry(&machine);
@@ -64,7 +71,7 @@ fn what_is_set_is_told_once_and_put_back() {
 /// Before the first rule, and after the last.
 #[test]
 fn node_ports_answer_on_loopback_as_long_as_they_should() {
-    let machine = Machine::start();
+    let machine = machine();
     machine.lab(["up", "2-pods"]).ok();
     let mut web = service("np", "10.96.0.90", "web", &[("http", "TCP", 80, json!(8080))]);
     web["spec"]["type"] = json!("NodePort");
@@ -86,7 +93,7 @@ fn node_ports_answer_on_loopback_as_long_as_they_should() {
 
 #[test]
 fn a_value_that_somebody_set_since_is_theirs() {
-    let machine = Machine::start();
+    let machine = machine();
     let registry = registry(&machine);
     machine.proxy(["sync", "--registry", &registry]).ok();
     machine.sh(&format!("sysctl -qw {CLOSE_WAIT}=99")).ok();
@@ -97,7 +104,7 @@ fn a_value_that_somebody_set_since_is_theirs() {
 
 #[test]
 fn a_kill_at_each_step_loses_no_value() {
-    let machine = Machine::start();
+    let machine = machine();
     let before = Witness::of(&machine);
     let registry = registry(&machine);
     let sync = ["miniproxy", "sync", "--registry", &registry];
@@ -137,7 +144,7 @@ fn a_kill_at_each_step_loses_no_value() {
 
 #[test]
 fn what_cannot_be_set_is_a_note() {
-    let machine = Machine::start();
+    let machine = machine();
     let registry = registry(&machine);
     let max = value(&machine, "net.netfilter.nf_conntrack_max");
     let config = config(&machine, "conntrack:\n  min: 1048576\n  maxPerCore: 1000\n");
@@ -164,7 +171,7 @@ fn what_cannot_be_set_is_a_note() {
 
 #[test]
 fn a_damaged_record_is_told_and_stops_nothing_else() {
-    let machine = Machine::start();
+    let machine = machine();
     let registry = registry(&machine);
     machine.proxy(["sync", "--registry", &registry]).ok();
     machine
@@ -183,7 +190,7 @@ fn a_damaged_record_is_told_and_stops_nothing_else() {
 
 #[test]
 fn a_bridge_whose_frames_pass_by_the_rules_is_noted() {
-    let machine = Machine::start();
+    let machine = machine();
     let registry = registry(&machine);
     let sync = || machine.proxy(["sync", "--registry", &registry]).ok();
     machine.sh("sysctl -qw net.bridge.bridge-nf-call-iptables=0").ok();
