@@ -90,6 +90,8 @@ impl FromIterator<IpNet> for NodeAddresses {
 pub struct Frontends {
     /// By address and port.
     addresses: HashMap<SocketAddr, HashSet<SocketAddr>>,
+    /// Where a Service was reached before.
+    former: HashSet<SocketAddr>,
     node_ports: HashMap<u16, NodePort>,
     /// Node ports answer on these addresses; `None` means on every address of the node.
     answering: Option<HashSet<IpAddr>>,
@@ -131,9 +133,7 @@ impl Frontends {
     /// Adds what was there before. What is still there stays as it is; of what is not, every flow is
     /// stale.
     pub fn add_before(&mut self, before: &Before) {
-        for address in &before.addresses {
-            self.addresses.entry(*address).or_default();
-        }
+        self.former.extend(&before.addresses);
         for (number, endpoints) in &before.node_ports {
             let entry = self.node_ports.entry(*number).or_default();
             entry.former.extend(endpoints);
@@ -142,7 +142,7 @@ impl Frontends {
 
     /// Whether no flow can be stale, so that nobody need look.
     pub fn is_empty(&self) -> bool {
-        self.addresses.is_empty() && self.node_ports.is_empty()
+        self.addresses.is_empty() && self.former.is_empty() && self.node_ports.is_empty()
     }
 
     /// Whether it matters which addresses are the node's own.
@@ -169,14 +169,16 @@ impl Frontends {
         if let Some(serving) = self.addresses.get(&flow.destination) {
             return !serving.contains(&flow.reply_source);
         }
-        let Some(port) = self.node_ports.get(&flow.destination.port()) else {
-            return false;
-        };
-        if port.serving.contains(&flow.reply_source) {
+        let port = self.node_ports.get(&flow.destination.port());
+        // An external IP that is gone may have been an address of this node.
+        if port.is_some_and(|port| port.serving.contains(&flow.reply_source)) {
             return false;
         }
-        let known = flow.reply_source != flow.destination && port.former.contains(&flow.reply_source);
-        known || !port.serving.is_empty() && self.answers_at(flow.destination.ip(), node)
+        let led_there = |port: &NodePort| {
+            let known = flow.reply_source != flow.destination && port.former.contains(&flow.reply_source);
+            known || !port.serving.is_empty() && self.answers_at(flow.destination.ip(), node)
+        };
+        self.former.contains(&flow.destination) || port.is_some_and(led_there)
     }
 
     fn answers_at(&self, ip: IpAddr, node: &NodeAddresses) -> bool {

@@ -201,6 +201,17 @@ fn a_service_scaled_to_zero_or_deleted_keeps_no_flow() {
 }
 
 #[test]
+fn a_node_port_outlives_an_external_ip_of_the_same_address_and_number() {
+    let mut other = port(Protocol::Udp, "10.96.0.99:30053", &[TWO]);
+    other.external_ips = vec![ip("192.0.2.10")];
+    let mut before = Before::default();
+    before.add_port(&other);
+    let mut frontends = Frontends::of(&model(vec![dns(&[ONE])]));
+    frontends.add_before(&before);
+    assert_stale(&frontends, &[(NODE, ONE, false), (NODE, TWO, true)]);
+}
+
+#[test]
 fn rules_of_the_kernel_tell_the_same_as_an_earlier_model() {
     let mut empty = port(Protocol::Udp, "10.96.0.30:53", &[]);
     empty.external_ips = vec![ip("198.51.100.30")];

@@ -229,6 +229,7 @@ fn connections_over_tcp_live_on_when_their_endpoint_is_gone() {
     std::thread::sleep(Duration::from_millis(600));
     held.close_input();
     assert_eq!(held.end(Duration::from_secs(20)), 0, "{}", held.said());
+    held.wait_for("rounds");
     let said = held.said();
     let counts: Value = serde_json::from_str(said.lines().last().unwrap_or_default()).expect("a tally");
     assert_eq!(counts["held"]["failures"], json!({}), "{said}");
