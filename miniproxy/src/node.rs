@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::Node;
 use labkit::xtables::Family;
 
 use crate::address::{parse_ip, parse_network};
-use crate::config::{Conntrack, DetectLocal, NodePortAddress, Settings};
+use crate::config::{DetectLocal, NodePortAddress, Settings};
 use crate::model::{Hints, LocalDetector, Model, ProxyConfig};
 use crate::registry::{Registry, model};
 use crate::rules::build::build;
@@ -91,29 +91,7 @@ impl NodeOptions {
                 "detectLocalMode is NodeCIDR and Node {name} has no podCIDRs: pods' traffic is not told from other traffic"
             ));
         }
-        remarks.extend(self.not_yet());
         remarks
-    }
-
-    /// Settings that are read and checked, and that nothing here acts on.
-    fn not_yet(&self) -> Vec<String> {
-        let settings = &self.settings;
-        let usual = Settings::defaults(settings.compat);
-        let table = Conntrack {
-            tcp_be_liberal: usual.conntrack.tcp_be_liberal,
-            ..settings.conntrack.clone()
-        };
-        let asked = [
-            (
-                table != usual.conntrack,
-                "conntrack: sizes and times of the connection table are left as they are",
-            ),
-        ];
-        asked
-            .into_iter()
-            .filter(|(asked, _)| *asked)
-            .map(|(_, what)| format!("not acted on: {what}"))
-            .collect()
     }
 
     /// The name of this node, spelt as kube-proxy spells it.

@@ -14,5 +14,6 @@ pub mod programs;
 pub mod registry;
 pub mod run;
 pub mod stats;
+pub mod talk;
 pub mod uplink;
 pub mod witness;

@@ -199,7 +199,7 @@ fn http_answer(stream: &mut impl BufRead) -> io::Result<String> {
 }
 
 /// The first word of `web-1 (10.244.0.2) sees you as 10.244.0.5:51848`.
-fn pod(line: &str) -> io::Result<String> {
+pub(crate) fn pod(line: &str) -> io::Result<String> {
     match line.split_once(" (") {
         Some((pod, rest)) if rest.contains(") sees you as ") => Ok(pod.to_string()),
         _ => Err(io::Error::other(format!("answered {line:?}"))),

@@ -9,9 +9,16 @@ use serde::Serialize;
 
 use crate::cli::CleanupArgs;
 use crate::edge::kernel::HOLDER;
-use crate::edge::processes;
 use crate::edge::tables::{Tables, every_flavour};
+use crate::edge::{processes, sysctls};
 use crate::rules::delta::Delta;
+
+#[derive(Serialize)]
+struct Report {
+    removed: Vec<Removed>,
+    /// Settings of the kernel that were put back: `net.ipv4.conf.all.route_localnet=0 (was 1)`.
+    settings: Vec<String>,
+}
 
 #[derive(Serialize)]
 struct Removed {
@@ -20,8 +27,8 @@ struct Removed {
     chains: usize,
 }
 
-/// Removes our jumps and chains from every flavour and family, then what of the tables is empty
-/// and was not there before.
+/// Puts back settings of the kernel, removes our jumps and chains from every flavour and family, then
+/// what of the tables is empty and was not there before.
 pub(super) fn run(args: &CleanupArgs) -> Result<Outcome, Failure> {
     let flavours = flavours(args)?;
     for watcher in processes::watchers() {
@@ -30,6 +37,8 @@ pub(super) fn run(args: &CleanupArgs) -> Result<Outcome, Failure> {
         ));
     }
     let run = RunDirectory::lock()?;
+    // Before the rules go, for one of them keeps strangers away from 127.0.0.0/8.
+    let restored = sysctls::restore(&run);
     let (mut removed, mut failures) = (Vec::new(), Vec::new());
     for xtables in &flavours {
         for family in Family::ALL {
@@ -53,9 +62,14 @@ pub(super) fn run(args: &CleanupArgs) -> Result<Outcome, Failure> {
         footprint::release(&run, HOLDER).unwrap_or_else(|failure| failures.push(failure));
         fault::point("cleanup:released");
     }
+    let settings = restored.unwrap_or_else(|failure| {
+        failures.push(failure);
+        Vec::new()
+    });
+    let report = Report { removed, settings };
     match args.output {
-        OutputFormat::Json => emit_json(&removed)?,
-        OutputFormat::Table => emit(&text(&removed))?,
+        OutputFormat::Json => emit_json(&report)?,
+        OutputFormat::Table => emit(&text(&report))?,
     }
     Failure::all(failures).map_or(Ok(Outcome::Done), Err)
 }
@@ -98,17 +112,21 @@ fn clean(xtables: &Xtables, family: Family) -> Result<usize, Failure> {
     Ok(delta.tables.values().map(|table| table.removed.len()).sum())
 }
 
-fn text(removed: &[Removed]) -> String {
-    if removed.is_empty() {
+fn text(report: &Report) -> String {
+    if report.removed.is_empty() && report.settings.is_empty() {
         return "nothing to remove\n".to_string();
     }
-    let line = |part: &Removed| {
+    let chains = report.removed.iter().map(|part| {
         format!(
             "removed {} of {} from {}\n",
             count(part.chains, "chain"),
             part.family,
             part.iptables
         )
-    };
-    removed.iter().map(line).collect()
+    });
+    let settings = report
+        .settings
+        .iter()
+        .map(|setting| format!("put back {setting}\n"));
+    chains.chain(settings).collect()
 }

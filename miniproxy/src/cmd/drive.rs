@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use labkit::xtables::{Family, Xtables};
 use labkit::{Failure, Kind};
 
+use super::host;
 use crate::edge::addresses::interface_addresses;
 use crate::edge::kernel::{Kernel, Wrote};
 use crate::edge::registry::{Files, Source};
@@ -23,7 +24,17 @@ const LOOK: Duration = Duration::from_millis(250);
 /// What came of driving.
 pub(super) enum Event {
     /// A family is as it should be.
-    Done(Report),
+    Done(Box<Report>),
+    /// Flows of a family that had gone stale were deleted: how many, and how long it took.
+    Reconciled {
+        family: Family,
+        flows: usize,
+        took: Duration,
+    },
+    /// Settings of the kernel were changed.
+    Settled(Vec<String>),
+    /// What is done besides rules failed; the rules are in force all the same.
+    Aside(Failure),
     /// A read or a write failed; it is tried again.
     Failed {
         family: Family,
@@ -44,6 +55,8 @@ pub(super) struct Driver {
     held_back: Touched,
     /// Whether the engine was ever told what is wanted.
     told: bool,
+    /// Whether the kernel's settings were seen to.
+    settled: bool,
     began: Instant,
 }
 
@@ -70,6 +83,7 @@ impl Driver {
             store: Store::default(),
             held_back: Touched::default(),
             told: false,
+            settled: false,
             began: Instant::now(),
             node,
             kernel,
@@ -146,8 +160,46 @@ impl Driver {
                 Action::Write(family, delta) => self.write(family, &delta, &mut on)?,
             }
         };
+        self.settle(&mut on)?;
         self.kernel.unlock();
         Ok(wait)
+    }
+
+    /// Once, and after the first rules.
+    fn settle(&mut self, on: &mut impl FnMut(Event) -> Result<(), Failure>) -> Result<(), Failure> {
+        if self.settled || !self.engine.has_begun() {
+            return Ok(());
+        }
+        self.settled = true;
+        let settled = self
+            .kernel
+            .locked()
+            .and_then(|run| host::settle(run, &self.node, self.store.registry()));
+        match settled {
+            Ok(changed) if changed.is_empty() => Ok(()),
+            Ok(changed) => on(Event::Settled(changed)),
+            Err(failure) => on(Event::Aside(failure)),
+        }
+    }
+
+    /// A family is as it should be: flows that lead elsewhere go.
+    fn done(
+        &mut self,
+        mut report: Report,
+        on: &mut impl FnMut(Event) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let (family, left_behind) = (report.family, report.left_behind.take());
+        on(Event::Done(Box::new(report)))?;
+        let Some(before) = left_behind else {
+            return Ok(());
+        };
+        let began = self.now();
+        let flows = host::reconcile(&self.engine.desired(family).model(), &before);
+        let took = self.now().saturating_sub(began);
+        match flows {
+            Ok(flows) => on(Event::Reconciled { family, flows, took }),
+            Err(failure) => on(Event::Aside(failure)),
+        }
     }
 
     fn write(
@@ -159,7 +211,7 @@ impl Driver {
         let (expected, insists) = (self.engine.count(), self.engine.insists(family));
         match self.kernel.write(family, delta, expected, insists) {
             Wrote::Told(outcome) => match self.engine.wrote(family, outcome, self.now()) {
-                Some(report) => on(Event::Done(report)),
+                Some(report) => self.done(report, on),
                 None => Ok(()),
             },
             Wrote::Failed(failure) => self.failed(family, failure, on),

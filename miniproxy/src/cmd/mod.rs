@@ -4,6 +4,7 @@ mod check;
 mod cleanup;
 mod diff;
 mod drive;
+mod host;
 mod observe;
 mod render;
 mod sync;

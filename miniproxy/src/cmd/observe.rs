@@ -9,11 +9,11 @@ use labkit::shell::tell;
 use labkit::xtables::Family;
 
 use crate::edge::serve::Servers;
+use crate::engine::Report;
+use crate::engine::desired::Desired;
 use crate::model::Model;
 use crate::node::NodeOptions;
 use crate::observe::health::eligible;
-use crate::engine::Report;
-use crate::engine::desired::Desired;
 use crate::observe::metrics::{NoLocalEndpoints, Rules, Sync};
 use crate::observe::service_health::checks;
 use crate::registry::store::Touched;
@@ -58,13 +58,18 @@ impl Observer {
         for family in Family::ALL {
             servers.queued(family);
         }
-        servers.metrics().changed(touched.service_objects, touched.slice_objects);
-        servers.metrics().pending(touched.service_objects, touched.slice_objects);
+        servers
+            .metrics()
+            .changed(touched.service_objects, touched.slice_objects);
+        servers
+            .metrics()
+            .pending(touched.service_objects, touched.slice_objects);
         // What changed before this program began says nothing about how fast it is.
         let now = servers.now();
         let began = now.wall.checked_sub(now.up).unwrap_or(now.wall);
         let times = touched.triggers.iter().filter_map(|time| time.parse().ok());
-        self.triggers.extend(times.filter(|time: &Timestamp| *time >= began));
+        self.triggers
+            .extend(times.filter(|time: &Timestamp| *time >= began));
     }
 
     /// So many objects are refused.
@@ -99,10 +104,20 @@ impl Observer {
             metrics.repaired(family);
         }
         let now = servers.now().wall;
-        let waited = self.triggers.iter().filter_map(|time| Duration::try_from(now.duration_since(*time)).ok());
+        let waited = self
+            .triggers
+            .iter()
+            .filter_map(|time| Duration::try_from(now.duration_since(*time)).ok());
         metrics.network_programming(family, &waited.collect::<Vec<_>>());
         if family == Family::V6 {
             self.triggers.clear();
+        }
+    }
+
+    /// Flows that had gone stale were deleted.
+    pub(super) fn reconciled(&self, family: Family, flows: usize, took: Duration) {
+        if let Some(servers) = &self.servers {
+            servers.metrics().conntrack(family, took, flows);
         }
     }
 

@@ -9,6 +9,7 @@ use labkit::{Failure, Kind, Outcome, fault};
 use serde::Serialize;
 
 use super::drive::{Driver, Event};
+use super::host;
 use crate::cli::{NodeArgs, SyncArgs};
 use crate::config::draft::Draft;
 use crate::config::failure;
@@ -39,6 +40,8 @@ pub(super) struct Report {
     /// What was (or would be) sent, by family.
     #[serde(skip)]
     pub documents: Vec<(Family, String)>,
+    /// What was done to the node besides rules.
+    pub host: host::Done,
 }
 
 /// What was written for one family.
@@ -51,6 +54,16 @@ pub(super) struct Written {
 }
 
 impl Report {
+    /// Adds what happened.
+    pub(super) fn take(&mut self, event: Event) {
+        match event {
+            Event::Done(done) => self.add(*done),
+            Event::Reconciled { flows, .. } => self.host.stale_flows += flows,
+            Event::Settled(changed) => self.host.settings.extend(changed),
+            Event::Failed { .. } | Event::Aside(_) => {}
+        }
+    }
+
     /// Adds what was done for one family.
     pub(super) fn add(&mut self, report: engine::Report) {
         if report.absent {
@@ -95,6 +108,7 @@ pub(super) fn run(args: &SyncArgs) -> Result<Outcome, Failure> {
         refused: problems,
         ..Report::default()
     };
+    let mut aside = Vec::new();
     if args.dry_run {
         driver.rehearse(|family, delta, done| {
             report.documents.push((family, delta.document()));
@@ -105,11 +119,15 @@ pub(super) fn run(args: &SyncArgs) -> Result<Outcome, Failure> {
     } else {
         // Whatever fails, a single sync fails with it; what is not done is done by the next one.
         driver.drive(|event| match event {
-            Event::Done(done) => {
-                report.add(done);
+            Event::Failed { failure, .. } => Err(failure),
+            Event::Aside(failure) => {
+                aside.push(failure);
                 Ok(())
             }
-            Event::Failed { failure, .. } => Err(failure),
+            other => {
+                report.take(other);
+                Ok(())
+            }
         })?;
         fault::point("sync:done");
     }
@@ -118,10 +136,10 @@ pub(super) fn run(args: &SyncArgs) -> Result<Outcome, Failure> {
         OutputFormat::Table if args.dry_run => emit(&dry_run_text(&report))?,
         OutputFormat::Table => emit(&text(&driver.kernel.xtables, &report))?,
     }
-    if report.refused.is_empty() {
-        return Ok(Outcome::Done);
+    if !report.refused.is_empty() {
+        aside.push(refused(&report.refused));
     }
-    Err(refused(&report.refused))
+    Failure::all(aside).map_or(Ok(Outcome::Done), Err)
 }
 
 /// Some objects were refused, the others are in force.
@@ -176,6 +194,7 @@ fn text(xtables: &Xtables, report: &Report) -> String {
     } else {
         text.push_str(&format!("{ports} in force; written: {}\n", report.written_text()));
     }
+    text.push_str(&report.host.text());
     text.push_str(&format!("next: {} -t nat -L\n", xtables.typed()));
     text
 }

@@ -10,6 +10,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::sleep;
 
 use super::drive::{Driver, Event};
+use super::host::Done;
 use super::observe::Observer;
 use super::sync::{Report, options, remark};
 use crate::cli::SyncArgs;
@@ -168,9 +169,28 @@ impl Follower {
         for event in events {
             match event {
                 Event::Done(report) => {
-                    self.observer.done(&report, self.driver.engine.desired(report.family));
-                    say(output, &name, report)?;
+                    self.observer
+                        .done(&report, self.driver.engine.desired(report.family));
+                    say(output, &name, *report)?;
                 }
+                Event::Reconciled { family, flows, took } => {
+                    self.observer.reconciled(family, flows, took);
+                    besides(
+                        output,
+                        &Done {
+                            stale_flows: flows,
+                            ..Done::default()
+                        },
+                    )?;
+                }
+                Event::Settled(settings) => besides(
+                    output,
+                    &Done {
+                        settings,
+                        ..Done::default()
+                    },
+                )?,
+                Event::Aside(failure) => tell(&failure.to_string()),
                 Event::Failed {
                     family,
                     failure,
@@ -178,7 +198,10 @@ impl Follower {
                 } => {
                     self.observer.failed(family, setback.full, setback.took);
                     tell(&failure.to_string());
-                    tell(&format!("       trying again in {:.1} s", setback.wait.as_secs_f64()));
+                    tell(&format!(
+                        "       trying again in {:.1} s",
+                        setback.wait.as_secs_f64()
+                    ));
                 }
             }
         }
@@ -222,6 +245,14 @@ fn say(output: OutputFormat, iptables: &str, done: engine::Report) -> Result<(),
         text.push('\n');
     }
     emit(&text)
+}
+
+/// What was done besides rules.
+fn besides(output: OutputFormat, done: &Done) -> Result<(), Failure> {
+    match output {
+        OutputFormat::Table => emit(&done.text()),
+        OutputFormat::Json => Ok(()),
+    }
 }
 
 /// The two signals that end the watch.

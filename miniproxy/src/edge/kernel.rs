@@ -72,12 +72,17 @@ impl Kernel {
             .and_then(|counter| counter.generation().ok())
     }
 
-    /// Two commands at once would edit chains by numbers that the other one moves.
-    fn lock(&mut self) -> Result<(), Failure> {
-        if self.lock.is_none() {
-            self.lock = Some(RunDirectory::lock_within(self.patience)?);
-        }
-        Ok(())
+    /// The run directory, which nobody else has while we do: two commands at once would edit chains
+    /// by numbers that the other one moves.
+    ///
+    /// # Errors
+    /// When another command does not end.
+    pub fn locked(&mut self) -> Result<&RunDirectory, Failure> {
+        let lock = match self.lock.take() {
+            Some(lock) => lock,
+            None => RunDirectory::lock_within(self.patience)?,
+        };
+        Ok(self.lock.insert(lock))
     }
 
     /// Lets other commands write.
@@ -91,7 +96,7 @@ impl Kernel {
     /// When they cannot be read, or another command does not end.
     pub fn read(&mut self, family: Family, to_write: bool) -> Result<(Option<Found>, Option<u32>), Failure> {
         if to_write {
-            self.lock()?;
+            self.locked()?;
         }
         let count = self.count();
         Ok((self.xtables.read(family)?, count))
@@ -102,7 +107,7 @@ impl Kernel {
         if delta.is_empty() {
             return Wrote::Told(Outcome::Done(expected));
         }
-        if let Err(failure) = self.lock() {
+        if let Err(failure) = self.locked() {
             return Wrote::Failed(failure);
         }
         let before = self.count();
@@ -142,7 +147,11 @@ impl Kernel {
             transactions += document.lines().filter(|line| *line == "COMMIT").count();
             if began.elapsed() > told + SILENT {
                 told = began.elapsed();
-                tell(&format!("{}: {} of {parts} parts written", family.name(), index + 1));
+                tell(&format!(
+                    "{}: {} of {parts} parts written",
+                    family.name(),
+                    index + 1
+                ));
             }
         }
         fault::point(if family == Family::V4 {

@@ -4,18 +4,24 @@
 //! | --- | --- |
 //! | [`addresses`] | the host: its name, its addresses, a sysctl |
 //! | [`config`] | the configuration file |
+//! | [`conntrack`] | the kernel's connection table, over netlink |
 //! | [`kernel`] | the kernel's tables as the engine acts on them: lock, count of changes, parts |
+//! | [`links`] | the kernel's links and own addresses, over netlink |
 //! | [`processes`] | other miniproxies on this node |
 //! | [`registry`] | the registry's files |
 //! | [`serve`] | HTTP: health, metrics, healthCheckNodePorts |
+//! | [`sysctls`] | settings of the kernel, and the record that puts them back |
 //! | [`tables`] | the kernel's tables, by iptables-save and iptables-restore |
 //! | [`watch`] | the registry's directories, by inotify |
 
 pub mod addresses;
 pub mod config;
+pub mod conntrack;
 pub mod kernel;
+pub mod links;
 pub mod processes;
 pub mod registry;
 pub mod serve;
+pub mod sysctls;
 pub mod tables;
 pub mod watch;

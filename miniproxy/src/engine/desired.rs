@@ -203,15 +203,20 @@ impl Desired {
     pub fn model(&self) -> Model {
         Model {
             config: self.config.clone(),
-            ports: self.services.values().flat_map(|rules| rules.ports.clone()).collect(),
+            ports: self
+                .services
+                .values()
+                .flat_map(|rules| rules.ports.clone())
+                .collect(),
         }
     }
 
     /// All rules by table, and all our chains, counted.
     pub fn totals(&self) -> (BTreeMap<TableName, usize>, usize) {
         let shared = self.shared();
-        let mut rules: BTreeMap<TableName, usize> =
-            TableName::ALL.map(|table| (table, shared.rule_count(table))).into();
+        let mut rules: BTreeMap<TableName, usize> = TableName::ALL
+            .map(|table| (table, shared.rule_count(table)))
+            .into();
         let mut chains = shared.tables.values().map(BTreeMap::len).sum();
         let parts = self.services.values().flat_map(|rules| rules.parts.values());
         for (_, own) in parts.flat_map(|part| &part.own) {

@@ -7,10 +7,12 @@ use std::time::Duration;
 use labkit::xtables::Family;
 
 use super::desired::{Desired, ServiceRules, Services};
+use crate::conntrack::{Before, needs};
 use crate::pace::back_off;
 use crate::registry::ServiceKey;
 use crate::report::changes::{Change, changes};
 use crate::rules::delta::Delta;
+use crate::rules::keep;
 use crate::rules::set::{Found, TableName, Wanted};
 use crate::rules::view;
 
@@ -41,6 +43,8 @@ pub struct Report {
     pub changes: Vec<Change>,
     /// Each Service that changed, as it was in force and as it is now; at the first sync all of them.
     pub services_changed: Vec<Pair>,
+    /// Where UDP Services were reached before, if flows to there may be stale now.
+    pub left_behind: Option<Before>,
     /// Service ports in force.
     pub services: usize,
     /// The family cannot be had on this host.
@@ -223,6 +227,7 @@ impl Lane {
             } else {
                 self.changes(&plan, &services_changed)
             },
+            left_behind: self.left_behind(&plan, &services_changed),
             services_changed,
             services: self
                 .desired
@@ -255,6 +260,48 @@ impl Lane {
         };
         let pairs = keys.into_iter().map(pair);
         pairs.filter(|(before, after)| before != after).collect()
+    }
+
+    /// Where flows may have been left behind: at first everywhere the kernel's rules led, later
+    /// where UDP endpoints or Services went.
+    fn left_behind(&self, plan: &Plan, pairs: &[Pair]) -> Option<Before> {
+        if let (None, Some((found, _))) = (&self.in_force, &plan.read) {
+            return Some(self.before_in(found));
+        }
+        let ports = |rules: &Option<Rc<ServiceRules>>| {
+            rules
+                .as_ref()
+                .map(|rules| rules.ports.clone())
+                .unwrap_or_default()
+        };
+        let pairs = pairs.iter().map(|(before, after)| (ports(before), ports(after)));
+        let stale: Vec<_> = pairs.filter(|(before, after)| needs(before, after)).collect();
+        if stale.is_empty() {
+            return None;
+        }
+        let mut before = Before::default();
+        for port in stale.iter().flat_map(|(before, _)| before) {
+            before.add_port(port);
+        }
+        Some(before)
+    }
+
+    /// Where these rules lead; Services that are left as they are leave nothing behind.
+    fn before_in(&self, found: &Found) -> Before {
+        let kept = self.desired.kept();
+        if kept.is_empty() {
+            return Before::of_rules(found);
+        }
+        let parts = keep::parts(found, |namespace, name| {
+            !kept.contains(&(namespace.to_string(), name.to_string()))
+        });
+        let mut wanted = Wanted::default();
+        for part in parts.values() {
+            wanted.add(part);
+        }
+        Before::of_rules(&Found {
+            tables: wanted.tables,
+        })
     }
 
     /// What happened to each service port: at first to what was found, later to what was in force.
@@ -319,7 +366,11 @@ impl Lane {
         let took = now.saturating_sub(self.began.take().unwrap_or(now));
         // A change that does not fit says that the knowledge was wrong: everything is written at once.
         let at_once = !full && self.failures == 1;
-        let wait = if at_once { Duration::ZERO } else { back_off(self.failures) };
+        let wait = if at_once {
+            Duration::ZERO
+        } else {
+            back_off(self.failures)
+        };
         self.retry_at = Some(now + wait);
         Setback { full, took, wait }
     }

@@ -5,8 +5,8 @@
 
 mod make;
 
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;

@@ -310,7 +310,11 @@ fn write_table(text: &mut String, table: TableName, changes: &TableDelta, done: 
     for chain in chain_lines(table, changes, done) {
         let _ = writeln!(text, ":{chain} - [0:0]");
     }
-    for (chain, rules) in changes.rewritten.iter().filter(|(chain, _)| !done.contains(chain.as_str())) {
+    for (chain, rules) in changes
+        .rewritten
+        .iter()
+        .filter(|(chain, _)| !done.contains(chain.as_str()))
+    {
         for rule in rules {
             append_line(text, chain, rule);
         }
@@ -345,7 +349,11 @@ fn chain_lines<'a>(table: TableName, changes: &'a TableDelta, done: &BTreeSet<&s
         .copied()
         .filter(|chain| emptied(chain) && !done.contains(chain))
         .collect();
-    let others = changes.rewritten.keys().chain(&changes.removed).map(String::as_str);
+    let others = changes
+        .rewritten
+        .keys()
+        .chain(&changes.removed)
+        .map(String::as_str);
     let mut others: Vec<&str> = others
         .filter(|chain| !fixed.contains(chain) && !done.contains(chain))
         .collect();

@@ -52,18 +52,34 @@ fn write_match(text: &mut String, condition: &Match) {
         Match::DestinationPort(port) => write!(text, "--dport {port}"),
         Match::Comment(comment) => write!(text, "-m comment --comment {}", quote(comment)),
         Match::Mark { value, mask, negated } => {
-            write!(text, "-m mark {}--mark {value:#010x}/{mask:#010x}", bang(*negated))
+            write!(
+                text,
+                "-m mark {}--mark {value:#010x}/{mask:#010x}",
+                bang(*negated)
+            )
         }
         Match::CtState { states, negated } => {
-            write!(text, "-m conntrack {}--ctstate {}", bang(*negated), states.join(","))
+            write!(
+                text,
+                "-m conntrack {}--ctstate {}",
+                bang(*negated),
+                states.join(",")
+            )
         }
         Match::LocalAddress(Side::Source) => write!(text, "-m addrtype --src-type LOCAL"),
         Match::LocalAddress(Side::Destination) => write!(text, "-m addrtype --dst-type LOCAL"),
         Match::Statistic(probability) => {
-            write!(text, "-m statistic --mode random --probability {}", probability.text())
+            write!(
+                text,
+                "-m statistic --mode random --probability {}",
+                probability.text()
+            )
         }
         Match::RecentCheck { list, seconds } => {
-            write!(text, "-m recent --name {list} --rcheck --seconds {seconds} --reap")
+            write!(
+                text,
+                "-m recent --name {list} --rcheck --seconds {seconds} --reap"
+            )
         }
         Match::RecentSet { list } => write!(text, "-m recent --name {list} --set"),
         Match::Other(words) => write_words(text, words),

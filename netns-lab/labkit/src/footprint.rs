@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::nftables::{NfChain, NfTable, NfTables};
-use crate::rundir::{RunDirectory, network_namespace};
+use crate::rundir::{Record, RunDirectory, network_namespace};
 use crate::{Failure, files};
 
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,14 +64,18 @@ pub fn is_held(run: &RunDirectory, holder: &str) -> bool {
     record.is_ok_and(|record| record.is_some_and(|record| record.holders.iter().any(|known| known == holder)))
 }
 
-/// Drops the record of a network namespace that does not exist any more, and its tables with it.
+/// Drops all records of a network namespace that does not exist any more: its tables and settings are
+/// gone with it.
 ///
 /// # Errors
-/// When the record cannot be removed.
+/// When a record cannot be removed.
 pub fn forget(run: &RunDirectory, namespace: u64) -> Result<(), Failure> {
-    let path = record_path_of(run, namespace);
-    files::remove_if_there(&path)
-        .map_err(|error| Failure::failed(format!("cannot remove {}: {error}", path.display())))
+    for kind in Record::ALL {
+        let path = run.record(kind, namespace);
+        files::remove_if_there(&path)
+            .map_err(|error| Failure::failed(format!("cannot remove {}: {error}", path.display())))?;
+    }
+    Ok(())
 }
 
 fn observe() -> Result<Footprint, Failure> {
@@ -136,12 +140,7 @@ fn nf_tables_is_missing(error: &std::io::Error) -> bool {
 }
 
 fn record_path(run: &RunDirectory) -> Result<PathBuf, Failure> {
-    Ok(record_path_of(run, network_namespace()?))
-}
-
-/// One record for each network namespace: several nodes may share one /run.
-fn record_path_of(run: &RunDirectory, namespace: u64) -> PathBuf {
-    run.path().join(format!(".tables-{namespace}.json"))
+    Ok(run.record(Record::Tables, network_namespace()?))
 }
 
 fn read(path: &std::path::Path) -> Result<Option<Footprint>, Failure> {

@@ -10,6 +10,7 @@
 //! | [`rundir`] | `/run/netns-lab`: one lock, gone when empty |
 //! | [`tool`] | one child process: stdin in, stdout out, an error that names it |
 //! | [`xtables`] | which iptables the host uses |
+//! | [`netlink`] | the bytes of netlink messages, for what no crate has words for |
 //! | [`nftables`] | the few netlink calls that tell what of nf_tables is there |
 //! | [`footprint`] | tables that did not exist before us do not exist after us |
 //! | [`fault`] | a crash on demand, for the tests of `kill -9` |
@@ -18,6 +19,7 @@ pub mod failure;
 pub mod fault;
 pub mod files;
 pub mod footprint;
+pub mod netlink;
 pub mod nftables;
 pub mod rundir;
 pub mod shell;

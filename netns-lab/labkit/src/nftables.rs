@@ -10,6 +10,8 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::{Socket, SocketAddr};
 use serde::{Deserialize, Serialize};
 
+use crate::netlink::{self, NLM_F_ACK, NLM_F_REQUEST, be32, messages};
+
 const NFNL_SUBSYS_NFTABLES: u16 = 10;
 const NFNL_MSG_BATCH_BEGIN: u16 = 0x10;
 const NFNL_MSG_BATCH_END: u16 = 0x11;
@@ -25,14 +27,8 @@ const NFTA_CHAIN_HOOK: u16 = 4;
 const NFTA_CHAIN_USE: u16 = 6;
 const NFTA_GEN_ID: u16 = 1;
 
-const NLM_F_REQUEST: u16 = 0x1;
-const NLM_F_ACK: u16 = 0x4;
-const NLM_F_DUMP: u16 = 0x300;
 /// With it a delete of something that is not empty fails (EBUSY) and changes nothing.
 const NLM_F_NONREC: u16 = 0x100;
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
-const HEADER: usize = 16;
 const NFGEN: usize = 4;
 
 /// A protocol family as nf_tables numbers it: `AF_INET` or `AF_INET6`.
@@ -106,9 +102,9 @@ impl NfTables {
         self.socket.send(&request, 0)?;
         let (buffer, _) = self.socket.recv_from_full()?;
         let mut found = None;
-        for (kind, body) in messages(&buffer) {
-            refuse_error(kind, body)?;
-            found = found.or_else(|| attribute(body, NFTA_GEN_ID).and_then(be32));
+        for answer in messages(&buffer) {
+            answer.refuse_error()?;
+            found = found.or_else(|| attribute(answer.body, NFTA_GEN_ID).and_then(be32));
         }
         found.ok_or_else(|| {
             io::Error::new(
@@ -179,12 +175,12 @@ impl NfTables {
         let mut done = true;
         loop {
             let mut buffer = Vec::with_capacity(8192);
-            match self.socket.recv(&mut buffer, nix::libc::MSG_DONTWAIT) {
+            match netlink::receive(&self.socket, &mut buffer, nix::libc::MSG_DONTWAIT) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(done),
                 other => other?,
-            };
-            for (kind, body) in messages(&buffer) {
-                match refuse_error(kind, body) {
+            }
+            for answer in messages(&buffer) {
+                match answer.refuse_error() {
                     Ok(()) => {}
                     Err(error)
                         if matches!(error.raw_os_error(), Some(nix::libc::EBUSY | nix::libc::ENOENT)) =>
@@ -198,22 +194,13 @@ impl NfTables {
     }
 
     fn dump<T>(&mut self, kind: u16, read: impl Fn(&[u8]) -> Option<T>) -> io::Result<Vec<T>> {
-        self.sequence += 1;
-        self.socket.send(
-            &message(kind, NLM_F_REQUEST | NLM_F_DUMP, self.sequence, 0, 0, &[]),
-            0,
-        )?;
         let mut found = Vec::new();
-        loop {
-            let (buffer, _) = self.socket.recv_from_full()?;
-            for (kind, body) in messages(&buffer) {
-                if kind == NLMSG_DONE {
-                    return Ok(found);
-                }
-                refuse_error(kind, body)?;
-                found.extend(read(body));
-            }
-        }
+        let sequence = self.next();
+        let kind = NFNL_SUBSYS_NFTABLES << 8 | kind;
+        netlink::dump(&self.socket, kind, sequence, &[0; NFGEN], |answer| {
+            found.extend(read(answer.body));
+        })?;
+        Ok(found)
     }
 }
 
@@ -223,17 +210,10 @@ fn message(kind: u16, flags: u16, sequence: u32, family: u8, resource: u16, attr
     } else {
         NFNL_SUBSYS_NFTABLES << 8
     };
-    let length = u32::try_from(HEADER + NFGEN + attributes.len()).unwrap_or(u32::MAX);
-    let mut bytes = Vec::with_capacity(HEADER + NFGEN + attributes.len());
-    bytes.extend(length.to_ne_bytes());
-    bytes.extend((subsystem | kind).to_ne_bytes());
-    bytes.extend(flags.to_ne_bytes());
-    bytes.extend(sequence.to_ne_bytes());
-    bytes.extend(0_u32.to_ne_bytes());
-    bytes.extend([family, 0]);
-    bytes.extend(resource.to_be_bytes());
-    bytes.extend(attributes);
-    bytes
+    let mut body = vec![family, 0];
+    body.extend(resource.to_be_bytes());
+    body.extend(attributes);
+    netlink::message(subsystem | kind, flags, sequence, &body)
 }
 
 fn batch_edge(kind: u16, sequence: u32) -> Vec<u8> {
@@ -241,79 +221,14 @@ fn batch_edge(kind: u16, sequence: u32) -> Vec<u8> {
 }
 
 fn string_attribute(kind: u16, value: &str) -> Vec<u8> {
-    let length = 4 + value.len() + 1;
-    let mut bytes = Vec::with_capacity(length.next_multiple_of(4));
-    bytes.extend(u16::try_from(length).unwrap_or(u16::MAX).to_ne_bytes());
-    bytes.extend(kind.to_ne_bytes());
-    bytes.extend(value.as_bytes());
-    bytes.push(0);
-    bytes.resize(length.next_multiple_of(4), 0);
+    let mut bytes = Vec::new();
+    netlink::put(&mut bytes, kind, &[value.as_bytes(), &[0]].concat());
     bytes
-}
-
-/// Splits what one receive brought into (type, body after the netlink header).
-fn messages(mut buffer: &[u8]) -> Vec<(u16, &[u8])> {
-    let mut found = Vec::new();
-    while buffer.len() >= HEADER {
-        let length = ne32(buffer).map_or(0, |length| length as usize);
-        if length < HEADER || length > buffer.len() {
-            break;
-        }
-        let kind = u16::from_ne_bytes([buffer[4], buffer[5]]);
-        found.push((kind, &buffer[HEADER..length]));
-        buffer = &buffer[length.next_multiple_of(4).min(buffer.len())..];
-    }
-    found
 }
 
 /// The value of an attribute of a message body (which starts with the 4-byte `nfgenmsg`).
 fn attribute(body: &[u8], wanted: u16) -> Option<&[u8]> {
-    let mut rest = body.get(NFGEN..)?;
-    while rest.len() >= 4 {
-        let length = usize::from(u16::from_ne_bytes([rest[0], rest[1]]));
-        // The two highest bits are flags: nested, and network byte order.
-        let kind = u16::from_ne_bytes([rest[2], rest[3]]) & 0x3fff;
-        if length < 4 || length > rest.len() {
-            return None;
-        }
-        if kind == wanted {
-            return Some(&rest[4..length]);
-        }
-        rest = &rest[length.next_multiple_of(4).min(rest.len())..];
-    }
-    None
-}
-
-fn refuse_error(kind: u16, body: &[u8]) -> io::Result<()> {
-    if kind != NLMSG_ERROR {
-        return Ok(());
-    }
-    match body
-        .get(..4)
-        .and_then(|code| code.try_into().ok())
-        .map(i32::from_ne_bytes)
-    {
-        Some(0) => Ok(()),
-        Some(code) => Err(io::Error::from_raw_os_error(-code)),
-        None => Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "the kernel sent a short error message",
-        )),
-    }
-}
-
-fn ne32(bytes: &[u8]) -> Option<u32> {
-    bytes
-        .get(..4)
-        .and_then(|four| four.try_into().ok())
-        .map(u32::from_ne_bytes)
-}
-
-fn be32(bytes: &[u8]) -> Option<u32> {
-    bytes
-        .get(..4)
-        .and_then(|four| four.try_into().ok())
-        .map(u32::from_be_bytes)
+    netlink::attribute(body.get(NFGEN..)?, wanted)
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -337,7 +252,6 @@ mod tests {
         assert_eq!(attribute(&body, NFTA_CHAIN_USE), None);
         for cut in 0..body.len() {
             let _ = attribute(&body[..cut], NFTA_CHAIN_NAME);
-            let _ = messages(&body[..cut]);
         }
     }
 

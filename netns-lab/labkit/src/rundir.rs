@@ -21,6 +21,20 @@ pub struct RunDirectory {
     _lock: File,
 }
 
+/// What is remembered of a network namespace, to be put back one day.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Record {
+    /// The iptables tables that were there.
+    Tables,
+    /// The settings of the kernel.
+    Sysctls,
+}
+
+impl Record {
+    /// Each kind.
+    pub const ALL: [Self; 2] = [Self::Tables, Self::Sysctls];
+}
+
 /// How long a command waits for the others; making a thousand pods takes a few seconds.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// A wait longer than this is told.
@@ -93,6 +107,15 @@ impl RunDirectory {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(None),
         }
+    }
+
+    /// The file of one kind of record about one network namespace: several nodes may share one /run.
+    pub fn record(&self, kind: Record, namespace: u64) -> PathBuf {
+        let kind = match kind {
+            Record::Tables => "tables",
+            Record::Sysctls => "sysctls",
+        };
+        self.path.join(format!(".{kind}-{namespace}.json"))
     }
 
     /// Where it is.

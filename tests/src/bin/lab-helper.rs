@@ -10,12 +10,14 @@ use std::time::{Duration, Instant};
 
 use lab_tests::floor;
 use lab_tests::load::{self, Plan, Protocol, say};
+use lab_tests::talk::talk;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 
 const USAGE: &str = "lab-helper init SETUP-SCRIPT
 lab-helper load|hold http|tcp|udp ADDRESS:PORT COUNT [CONCURRENCY [TIMEOUT-MS]]
+lab-helper talk ADDRESS:PORT SOURCE-PORT
 lab-helper whoami ADDRESS:PORT
 lab-helper floor PODS
 lab-helper time COMMAND...";
@@ -32,6 +34,10 @@ fn main() -> ExitCode {
                 say(&load::hold(&plan).to_string());
             }
             None => return usage(),
+        },
+        ["talk", target, source] => match (target.parse(), source.parse()) {
+            (Ok(target), Ok(source)) => talk(target, source),
+            _ => return usage(),
         },
         ["whoami", address] => whoami(address),
         ["floor", pods] => match pods.parse() {

@@ -6,6 +6,7 @@
 mod churn;
 mod cli;
 mod conformance;
+mod conntrack;
 mod demo;
 mod docs;
 mod hairpin;
@@ -18,5 +19,6 @@ mod sandbox;
 mod serving;
 mod shares;
 mod support;
+mod sysctls;
 mod topologies;
 mod vm;
