@@ -25,8 +25,8 @@ pub struct Cost {
     pub cpu: f64,
     /// The system time in it: the kernel's own share.
     pub sys: f64,
-    /// User and system time of itself alone, to the clock tick.
-    pub own_cpu: f64,
+    /// The system time of what it started and waited for, to the clock tick.
+    pub children_sys: f64,
     /// The peak of its own resident memory, in MiB.
     pub peak: f64,
     /// Its exit code; none when it was ended after its time.
@@ -38,7 +38,7 @@ impl Cost {
     pub fn to_json(&self) -> Value {
         json!({
             "wall": self.wall, "cpu": self.cpu, "sys": self.sys,
-            "own_cpu": self.own_cpu, "peak": self.peak, "code": self.code,
+            "children_sys": self.children_sys, "peak": self.peak, "code": self.code,
         })
     }
 
@@ -49,7 +49,7 @@ impl Cost {
             wall: number("wall"),
             cpu: number("cpu"),
             sys: number("sys"),
-            own_cpu: number("own_cpu"),
+            children_sys: number("children_sys"),
             peak: number("peak"),
             code: value["code"].as_i64().and_then(|code| code.try_into().ok()),
         }
@@ -91,7 +91,7 @@ pub fn measure(limit: Duration, input: &str, output: &str, argv: &[&str]) -> io:
         wall: wall.as_secs_f64(),
         cpu: sys + seconds(after.user_time()) - seconds(before.user_time()),
         sys,
-        own_cpu: stat.map_or(0.0, |stat| stat.own),
+        children_sys: stat.map_or(0.0, |stat| stat.children_sys),
         peak,
         code: if over { None } else { status.code() },
     })
@@ -123,10 +123,10 @@ pub fn peak_mib(pid: u32) -> Option<f64> {
 /// CPU seconds of a process, to the clock tick.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Stat {
-    /// Of itself.
-    pub own: f64,
     /// Of itself and of the children that it has waited for.
     pub all: f64,
+    /// What the kernel took for those children.
+    pub children_sys: f64,
 }
 
 impl Stat {
@@ -149,10 +149,9 @@ impl Stat {
             .collect::<Option<Vec<_>>>()?
             .try_into()
             .ok()?;
-        let own = user + sys;
         Some(Self {
-            own: own / ticks,
-            all: (own + user_children + sys_children) / ticks,
+            all: (user + sys + user_children + sys_children) / ticks,
+            children_sys: sys_children / ticks,
         })
     }
 }
@@ -178,7 +177,13 @@ mod tests {
     fn a_stat_line_is_read_behind_the_name() {
         let line = "7 (a) b (c) S 1 7 7 0 -1 4194304 1 2 3 4 150 50 300 100 20 0 1 0 99 5 6";
         let stat = Stat::read(line, 100.0).unwrap();
-        assert_eq!(stat, Stat { own: 2.0, all: 6.0 });
+        assert_eq!(
+            stat,
+            Stat {
+                all: 6.0,
+                children_sys: 1.0
+            }
+        );
         assert_eq!(Stat::read("7 (a) S 1", 100.0), None);
     }
 

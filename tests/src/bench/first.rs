@@ -149,15 +149,18 @@ fn medians(costs: &[Cost]) -> Cost {
         wall: of(|cost| cost.wall),
         cpu: of(|cost| cost.cpu),
         sys: of(|cost| cost.sys),
-        own_cpu: of(|cost| cost.own_cpu),
+        children_sys: of(|cost| cost.children_sys),
         peak: of(|cost| cost.peak),
         code: costs.first().and_then(|cost| cost.code),
     }
 }
 
-/// The system time of the sync without that of reading, and of the restore: the smaller one.
+/// The system time of writing rules: of the programs that the sync starts for it, or of all that it
+/// does but read, whichever is more; and of the restore, if that is less.
 fn kernel_share(sync: Option<Cost>, render: Cost, restore: Option<Cost>) -> Option<f64> {
-    let writing = sync.map(|sync| (sync.sys - render.sys).max(0.001));
+    let writing = sync.map(|sync| sync.children_sys.max(sync.sys - render.sys));
+    // Of a few milliseconds the clock ticks and the difference may show nothing.
+    let writing = writing.filter(|sys| *sys > 0.0);
     let restoring = restore.filter(|cost| cost.code.is_some()).map(|cost| cost.sys);
     writing.into_iter().chain(restoring).reduce(f64::min)
 }

@@ -6,6 +6,7 @@ use std::panic;
 use std::path::{Path, PathBuf};
 use std::process::exit;
 use std::thread;
+use std::time::Duration;
 
 use nix::sys::signal::{SigSet, Signal};
 use tempfile::TempDir;
@@ -35,7 +36,13 @@ impl Scratch {
         remove_on_panic(path.clone());
         thread::spawn(move || {
             let signal = ends.wait();
-            let _ = fs::remove_dir_all(&path);
+            // The other threads may still be writing into it.
+            for _ in 0..100 {
+                if fs::remove_dir_all(&path).is_ok() {
+                    break;
+                }
+                thread::sleep(Duration::from_millis(1));
+            }
             exit(128 + signal.map_or(0, |signal| signal as i32));
         });
         Ok(Self { folder })
