@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::io::{self, BufRead as _, BufReader};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -20,8 +21,10 @@ use crate::run::wait;
 const LOOK: Duration = Duration::from_micros(200);
 /// The longest wait for one change.
 const LIMIT: Duration = Duration::from_secs(20);
-/// So many in vain, and the rest are not tried.
+/// So many in vain, and the rest are not made.
 const ENOUGH: usize = 2;
+/// Nor are they after so long.
+const SERIES: Duration = Duration::from_secs(60);
 
 /// Runs the plan: `argv` of the watcher, the `dispatch` chain's uses or the `names` on stdout that
 /// tell that the first sync is done, its `limit` in seconds, `series` of changes, and for how many
@@ -52,25 +55,32 @@ pub fn run(plan: &Value) -> io::Result<Value> {
     Ok(json!({ "first": first, "series": measured }))
 }
 
-/// One series of changes: each after the other is done, or one every `gap` ms.
+/// One series of changes: each after the other is done, or one every `gap` ms. Of those that were
+/// made, `ms` has the times, and null for one that was never seen.
 fn run_series(watcher: &mut Watcher, eye: &mut Eye, series: &Value) -> io::Result<Value> {
     let none = Vec::new();
     let changes = series["changes"].as_array().unwrap_or(&none);
     let gap = series["gap"].as_u64().map(Duration::from_millis);
     watcher.rest();
-    let before = watcher.cpu();
-    let mut took: Vec<Option<f64>> = vec![None; changes.len()];
+    let (before, mut due) = (watcher.cpu(), Instant::now());
+    let end = due + SERIES;
+    let mut took: Vec<Option<f64>> = Vec::new();
     let mut pending: Vec<(usize, Mark)> = Vec::new();
-    let (mut next, mut due, mut missed) = (0, Instant::now(), 0);
-    while (next < changes.len() && missed < ENOUGH) || !pending.is_empty() {
-        let turn = next < changes.len() && Instant::now() >= due && (gap.is_some() || pending.is_empty());
-        if turn && missed < ENOUGH {
+    let mut missed = 0;
+    loop {
+        let next = changes.get(took.len()).filter(|change| may_begin(change));
+        let next = next.filter(|_| missed < ENOUGH && Instant::now() < end);
+        if next.is_none() && pending.is_empty() {
+            break;
+        }
+        let turn = Instant::now() >= due && (gap.is_some() || pending.is_empty());
+        if let Some(change) = next.filter(|_| turn) {
             if gap.is_none() {
                 watcher.rest();
             }
-            pending.push((next, eye.mark(watcher)?));
-            apply(&changes[next])?;
-            next += 1;
+            pending.push((took.len(), Mark::now(watcher)));
+            apply(change)?;
+            took.push(None);
             due += gap.unwrap_or_default();
         }
         watcher.must_run()?;
@@ -92,6 +102,14 @@ fn run_series(watcher: &mut Watcher, eye: &mut Eye, series: &Value) -> io::Resul
     Ok(json!({ "ms": took, "cpu": watcher.cpu() - before, "peak": watcher.peak() }))
 }
 
+/// A Service that was not added cannot be removed.
+fn may_begin(change: &Value) -> bool {
+    change["content"].is_string()
+        || change["file"]
+            .as_str()
+            .is_some_and(|file| Path::new(file).exists())
+}
+
 /// Moves a file over another one in one step, or removes it.
 fn apply(change: &Value) -> io::Result<()> {
     let file = change["file"].as_str().unwrap_or_default();
@@ -106,6 +124,14 @@ fn apply(change: &Value) -> io::Result<()> {
 struct Mark {
     at: Instant,
     lines: usize,
+}
+
+impl Mark {
+    fn now(watcher: &Watcher) -> Self {
+        let lines = watcher.lines.lock().expect("nobody panics with it").len();
+        let at = Instant::now();
+        Self { at, lines }
+    }
 }
 
 /// How to see that a change has come to the kernel.
@@ -136,17 +162,6 @@ impl Eye {
             }
             Self::Lines => Ok(watcher.count_since(0, "bench/") as u64 >= services),
         }
-    }
-
-    fn mark(&mut self, watcher: &Watcher) -> io::Result<Mark> {
-        if let Self::Kernel { chains, generation } = self {
-            *generation = chains.generation()?;
-        }
-        let lines = watcher.count();
-        Ok(Mark {
-            at: Instant::now(),
-            lines,
-        })
     }
 
     /// Whether anything happened since the last look.
@@ -215,10 +230,6 @@ impl Watcher {
             None => Ok(()),
             Some(status) => Err(io::Error::other(format!("the watcher has ended: {status}"))),
         }
-    }
-
-    fn count(&self) -> usize {
-        self.lines.lock().expect("nobody panics with it").len()
     }
 
     /// Lines that hold this text, from that one on.

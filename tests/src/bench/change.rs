@@ -31,6 +31,8 @@ const BURST: usize = 10;
 const GAP: u64 = 100;
 /// From so many Services on the burst has Services of its own.
 const ROOMY: usize = 2 * BURST;
+/// More than the changes may take.
+const SERIES: Duration = Duration::from_secs(420);
 /// A change begins when the watcher has done with the one before, or after this long.
 const REST: Duration = Duration::from_secs(10);
 const RESTORE: Duration = Duration::from_secs(60);
@@ -80,7 +82,7 @@ impl Change {
         let ran = machine
             .command(["lab-helper", "changes"])
             .input(&plan.to_json(flavour, options.limit()).to_string())
-            .patience(options.limit() + Duration::from_secs(300))
+            .patience(options.limit() + SERIES)
             .run()
             .ok()
             .json();
@@ -92,16 +94,25 @@ impl Change {
             burst: None,
             wrong: Vec::new(),
         };
-        if change.begun {
+        if !change.begun {
+            return change;
+        }
+        let series = &ran["series"];
+        for (index, kind) in change.kinds.iter_mut().enumerate() {
+            let took = &series[index]["ms"];
+            kind.made = took.as_array().map_or(0, Vec::len);
+            kind.ours = numbers(took).map(|took| median(&took));
+        }
+        change.burst = Burst::of(&series[KINDS.len()]);
+        // Only where all was made and seen is it known what the kernel has.
+        if plan.all_done(series) {
             change.wrong = plan.wrong(&machine.run(["iptables-save", "-t", "nat"]).ok().stdout);
-            let floors = plan.floors(&machine);
-            for (index, kind) in change.kinds.iter_mut().enumerate() {
-                let took = &ran["series"][index]["ms"];
-                kind.made = took.as_array().map_or(0, Vec::len);
-                kind.ours = numbers(took).map(|took| median(&took));
-                kind.floor = floors[index];
+            if change.wrong.is_empty() {
+                let floors = plan.floors(&machine);
+                for (kind, floor) in change.kinds.iter_mut().zip(floors) {
+                    kind.floor = Some(floor);
+                }
             }
-            change.burst = Burst::of(&ran["series"][KINDS.len()]);
         }
         change
     }
@@ -174,8 +185,9 @@ struct Plan {
     scale: Scale,
     /// Replaced, added, removed, and the burst.
     series: [Vec<Value>; 4],
-    /// Endpoints that must be in the kernel in the end, and those that must not.
+    /// Endpoints that must be in the kernel in the end.
     came: Vec<Ipv4Addr>,
+    /// Those that must not.
     went: Vec<Ipv4Addr>,
 }
 
@@ -213,7 +225,7 @@ impl Plan {
     /// Gives a Service a fresh endpoint for the last one that it had from the start. The later, the
     /// smaller the address, so that no rule changes its place.
     fn replace(&mut self, index: usize) -> Ipv4Addr {
-        let fresh = generate::fresh(9999 - self.came.len());
+        let fresh = generate::fresh(9998 - self.came.len());
         let service = &mut self.services[index];
         let place = service
             .endpoints
@@ -271,6 +283,14 @@ impl Plan {
         })
     }
 
+    fn all_done(&self, series: &Value) -> bool {
+        let mut all = self.series.iter().enumerate();
+        all.all(|(index, changes)| {
+            let took = series[index]["ms"].as_array();
+            took.is_some_and(|took| took.len() == changes.len() && took.iter().all(Value::is_f64))
+        })
+    }
+
     /// What the kernel has and should not, and the other way round.
     fn wrong(&self, dump: &str) -> Vec<String> {
         let has = |address: &Ipv4Addr| dump.contains(&format!("--to-destination {address}:{TARGET_PORT}\n"));
@@ -282,7 +302,7 @@ impl Plan {
     }
 
     /// Writes the smallest texts with the watcher gone: to and fro, so that each is an even change.
-    fn floors(&mut self, machine: &Machine) -> [Option<f64>; 3] {
+    fn floors(&mut self, machine: &Machine) -> [f64; 3] {
         let base = render(machine, &self.registry);
         let middle = self.scale.services / 2;
         let file = self.registry.join(self.services[middle].file_name());
@@ -306,7 +326,7 @@ impl Plan {
                 now = now.reached(wanted);
             }
         }
-        took.map(|took| Some(median(&took)))
+        took.map(|took| median(&took))
     }
 }
 
