@@ -78,16 +78,15 @@ fn run_series(watcher: &mut Watcher, eye: &mut Eye, series: &Value) -> io::Resul
             if gap.is_none() {
                 watcher.rest();
             }
-            pending.push((took.len(), Mark::now(watcher)));
+            pending.push((took.len(), eye.mark(watcher)?));
             apply(change)?;
             took.push(None);
             due += gap.unwrap_or_default();
         }
         watcher.must_run()?;
-        let changed = eye.changed()?;
         let mut waiting = Vec::new();
         for (index, mark) in pending {
-            if changed && eye.sees(watcher, &changes[index], mark)? {
+            if eye.sees(watcher, &changes[index], mark)? {
                 took[index] = Some(mark.at.elapsed().as_secs_f64() * 1e3);
             } else if mark.at.elapsed() > LIMIT {
                 missed += 1;
@@ -119,25 +118,18 @@ fn apply(change: &Value) -> io::Result<()> {
     }
 }
 
-/// When a change was made, and what the watcher had said by then.
+/// When a change was made, and what the watcher had said and written by then.
 #[derive(Clone, Copy)]
 struct Mark {
     at: Instant,
     lines: usize,
-}
-
-impl Mark {
-    fn now(watcher: &Watcher) -> Self {
-        let lines = watcher.lines.lock().expect("nobody panics with it").len();
-        let at = Instant::now();
-        Self { at, lines }
-    }
+    generation: u32,
 }
 
 /// How to see that a change has come to the kernel.
 enum Eye {
     /// nf_tables tells what uses a chain.
-    Kernel { chains: Chains, generation: u32 },
+    Kernel(Chains),
     /// The legacy tables cannot be asked cheaply: the watcher's word is taken for it.
     Lines,
 }
@@ -147,15 +139,12 @@ impl Eye {
         if plan["flavour"] != "nft" {
             return Ok(Self::Lines);
         }
-        Ok(Self::Kernel {
-            chains: Chains::open()?,
-            generation: 0,
-        })
+        Ok(Self::Kernel(Chains::open()?))
     }
 
     fn first_sync_done(&mut self, watcher: &Watcher, services: u64) -> io::Result<bool> {
         match self {
-            Self::Kernel { chains, .. } => {
+            Self::Kernel(chains) => {
                 // The jumps from PREROUTING and OUTPUT lead to it, and its last rule to KUBE-NODEPORTS.
                 let uses = chains.uses("KUBE-SERVICES")?;
                 Ok(uses.is_some_and(|uses| u64::from(uses) >= services + 3))
@@ -164,21 +153,28 @@ impl Eye {
         }
     }
 
-    /// Whether anything happened since the last look.
-    fn changed(&mut self) -> io::Result<bool> {
-        match self {
-            Self::Kernel { chains, generation } => {
-                let now = chains.generation()?;
-                Ok(std::mem::replace(generation, now) != now)
-            }
-            Self::Lines => Ok(true),
-        }
+    fn mark(&mut self, watcher: &Watcher) -> io::Result<Mark> {
+        let generation = match self {
+            Self::Kernel(chains) => chains.generation()?,
+            Self::Lines => 0,
+        };
+        let lines = watcher.lines.lock().expect("nobody panics with it").len();
+        let at = Instant::now();
+        Ok(Mark {
+            at,
+            lines,
+            generation,
+        })
     }
 
     fn sees(&mut self, watcher: &Watcher, change: &Value, mark: Mark) -> io::Result<bool> {
         let text = |key: &str| change[key].as_str().unwrap_or_default();
         match self {
-            Self::Kernel { chains, .. } => {
+            Self::Kernel(chains) => {
+                // A transaction counts jumps before it is in force; then the generation is another.
+                if chains.generation()? == mark.generation {
+                    return Ok(false);
+                }
                 let uses = chains.uses(text("chain"))?.map(u64::from);
                 Ok(match change["content"] {
                     Value::Null => uses.is_none_or(|uses| Some(uses) < change["uses"].as_u64()),
