@@ -4,6 +4,11 @@
 //! asks plain tools (`ip`, `iptables-save`, `ping`) what came of it. Machines share nothing, so all
 //! tests run side by side; a machine's end takes everything in it along.
 
+pub mod bench;
+pub mod chains;
+pub mod changes;
+pub mod connects;
+pub mod cost;
 pub mod docs;
 pub mod floor;
 pub mod foreign;

@@ -2,25 +2,30 @@
 
 use std::env;
 use std::io::{self, BufRead as _, BufReader, Write as _};
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsFd as _;
 use std::process::{Command, ExitCode, Stdio, exit};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use lab_tests::floor;
 use lab_tests::load::{self, Plan, Protocol, say};
 use lab_tests::talk::talk;
+use lab_tests::{changes, connects, cost, floor};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use serde_json::Value;
 
 const USAGE: &str = "lab-helper init SETUP-SCRIPT
 lab-helper load|hold http|tcp|udp ADDRESS:PORT COUNT [CONCURRENCY [TIMEOUT-MS]]
 lab-helper talk ADDRESS:PORT SOURCE-PORT
 lab-helper whoami ADDRESS:PORT
 lab-helper floor PODS
-lab-helper time COMMAND...";
+lab-helper time COMMAND...
+lab-helper cost SECONDS INPUT OUTPUT COMMAND...
+lab-helper changes < PLAN
+lab-helper accept ADDRESS:PORT
+lab-helper connects COUNT ADDRESS:PORT...";
 
 fn main() -> ExitCode {
     let args: Vec<String> = env::args().skip(1).collect();
@@ -45,6 +50,7 @@ fn main() -> ExitCode {
             Err(_) => return usage(),
         },
         ["time", program, rest @ ..] => return time(program, rest),
+        ["cost" | "changes" | "accept" | "connects", ..] => return measured(&words),
         _ => return usage(),
     }
     ExitCode::SUCCESS
@@ -127,6 +133,37 @@ fn measure_floor(pods: usize) {
     say(&format!("up {:.2}", milliseconds(floor::up(pods))));
     let _ = io::copy(&mut io::stdin(), &mut io::sink());
     say(&format!("down {:.2}", milliseconds(floor::down(pods))));
+}
+
+/// The measures of `scripts/bench sync`, as JSON on stdout.
+fn measured(words: &[&str]) -> ExitCode {
+    let found = match words {
+        ["cost", seconds, input, output, argv @ ..] => seconds
+            .parse()
+            .map_err(io::Error::other)
+            .and_then(|seconds| cost::measure(Duration::from_secs(seconds), input, output, argv))
+            .map(|cost| cost.to_json()),
+        ["changes"] => serde_json::from_reader(io::stdin())
+            .map_err(io::Error::other)
+            .and_then(|plan: Value| changes::run(&plan)),
+        ["accept", address] => connects::accept(address).map(|()| Value::Null),
+        ["connects", count, addresses @ ..] => {
+            let addresses: Result<Vec<SocketAddr>, _> = addresses.iter().map(|word| word.parse()).collect();
+            match (count.parse(), addresses) {
+                (Ok(count), Ok(addresses)) => connects::medians(count, &addresses).map(Value::from),
+                _ => return usage(),
+            }
+        }
+        _ => return usage(),
+    };
+    match found {
+        Ok(found) => say(&found.to_string()),
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "lab-helper {}: {error}", words[0]);
+            return ExitCode::FAILURE;
+        }
+    }
+    ExitCode::SUCCESS
 }
 
 /// Runs a command and says on stdout how long it took, from before it starts until it has ended.

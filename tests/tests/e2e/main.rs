@@ -3,6 +3,7 @@
 //! One executable for all of them links once, runs its tests side by side, and can be carried into
 //! a virtual machine as one file.
 
+mod bench;
 mod churn;
 mod cli;
 mod conformance;
