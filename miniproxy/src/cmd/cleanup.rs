@@ -92,7 +92,7 @@ fn clean(xtables: &Xtables, family: Family) -> Result<usize, Failure> {
     if xtables.flavour == Flavour::Legacy && legacy_tables_exist(family) == Some(false) {
         return Ok(0);
     }
-    let Some(found) = xtables.read(family)? else {
+    let Some(found) = xtables.read(family, None)? else {
         return Ok(0);
     };
     let delta = Delta::removal(&found).map_err(|rules| {

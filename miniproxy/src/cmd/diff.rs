@@ -54,7 +54,7 @@ fn kernel_and_registry(args: &DiffArgs) -> Result<Vec<Finding>, Failure> {
     let mut findings = Vec::new();
     for family in families {
         let wanted = registry(args, &args.registry, family)?;
-        let Some(found) = xtables.read(family)? else {
+        let Some(found) = xtables.read(family, None)? else {
             continue;
         };
         findings.extend(compare(

@@ -153,10 +153,16 @@ impl Driver {
                     let look = self.kernel.look();
                     self.engine.looked(look, self.now());
                 }
-                Action::Read(family) => match self.kernel.read(family, true) {
-                    Ok((found, count)) => self.engine.read(family, found, count),
-                    Err(failure) => self.failed(family, failure, &mut on)?,
-                },
+                Action::Read(family) => {
+                    if let Err(failure) = self.kernel.locked() {
+                        self.failed(family, failure, &mut on)?;
+                        continue;
+                    }
+                    match self.kernel.read(family, self.engine.known(family)) {
+                        Ok((found, count)) => self.engine.read(family, found, count),
+                        Err(failure) => self.failed(family, failure, &mut on)?,
+                    }
+                }
                 Action::Write(family, delta) => self.write(family, &delta, &mut on)?,
             }
         };
@@ -248,7 +254,7 @@ impl Driver {
             let Action::Read(family) = self.engine.poll(self.now()) else {
                 break;
             };
-            let (found, count) = self.kernel.read(family, false)?;
+            let (found, count) = self.kernel.read(family, None)?;
             self.engine.read(family, found, count);
             if let Action::Write(family, delta) = self.engine.poll(self.now()) {
                 let report = self.engine.wrote(family, Outcome::Done(count), self.now());

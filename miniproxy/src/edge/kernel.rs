@@ -90,16 +90,18 @@ impl Kernel {
         self.lock = None;
     }
 
-    /// All rules of a family, and the count from before they were read.
+    /// All rules of a family, and the count from before they were read. Most are likely to be as in
+    /// `like`.
     ///
     /// # Errors
-    /// When they cannot be read, or another command does not end.
-    pub fn read(&mut self, family: Family, to_write: bool) -> Result<(Option<Found>, Option<u32>), Failure> {
-        if to_write {
-            self.locked()?;
-        }
+    /// When they cannot be read.
+    pub fn read(
+        &mut self,
+        family: Family,
+        like: Option<&Found>,
+    ) -> Result<(Option<Found>, Option<u32>), Failure> {
         let count = self.count();
-        Ok((self.xtables.read(family)?, count))
+        Ok((self.xtables.read(family, like)?, count))
     }
 
     /// Writes a change if the kernel's count is still the expected one, or if the writer `insists`.

@@ -14,11 +14,12 @@ const LOCK_SECONDS: &str = "5";
 
 /// What is asked of a kernel's tables.
 pub trait Tables {
-    /// All chains of a family; `None` when this host cannot do the family at all.
+    /// All chains of a family; `None` when this host cannot do the family at all. Rules that are as
+    /// in `like` are shared with it.
     ///
     /// # Errors
     /// When they cannot be listed, or not understood.
-    fn read(&self, family: Family) -> Result<Option<Found>, Failure>;
+    fn read(&self, family: Family, like: Option<&Found>) -> Result<Option<Found>, Failure>;
 
     /// Writes one `iptables-restore --noflush` document: each table of it whole or not at all.
     ///
@@ -32,7 +33,7 @@ pub trait Tables {
 }
 
 impl Tables for Xtables {
-    fn read(&self, family: Family) -> Result<Option<Found>, Failure> {
+    fn read(&self, family: Family, like: Option<&Found>) -> Result<Option<Found>, Failure> {
         let program = self.save(family);
         if family == Family::V6 && !(program.exists() && kernel_has_ipv6()) {
             return Ok(None);
@@ -41,11 +42,11 @@ impl Tables for Xtables {
         if self.flavour == Flavour::Legacy && legacy_tables_exist(family).is_none() {
             let mut found = Found::default();
             for table in TableName::ALL {
-                found.tables.extend(dump(&program, &["-t", table.name()])?.tables);
+                found.tables.extend(dump(&program, &["-t", table.name()], like)?.tables);
             }
             return Ok(Some(found));
         }
-        dump(&program, &[]).map(Some)
+        dump(&program, &[], like).map(Some)
     }
 
     fn write(&self, family: Family, document: &str) -> Result<(), Failure> {
@@ -72,13 +73,21 @@ impl Tables for Xtables {
     }
 }
 
-/// What a save program prints, understood.
-fn dump(program: &Path, args: &[&str]) -> Result<Found, Failure> {
-    let output = tool::run(program, args, None)?;
+/// What a save program prints, understood as it comes: a large dump is never held as text.
+fn dump(program: &Path, args: &[&str], like: Option<&Found>) -> Result<Found, Failure> {
+    let mut reader = parse::Reader::new(like);
+    let mut wrong = None;
+    let output = tool::run_by_line(program, args, |line| {
+        let read = reader.line(&String::from_utf8_lossy(line));
+        wrong = wrong.take().or(read.err());
+    })?;
     if !output.status.success() {
         return Err(explained(tool::complaint(program, args, &output)));
     }
-    let found = parse::parse(&String::from_utf8_lossy(&output.stdout));
+    let found = match wrong {
+        Some(error) => Err(error),
+        None => reader.finish(),
+    };
     found.map_err(|error| Failure::failed(format!("cannot understand {}: {error}", program.display())))
 }
 

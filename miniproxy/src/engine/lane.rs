@@ -86,7 +86,7 @@ pub(super) struct Lane {
     pub pending: Pending,
     /// When the oldest pending change came.
     pub since: Option<Duration>,
-    /// What the kernel has, as far as that is known.
+    /// What the kernel has, unless it is suspect.
     pub known: Option<Found>,
     /// The kernel may have something else than is known: compare everything.
     pub suspect: bool,
@@ -360,7 +360,6 @@ impl Lane {
     /// The plan failed.
     pub(super) fn fail(&mut self, now: Duration) -> Setback {
         let full = self.plan.take().is_none_or(|plan| plan.full);
-        self.known = None;
         self.suspect = true;
         self.failures += 1;
         let took = now.saturating_sub(self.began.take().unwrap_or(now));

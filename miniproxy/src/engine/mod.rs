@@ -116,6 +116,11 @@ impl Engine {
         self.lane(family).since
     }
 
+    /// What a family was last known to have; it may have something else by now.
+    pub fn known(&self, family: Family) -> Option<&Found> {
+        self.lane(family).known.as_ref()
+    }
+
     /// Whether every family came to its end at least once.
     pub fn has_begun(&self) -> bool {
         self.lanes.iter().all(Lane::has_begun)
@@ -289,7 +294,6 @@ impl Engine {
     /// Compares everything again, as soon as may be.
     pub fn doubt(&mut self) {
         for lane in self.lanes.iter_mut().filter(|lane| lane.has_begun()) {
-            lane.known = None;
             lane.suspect = true;
         }
     }

@@ -24,62 +24,96 @@ pub struct DumpError {
 /// # Errors
 /// The first line that no iptables prints, or a dump that ends inside a table.
 pub fn parse(dump: &str) -> Result<Found, DumpError> {
-    let mut found = Found::default();
-    let mut table: Option<Option<TableName>> = None;
-    let mut last = 0;
-    for (index, line) in dump.lines().enumerate() {
-        let wrong = |what: &str| DumpError {
-            line: index + 1,
-            what: what.to_string(),
-        };
-        last = index + 1;
-        let line = line.trim();
-        if line.is_empty() || line.starts_with('#') {
-            continue;
-        }
-        if let Some(name) = line.strip_prefix('*') {
-            table = Some(TableName::parse(name));
-            if let Some(Some(name)) = table {
-                found.tables.entry(name).or_default();
-            }
-            continue;
-        }
-        let Some(current) = table else {
-            return Err(wrong("a line outside of any table; expected *nat or the like"));
-        };
-        if line == "COMMIT" {
-            table = None;
-        } else if let Some(chain) = line.strip_prefix(':') {
-            let name = chain
-                .split_whitespace()
-                .next()
-                .ok_or_else(|| wrong("a chain without a name"))?;
-            if let Some(table) = current {
-                found
-                    .tables
-                    .entry(table)
-                    .or_default()
-                    .entry(name.to_string())
-                    .or_default();
-            }
-        } else if let Some(table) = current {
-            let (chain, rule) =
-                rule_line(line).ok_or_else(|| wrong("neither a chain, a rule, nor COMMIT"))?;
-            found
-                .tables
-                .entry(table)
-                .or_default()
-                .entry(chain)
-                .or_default()
-                .push(rule);
+    let mut reader = Reader::new(None);
+    for line in dump.lines() {
+        reader.line(line)?;
+    }
+    reader.finish()
+}
+
+/// Reads a dump line by line.
+pub struct Reader<'a> {
+    found: Found,
+    /// The table that the next line is in; `Some(None)` for one that is passed over.
+    table: Option<Option<TableName>>,
+    line: usize,
+    /// What is likely to be there: a rule that is the same is shared, and kept once.
+    like: Option<&'a Found>,
+}
+
+impl<'a> Reader<'a> {
+    /// `like`: a rule set that much of the dump is likely to be the same as.
+    pub fn new(like: Option<&'a Found>) -> Self {
+        Self {
+            found: Found::default(),
+            table: None,
+            line: 0,
+            like,
         }
     }
-    match table {
-        None => Ok(found),
-        Some(_) => Err(DumpError {
-            line: last,
-            what: "the dump ends inside a table; expected COMMIT".into(),
-        }),
+
+    /// Takes the next line.
+    ///
+    /// # Errors
+    /// When no iptables prints such a line.
+    pub fn line(&mut self, line: &str) -> Result<(), DumpError> {
+        self.line += 1;
+        let line = line.trim();
+        if line.is_empty() || line.starts_with('#') {
+            return Ok(());
+        }
+        if let Some(name) = line.strip_prefix('*') {
+            self.table = Some(TableName::parse(name));
+            if let Some(Some(name)) = self.table {
+                self.found.tables.entry(name).or_default();
+            }
+            return Ok(());
+        }
+        let Some(current) = self.table else {
+            return Err(self.wrong("a line outside of any table; expected *nat or the like"));
+        };
+        if line == "COMMIT" {
+            self.table = None;
+        } else if let Some(chain) = line.strip_prefix(':') {
+            let Some(name) = chain.split_whitespace().next() else {
+                return Err(self.wrong("a chain without a name"));
+            };
+            if let Some(table) = current {
+                let chains = self.found.tables.entry(table).or_default();
+                chains.entry(name.to_string()).or_default();
+            }
+        } else if let Some(table) = current {
+            let Some((chain, rule)) = rule_line(line) else {
+                return Err(self.wrong("neither a chain, a rule, nor COMMIT"));
+            };
+            self.add(table, chain, rule);
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, table: TableName, chain: String, rule: Rule) {
+        let like = self.like.and_then(|like| like.chain(table, &chain)).unwrap_or_default();
+        let rules = self.found.tables.entry(table).or_default().entry(chain).or_default();
+        let known = like.get(rules.len()).filter(|known| **known == rule);
+        rules.push(known.cloned().unwrap_or(rule));
+    }
+
+    fn wrong(&self, what: &str) -> DumpError {
+        DumpError {
+            line: self.line,
+            what: what.to_string(),
+        }
+    }
+
+    /// All that was read.
+    ///
+    /// # Errors
+    /// When the dump ends inside a table.
+    pub fn finish(self) -> Result<Found, DumpError> {
+        if self.table.is_some() {
+            return Err(self.wrong("the dump ends inside a table; expected COMMIT"));
+        }
+        Ok(self.found)
     }
 }
 

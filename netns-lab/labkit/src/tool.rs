@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, Seek as _, Write as _};
+use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, Write as _};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -26,12 +26,52 @@ pub fn run<S: AsRef<OsStr>>(program: &Path, args: &[S], input: Option<&[u8]>) ->
         None => Stdio::null(),
     };
     let started = Command::new(program).args(args).stdin(stdin).output();
-    started.map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => {
-            Failure::host_lacks(format!("cannot run {}: {error}", program.display()))
+    started.map_err(|error| not_run(program, &error))
+}
+
+/// Runs a program to its end, and hands over each line of its standard output as it comes; the
+/// output that is returned holds only the exit code and what went to standard error.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_by_line<S: AsRef<OsStr>>(
+    program: &Path,
+    args: &[S],
+    mut line: impl FnMut(&[u8]),
+) -> Result<Output, Failure> {
+    let cannot = |error: io::Error| not_run(program, &error);
+    let mut command = Command::new(program);
+    command.args(args).stdin(Stdio::null()).stdout(Stdio::piped());
+    // Into memory, so that it can say much while nobody reads.
+    let mut words = in_memory(&[]).map_err(cannot)?;
+    let mut child = command
+        .stderr(words.try_clone().map_err(cannot)?)
+        .spawn()
+        .map_err(cannot)?;
+    if let Some(stdout) = child.stdout.take() {
+        let mut stdout = BufReader::with_capacity(1 << 16, stdout);
+        let mut bytes = Vec::new();
+        while stdout.read_until(b'\n', &mut bytes).map_err(cannot)? > 0 {
+            line(bytes.strip_suffix(b"\n").unwrap_or(&bytes));
+            bytes.clear();
         }
-        _ => Failure::failed(format!("cannot run {}: {error}", program.display())),
+    }
+    let status = child.wait().map_err(cannot)?;
+    let mut stderr = Vec::new();
+    words.rewind().and_then(|()| words.read_to_end(&mut stderr)).map_err(cannot)?;
+    Ok(Output {
+        status,
+        stdout: Vec::new(),
+        stderr,
     })
+}
+
+fn not_run(program: &Path, error: &io::Error) -> Failure {
+    let words = format!("cannot run {}: {error}", program.display());
+    match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => Failure::host_lacks(words),
+        _ => Failure::failed(words),
+    }
 }
 
 /// Runs a program that must succeed, and returns its standard output.
