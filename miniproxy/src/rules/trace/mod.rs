@@ -255,7 +255,8 @@ pub fn trace(found: &Found, node: &NodeFacts, packet: &Packet) -> Trace {
     trace_within(found, node, packet, STEPS)
 }
 
-fn trace_within(found: &Found, node: &NodeFacts, packet: &Packet, steps: usize) -> Trace {
+/// The same, giving up after so many steps: a rule held against the packet is one.
+pub fn trace_within(found: &Found, node: &NodeFacts, packet: &Packet, steps: usize) -> Trace {
     let walk = walk::Walk::new(found, node, packet, steps).run();
     outcome::conclude(&walk, found, node, packet)
 }
