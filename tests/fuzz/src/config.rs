@@ -24,11 +24,13 @@ pub fn config(bytes: &[u8]) {
     for note in &draft.notes {
         assert!(!note.chars().any(char::is_control), "{note:?}");
     }
-    for compat in [Compat::V1_30, Compat::Latest] {
-        match draft.settle(compat) {
-            Ok(settings) => assert_usable(settings),
-            Err(problems) => assert_told(&problems),
-        }
+    let settled = [Compat::V1_30, Compat::Latest].map(|compat| draft.settle(compat));
+    for problems in settled.iter().filter_map(|settled| settled.as_ref().err()) {
+        assert_told(problems);
+    }
+    // The two differ in what an empty registry has no rules for.
+    if let Some(settings) = settled.into_iter().find_map(Result::ok) {
+        assert_usable(settings);
     }
 }
 
