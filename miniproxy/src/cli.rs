@@ -111,6 +111,10 @@ pub struct SyncArgs {
     /// Follow the registry until SIGINT or SIGTERM
     #[arg(long)]
     pub watch: bool,
+    /// Refuse the whole registry when one object of it is bad [default: refuse that object, which
+    /// keeps the rules it has]
+    #[arg(long)]
+    pub strict: bool,
     /// With --watch: seconds between two full comparisons with the kernel
     /// [default: the configuration's syncPeriod, else 30]
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]

@@ -17,6 +17,7 @@ pub mod cmd;
 pub mod config;
 pub mod edge;
 pub mod endpoints;
+pub mod engine;
 pub mod model;
 pub mod node;
 pub mod pace;

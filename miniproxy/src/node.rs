@@ -1,6 +1,8 @@
 //! Whose rules are built: the node, how it is configured, and what its host has.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::rc::Rc;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Node;
@@ -9,7 +11,7 @@ use labkit::xtables::Family;
 use crate::address::{parse_ip, parse_network};
 use crate::config::{Conntrack, DetectLocal, NodePortAddress, Settings};
 use crate::model::{Hints, LocalDetector, Model, ProxyConfig};
-use crate::registry::{Registry, model, name_of};
+use crate::registry::{Registry, model};
 use crate::rules::build::build;
 use crate::rules::set::Wanted;
 
@@ -38,7 +40,7 @@ pub struct NodeOptions {
 impl NodeOptions {
     /// The service ports of one family, as this node's proxy sees them.
     pub fn model(&self, registry: &Registry, family: Family) -> Model {
-        model::model(registry, self.config(registry, family), &self.node_name(registry))
+        model::model(registry, self.config(registry, family))
     }
 
     /// Everything the kernel should have for one family.
@@ -103,10 +105,6 @@ impl NodeOptions {
         };
         let asked = [
             (
-                settings.min_sync_period != usual.min_sync_period,
-                "minSyncPeriod: every change is written at once",
-            ),
-            (
                 settings.healthz_bind_address != usual.healthz_bind_address,
                 "healthzBindAddress: nothing is served",
             ),
@@ -128,10 +126,11 @@ impl NodeOptions {
 
     /// The name of this node, spelt as kube-proxy spells it.
     pub fn node_name(&self, registry: &Registry) -> String {
-        match (&self.settings.node_name, registry.nodes.as_slice()) {
-            (Some(name), _) => name.clone(),
-            (None, [only]) => name_of(&only.metadata).to_string(),
-            (None, _) => self.host.name.trim().to_lowercase(),
+        let mut nodes = registry.nodes.keys();
+        match (&self.settings.node_name, nodes.next(), nodes.next()) {
+            (Some(name), _, _) => name.clone(),
+            (None, Some(only), None) => only.clone(),
+            _ => self.host.name.trim().to_lowercase(),
         }
     }
 
@@ -207,10 +206,18 @@ impl Settings {
     pub fn needs_host_addresses(&self) -> bool {
         !self.node_port_addresses.is_empty()
     }
+
+    /// The least time between two writes that somebody asked for.
+    ///
+    /// kube-proxy's own default of a second is there because its syncs are dear; ours are not.
+    pub fn asked_min_sync_period(&self) -> Option<Duration> {
+        let usual = Self::defaults(self.compat).min_sync_period;
+        (self.min_sync_period != usual).then_some(self.min_sync_period)
+    }
 }
 
 fn find<'a>(registry: &'a Registry, name: &str) -> Option<&'a Node> {
-    registry.nodes.iter().find(|node| name_of(&node.metadata) == name)
+    registry.nodes.get(name).map(Rc::as_ref)
 }
 
 fn is_of(ip: IpAddr, family: Family) -> bool {

@@ -44,8 +44,8 @@ fn answer<'a>(registry: &'a Registry, problems: &'a [Problem]) -> Answer<'a> {
     Answer {
         good: problems.is_empty(),
         services: registry.services.len(),
-        endpoint_slices: registry.slices.len(),
-        pods: registry.pods.len(),
+        endpoint_slices: registry.slice_count(),
+        pods: registry.pod_count(),
         nodes: registry.nodes.len(),
         ignored: &registry.ignored,
         problems,
@@ -57,8 +57,8 @@ fn text(files: usize, registry: &Registry) -> String {
         "good: {} with {}, {}, {}, {}\n",
         count(files, "file"),
         count(registry.services.len(), "Service"),
-        count(registry.slices.len(), "EndpointSlice"),
-        count(registry.pods.len(), "Pod"),
+        count(registry.slice_count(), "EndpointSlice"),
+        count(registry.pod_count(), "Pod"),
         count(registry.nodes.len(), "Node"),
     );
     for ignored in &registry.ignored {

@@ -7,8 +7,8 @@ use labkit::xtables::{Family, Flavour, Xtables, legacy_tables_exist};
 use labkit::{Failure, Outcome, fault, footprint};
 use serde::Serialize;
 
-use super::sync::HOLDER;
 use crate::cli::CleanupArgs;
+use crate::edge::kernel::HOLDER;
 use crate::edge::processes;
 use crate::edge::tables::{Tables, every_flavour};
 use crate::rules::delta::Delta;

@@ -3,6 +3,7 @@
 mod check;
 mod cleanup;
 mod diff;
+mod drive;
 mod render;
 mod sync;
 mod watch;

@@ -1,28 +1,26 @@
 //! `miniproxy sync`: registry in, rules out, one line for each Service that changed.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use labkit::rundir::RunDirectory;
 use labkit::shell::{OutputFormat, emit, emit_json, tell};
 use labkit::text::count;
-use labkit::xtables::{Family, Flavour, Xtables};
-use labkit::{Failure, Outcome, fault, footprint};
+use labkit::xtables::{Family, Xtables};
+use labkit::{Failure, Kind, Outcome, fault};
 use serde::Serialize;
 
+use super::drive::{Driver, Event};
 use crate::cli::{NodeArgs, SyncArgs};
 use crate::config::draft::Draft;
 use crate::config::failure;
-use crate::edge::tables::Tables;
 use crate::edge::{addresses, config};
+use crate::engine;
 use crate::node::NodeOptions;
 use crate::registry::Registry;
-use crate::report::changes::{Change, changes};
-use crate::rules::delta::Delta;
-use crate::rules::set::Found;
-use crate::rules::view;
+use crate::registry::problem::{self, Problem};
+use crate::report::changes::Change;
 
-/// Who holds rules, in the record of tables that did not exist before.
-pub(super) const HOLDER: &str = "miniproxy";
+/// As long as other commands may take: a large first sync writes for several seconds.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What one sync did, or would do.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -35,6 +33,9 @@ pub(super) struct Report {
     pub written: Vec<Written>,
     /// Service ports in force afterwards.
     pub services: usize,
+    /// Objects that were refused; they keep the rules that they had.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<Problem>,
     /// What was (or would be) sent, by family.
     #[serde(skip)]
     pub documents: Vec<(Family, String)>,
@@ -49,6 +50,23 @@ pub(super) struct Written {
 }
 
 impl Report {
+    /// Adds what was done for one family.
+    pub(super) fn add(&mut self, report: engine::Report) {
+        if report.absent {
+            if report.services > 0 {
+                let services = count(report.services, "Service port");
+                tracing::warn!("this host has no working ip6tables: {services} of IPv6 left out");
+            }
+            return;
+        }
+        self.written.extend(report.written.map(|written| Written {
+            family: report.family.name(),
+            chains: written.chains,
+        }));
+        self.services += report.services;
+        self.changes.extend(report.changes);
+    }
+
     /// `16 chains of IPv4, 13 chains of IPv6`
     pub(super) fn written_text(&self) -> String {
         let part = |written: &Written| format!("{} of {}", count(written.chains, "chain"), written.family);
@@ -58,22 +76,60 @@ impl Report {
 
 /// Runs the command.
 pub(super) fn run(args: &SyncArgs) -> Result<Outcome, Failure> {
-    let registry = super::source(&args.registry)?.read()?;
+    let source = super::source(&args.registry)?;
     let node = options(&args.node)?;
-    remark(&node, &registry);
     let xtables = Xtables::detect(args.iptables.as_deref())?;
-    let mode = if args.dry_run {
-        Mode::DryRun
-    } else {
-        Mode::Write { patience: PATIENCE }
+    let mut driver = Driver::new(node, source, xtables, args.strict, PATIENCE);
+    if let Some(failure) = driver.read(None).into_iter().next() {
+        return Err(failure);
+    }
+    let problems = driver.problems();
+    if !driver.admits(&problems) {
+        return Err(problem::failure(&problems));
+    }
+    remark(&driver.node, driver.store.registry());
+    driver.want(false)?;
+    let mut report = Report {
+        iptables: driver.kernel.xtables.name(),
+        refused: problems,
+        ..Report::default()
     };
-    let report = sync(&xtables, &node, &registry, mode)?;
+    if args.dry_run {
+        driver.rehearse(|family, delta, done| {
+            report.documents.push((family, delta.document()));
+            if let Some(done) = done {
+                report.add(done);
+            }
+        })?;
+    } else {
+        // Whatever fails, a single sync fails with it; what is not done is done by the next one.
+        driver.drive(|event| match event {
+            Event::Done(done) => {
+                report.add(done);
+                Ok(())
+            }
+            Event::Failed(failure, _) => Err(failure),
+        })?;
+        fault::point("sync:done");
+    }
     match args.output {
         OutputFormat::Json => emit_json(&report)?,
         OutputFormat::Table if args.dry_run => emit(&dry_run_text(&report))?,
-        OutputFormat::Table => emit(&text(&xtables, &report))?,
+        OutputFormat::Table => emit(&text(&driver.kernel.xtables, &report))?,
     }
-    Ok(Outcome::Done)
+    if report.refused.is_empty() {
+        return Ok(Outcome::Done);
+    }
+    Err(refused(&report.refused))
+}
+
+/// Some objects were refused, the others are in force.
+pub(super) fn refused(problems: &[Problem]) -> Failure {
+    let what = count(problems.len(), "object");
+    Failure::new(Kind::Usage, problem::lines(problems))
+        .context(format!("{what} refused"))
+        .hint("what is refused keeps the rules it had; all else is in force")
+        .hint("to refuse all of it instead: --strict")
 }
 
 /// How this node proxies: the configuration file, the flags over it, and the host. Fields that are
@@ -102,131 +158,6 @@ pub(super) fn remark(node: &NodeOptions, registry: &Registry) {
     for remark in node.remarks(registry) {
         tell(&format!("note: {remark}"));
     }
-}
-
-/// One family's way from what is there to what is wanted.
-struct Step {
-    family: Family,
-    delta: Delta,
-    changes: Vec<Change>,
-    services: usize,
-}
-
-/// Whether to write, and how long to wait for another command that does.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Mode {
-    /// Only find out what would be written.
-    DryRun,
-    /// Write.
-    Write {
-        /// How long to wait for the lock.
-        patience: Duration,
-    },
-}
-
-/// As long as other commands may take: a large first sync writes for several seconds.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Brings both families to what the registry wants.
-pub(super) fn sync(
-    xtables: &Xtables,
-    node: &NodeOptions,
-    registry: &Registry,
-    mode: Mode,
-) -> Result<Report, Failure> {
-    // Held to the end: two syncs at once would edit chains by numbers that the other one moves.
-    let run = match mode {
-        Mode::DryRun => None,
-        Mode::Write { patience } => Some(RunDirectory::lock_within(patience)?),
-    };
-    let mut report = Report {
-        iptables: xtables.name(),
-        ..Report::default()
-    };
-    for family in Family::ALL {
-        let Some(step) = plan(xtables, node, registry, family)? else {
-            continue;
-        };
-        if let Some(run) = run.as_ref().filter(|_| !step.delta.is_empty()) {
-            // First the record, then the rules: a crash in between leaves nothing unaccounted for.
-            footprint::hold(run, HOLDER)?;
-            fault::point("sync:held");
-            write(xtables, &step)?;
-            fault::point(if family == Family::V4 {
-                "sync:v4"
-            } else {
-                "sync:v6"
-            });
-        }
-        if !step.delta.is_empty() {
-            report.written.push(Written {
-                family: family.name(),
-                chains: step.delta.chain_count(),
-            });
-        }
-        report.services += step.services;
-        report.documents.push((family, step.delta.document()));
-        report.changes.extend(step.changes);
-    }
-    if run.is_some() {
-        fault::point("sync:done");
-    }
-    Ok(report)
-}
-
-fn plan(
-    xtables: &Xtables,
-    node: &NodeOptions,
-    registry: &Registry,
-    family: Family,
-) -> Result<Option<Step>, Failure> {
-    let wanted = node.wanted(registry, family);
-    let after = view::services(&Found::from(&wanted));
-    let Some(found) = xtables.read(family)? else {
-        if !after.is_empty() {
-            let services = count(after.len(), "Service port");
-            tracing::warn!("this host has no working ip6tables: {services} of IPv6 left out");
-        }
-        return Ok(None);
-    };
-    let changes = changes(&view::services(&found), &after);
-    Ok(Some(Step {
-        family,
-        delta: Delta::between(&found, &wanted),
-        changes,
-        services: after.len(),
-    }))
-}
-
-/// New chains in one document for iptables-nft: enough that starting a process is no matter, few
-/// enough that its list of new chains, which it walks for each of them, stays short, and that their
-/// rules fit into the 208 KiB that the kernel takes at once from a plain user (`net.core.wmem_max`).
-const NFT_CHAINS: usize = 200;
-/// A write that takes longer than this says how far it is.
-const SILENT: Duration = Duration::from_secs(1);
-
-fn write(xtables: &Xtables, step: &Step) -> Result<(), Failure> {
-    let documents = match xtables.flavour {
-        Flavour::Nft => step.delta.documents(NFT_CHAINS),
-        // Legacy replaces the whole table with each document.
-        Flavour::Legacy => vec![step.delta.document()],
-    };
-    let family = step.family.name();
-    let (began, mut told) = (Instant::now(), Duration::ZERO);
-    for (index, document) in documents.iter().enumerate() {
-        xtables
-            .write(step.family, document)
-            .map_err(|failure| failure.context(format!("cannot write the {family} rules")))?;
-        if began.elapsed() > told + SILENT {
-            told = began.elapsed();
-            tell(&format!(
-                "{family}: {} of {} parts written",
-                index + 1,
-                documents.len()
-            ));
-        }
-    }
-    Ok(())
 }
 
 fn text(xtables: &Xtables, report: &Report) -> String {

@@ -1,29 +1,26 @@
 //! `miniproxy sync --watch`: follows the registry, and keeps the kernel as the registry wants it.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use labkit::nftables::NfTables;
 use labkit::shell::{OutputFormat, emit, tell};
-use labkit::xtables::{Flavour, Xtables};
-use labkit::{Failure, Kind, Outcome};
+use labkit::xtables::Xtables;
+use labkit::{Failure, Outcome};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::sleep;
 
-use super::sync::{Mode, Report, options, remark, sync};
+use super::drive::{Driver, Event};
+use super::sync::{Report, options, remark};
 use crate::cli::SyncArgs;
-use crate::edge::addresses::interface_addresses;
-use crate::edge::registry::{Signature, Source};
-use crate::edge::watch::Watch;
-use crate::node::NodeOptions;
-use crate::pace::{back_off, between_comparisons};
-use crate::registry::Registry;
+use crate::edge::watch::{Changed, Watch};
+use crate::engine;
+use crate::registry::problem;
 
 /// How long to wait for another command's lock; the signals that end the watch wait as long.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// A change is acted on after this long without another one.
-const QUIET: Duration = Duration::from_millis(5);
-/// How often to look whether somebody else changed the rules, or files without an event.
-const LOOK: Duration = Duration::from_millis(250);
+const QUIET: Duration = Duration::from_millis(3);
+/// How often to look at all files, for changes without an event; less often where there are many.
+const SCAN: Duration = Duration::from_millis(250);
 /// A file that is no JSON may be half written: it gets this long to be finished.
 const HALF_WRITTEN: Duration = Duration::from_millis(60);
 
@@ -34,101 +31,73 @@ pub(super) fn run(args: &SyncArgs) -> Result<Outcome, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::failed(format!("cannot start: {error}")))?;
     runtime.block_on(async {
-        let mut follower = Follower::new(args, source, xtables)?;
+        let mut node = options(&args.node)?;
+        if let Some(seconds) = args.sync_period {
+            node.settings.sync_period = Duration::from_secs(seconds);
+        }
+        let own_addresses = node.settings.needs_host_addresses() && args.node.node_addresses.is_empty();
+        let mut follower = Follower {
+            driver: Driver::new(node, source, xtables, args.strict, PATIENCE),
+            own_addresses,
+            output: args.output,
+            complaint: None,
+            scan_at: Duration::ZERO,
+        };
         follower.follow().await
     })?;
     Ok(Outcome::Done)
 }
 
-/// What is followed, and what is known of it.
+/// Follows the files and says what it does.
 struct Follower {
-    source: Source,
-    xtables: Xtables,
-    node: NodeOptions,
+    driver: Driver,
     /// The rules name addresses of this host, which may change.
     own_addresses: bool,
     output: OutputFormat,
-    longest: Duration,
-    /// The last registry that was good; in force until there is a better one.
-    registry: Option<Registry>,
-    /// How the files looked when they were last read.
-    signature: Signature,
     /// What was last said about a bad registry, so that it is said once.
     complaint: Option<String>,
-    /// Whether a pass ever came to its end.
-    begun: bool,
-    /// Writes that failed in a row.
-    failures: u32,
-    /// The generation of the kernel's rules when they were last found right.
-    right_at: Option<u32>,
-    /// When to compare with the kernel whatever else happens.
-    compare_at: Instant,
-    /// When a failed write is tried again.
-    retry_at: Option<Instant>,
+    /// When to look at all files.
+    scan_at: Duration,
 }
 
 impl Follower {
-    fn new(args: &SyncArgs, source: Source, xtables: Xtables) -> Result<Self, Failure> {
-        let node = options(&args.node)?;
-        Ok(Self {
-            source,
-            xtables,
-            own_addresses: node.settings.needs_host_addresses() && args.node.node_addresses.is_empty(),
-            longest: args
-                .sync_period
-                .map_or(node.settings.sync_period, Duration::from_secs),
-            node,
-            output: args.output,
-            registry: None,
-            signature: Signature::new(),
-            complaint: None,
-            begun: false,
-            failures: 0,
-            right_at: None,
-            compare_at: Instant::now(),
-            retry_at: None,
-        })
-    }
-
     async fn follow(&mut self) -> Result<(), Failure> {
         let failed = |error: std::io::Error| Failure::failed(format!("cannot watch the registry: {error}"));
         let mut stop = Stop::new().map_err(failed)?;
         // Watch before the first look: what changes in between is then seen twice, not never.
-        let mut watch = Watch::new(&self.source.paths).map_err(failed)?;
+        let mut watch = Watch::new(self.driver.paths()).map_err(failed)?;
         self.begin()?;
-        self.read().await;
-        if let Some(registry) = &self.registry {
-            remark(&self.node, registry);
+        self.read(None).await?;
+        if self.driver.is_told() {
+            remark(&self.driver.node, self.driver.store.registry());
         }
-        self.pass("")?;
         loop {
+            let next = self.drive()?.min(self.scan_at);
+            let rest = next.saturating_sub(self.driver.now());
             tokio::select! {
+                biased;
                 () = stop.asked() => return Ok(()),
-                changed = watch.changed(QUIET) => {
-                    changed.map_err(failed)?;
-                    if self.source.signature() != self.signature {
-                        self.read().await;
-                        self.pass("")?;
+                changed = watch.changed(QUIET) => self.read(changed.map_err(failed)?).await?,
+                () = sleep(rest) => {
+                    if self.driver.now() >= self.scan_at {
+                        watch.renew();
+                        self.read(None).await?;
                     }
                 }
-                () = sleep(LOOK) => self.look(&mut watch).await?,
             }
         }
     }
 
     fn begin(&self) -> Result<(), Failure> {
         let paths: Vec<String> = self
-            .source
-            .paths
+            .driver
+            .paths()
             .iter()
             .map(|path| path.display().to_string())
             .collect();
+        let xtables = &self.driver.kernel.xtables;
         if self.output == OutputFormat::Table {
-            emit(&format!(
-                "using {}: {}\n",
-                self.xtables.name(),
-                self.xtables.reason
-            ))?;
+            emit(&format!("using {}: {}\n", xtables.name(), xtables.reason))?;
             emit(&format!(
                 "following {}; Ctrl-C ends it and leaves the rules\n",
                 paths.join(", ")
@@ -137,127 +106,92 @@ impl Follower {
         Ok(())
     }
 
-    /// The safety net under the events: files that changed without one, rules that others changed,
-    /// writes that failed.
-    async fn look(&mut self, watch: &mut Watch) -> Result<(), Failure> {
-        if self.source.signature() != self.signature || (self.complaint.is_some() && self.registry.is_none())
-        {
-            watch.renew();
-            self.read().await;
-            return self.pass("");
+    /// Reads what changed and tells the engine; what is bad leaves its last good state in force.
+    async fn read(&mut self, changed: Changed) -> Result<(), Failure> {
+        let mut complaint = self.read_once(&changed);
+        if complaint.is_some() && complaint != self.complaint {
+            sleep(HALF_WRITTEN).await;
+            complaint = self.read_once(&changed);
         }
-        if let Some(at) = self.retry_at {
-            return if Instant::now() >= at {
-                self.pass("")
-            } else {
-                Ok(())
-            };
+        if complaint != self.complaint {
+            match &complaint {
+                Some(words) => {
+                    tell(words);
+                    tell("       the last good state stays in force");
+                }
+                None => tell("the registry is good again"),
+            }
+            self.complaint = complaint;
         }
-        let touched = match self.generation() {
-            Some(generation) => self.right_at != Some(generation),
-            None => false,
-        };
-        if touched || Instant::now() >= self.compare_at {
-            return self.pass("somebody changed our rules; restored: ");
+        if self.driver.admits(&self.driver.problems()) && !self.lacks_files() {
+            self.driver.want(self.own_addresses)?;
         }
         Ok(())
     }
 
-    /// Reads the registry; a bad one leaves the last good one in force.
-    async fn read(&mut self) {
-        self.signature = self.source.signature();
-        let mut registry = self.source.read();
-        if registry.is_err() {
-            sleep(HALF_WRITTEN).await;
-            self.signature = self.source.signature();
-            registry = self.source.read();
+    /// What is wrong, in words.
+    fn read_once(&mut self, changed: &Changed) -> Option<String> {
+        let began = self.driver.now();
+        let failures = self.driver.read(changed.as_ref());
+        if changed.is_none() {
+            let took = self.driver.now().saturating_sub(began);
+            self.scan_at = self.driver.now() + SCAN.max(took.saturating_mul(50));
         }
-        match registry {
-            Ok(registry) => {
-                if self.complaint.take().is_some() {
-                    tell("the registry is good again");
-                }
-                self.registry = Some(registry);
-            }
-            Err(failure) => {
-                // Its hints are for a command that ends; this one goes on.
-                let complaint = format!("error: {}", failure.message());
-                if self.complaint.as_deref() != Some(complaint.as_str()) {
-                    tell(&complaint);
-                    tell("       the last good state stays in force");
-                    self.complaint = Some(complaint);
-                }
-            }
-        }
+        let problems = self.driver.problems();
+        let words = failures.iter().map(|failure| failure.message().to_string());
+        let words = words.chain((!problems.is_empty()).then(|| problem::lines(&problems)));
+        let words: Vec<String> = words.collect();
+        (!words.is_empty()).then(|| format!("error: {}", words.join("\n")))
     }
 
-    /// Compares with the kernel and writes what differs. `repaired` begins the line that tells of a
-    /// write that no change of the registry asked for.
-    fn pass(&mut self, repaired: &str) -> Result<(), Failure> {
-        if self.own_addresses {
-            self.node.host.addresses = interface_addresses()?;
-        }
-        let Some(registry) = &self.registry else {
-            return Ok(());
-        };
-        // Taken before the comparison: a change in between makes the next look compare again.
-        let generation = self.generation();
-        let began = Instant::now();
-        let result = sync(
-            &self.xtables,
-            &self.node,
-            registry,
-            Mode::Write { patience: PATIENCE },
-        );
-        self.compare_at = Instant::now() + between_comparisons(began.elapsed(), self.longest);
-        match result {
-            Ok(report) => {
-                self.right_at = generation.filter(|_| report.written.is_empty());
-                self.begun = true;
-                self.failures = 0;
-                self.retry_at = None;
-                self.say(&report, repaired)
-            }
-            // Before the first success nothing that is waited for will bring a privilege or a program.
-            Err(failure) if failure.kind() == Kind::HostLacks && !self.begun => Err(failure),
-            Err(failure) => {
-                self.failures += 1;
-                let wait = back_off(self.failures);
-                self.retry_at = Some(Instant::now() + wait);
+    /// A registry that was never there says nothing, which is not that there are no Services.
+    fn lacks_files(&self) -> bool {
+        !self.driver.is_told() && self.driver.paths().iter().any(|path| !path.exists())
+    }
+
+    fn drive(&mut self) -> Result<Duration, Failure> {
+        let (output, name) = (self.output, self.driver.kernel.xtables.name());
+        self.driver.drive(|event| match event {
+            Event::Done(report) => say(output, &name, report),
+            Event::Failed(failure, wait) => {
                 tell(&failure.to_string());
                 tell(&format!("       trying again in {:.1} s", wait.as_secs_f64()));
                 Ok(())
             }
-        }
+        })
     }
+}
 
-    fn say(&self, report: &Report, repaired: &str) -> Result<(), Failure> {
-        if report.written.is_empty() {
-            return Ok(());
-        }
-        if self.output == OutputFormat::Json {
-            let line = serde_json::to_string(report).map_err(|error| Failure::failed(error.to_string()))?;
-            return emit(&format!("{line}\n"));
-        }
-        let mut text = String::new();
-        if !repaired.is_empty() || report.changes.is_empty() {
-            text.push_str(&format!("{repaired}{}\n", report.written_text()));
-        }
-        // After a repair nothing is new but the rules.
-        for change in report.changes.iter().filter(|_| repaired.is_empty()) {
-            text.push_str(&change.line());
-            text.push('\n');
-        }
-        emit(&text)
+/// One line for each change; a line for a write that no change of the registry asked for.
+fn say(output: OutputFormat, iptables: &str, done: engine::Report) -> Result<(), Failure> {
+    for change in &done.changes {
+        tracing::info!(family = done.family.name(), "{}", change.line());
     }
-
-    /// The kernel's own count of rule changes; `None` where it keeps none (legacy).
-    fn generation(&self) -> Option<u32> {
-        match self.xtables.flavour {
-            Flavour::Nft => NfTables::open().and_then(|mut kernel| kernel.generation()).ok(),
-            Flavour::Legacy => None,
-        }
+    let repaired = done.repaired;
+    let mut report = Report {
+        iptables: iptables.to_string(),
+        ..Report::default()
+    };
+    report.add(done);
+    if report.written.is_empty() {
+        return Ok(());
     }
+    if output == OutputFormat::Json {
+        let line = serde_json::to_string(&report).map_err(|error| Failure::failed(error.to_string()))?;
+        return emit(&format!("{line}\n"));
+    }
+    let mut text = String::new();
+    if repaired {
+        text.push_str("somebody changed our rules; restored: ");
+    }
+    if repaired || report.changes.is_empty() {
+        text.push_str(&format!("{}\n", report.written_text()));
+    }
+    for change in &report.changes {
+        text.push_str(&change.line());
+        text.push('\n');
+    }
+    emit(&text)
 }
 
 /// The two signals that end the watch.

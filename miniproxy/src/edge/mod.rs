@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`addresses`] | the host: its name, its addresses, a sysctl |
 //! | [`config`] | the configuration file |
+//! | [`kernel`] | the kernel's tables as the engine acts on them: lock, count of changes, parts |
 //! | [`processes`] | other miniproxies on this node |
 //! | [`registry`] | the registry's files |
 //! | [`tables`] | the kernel's tables, by iptables-save and iptables-restore |
@@ -11,6 +12,7 @@
 
 pub mod addresses;
 pub mod config;
+pub mod kernel;
 pub mod processes;
 pub mod registry;
 pub mod tables;

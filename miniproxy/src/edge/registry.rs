@@ -1,5 +1,6 @@
 //! Finds and reads the registry's files.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
@@ -19,8 +20,108 @@ pub struct Source {
     pub paths: Vec<PathBuf>,
 }
 
-/// Which files there are and how they looked: differs when any of them may have changed.
-pub type Signature = Vec<(PathBuf, u64, i64, i64, u64)>;
+/// How a file looked: inode, time of change in seconds and nanoseconds, length.
+type Look = (u64, i64, i64, u64);
+
+/// The files of a source, of which only those are read that changed.
+#[derive(Debug)]
+pub struct Files {
+    source: Source,
+    seen: BTreeMap<PathBuf, Look>,
+}
+
+/// What became of the files since they were last looked at.
+#[derive(Debug, Default)]
+pub struct Changes {
+    /// Those that are new or changed.
+    pub changed: Vec<SourceFile>,
+    /// Those that are gone, by their paths.
+    pub gone: Vec<String>,
+    /// What could not be read; it is tried again next time.
+    pub failures: Vec<Failure>,
+}
+
+impl Files {
+    /// Nothing is read yet.
+    pub fn new(source: Source) -> Self {
+        Self {
+            source,
+            seen: BTreeMap::new(),
+        }
+    }
+
+    /// Where the files are.
+    pub fn paths(&self) -> &[PathBuf] {
+        &self.source.paths
+    }
+
+    /// Reads what changed: of these files, which somebody saw change, or of all.
+    pub fn changes(&mut self, only: Option<&BTreeSet<PathBuf>>) -> Changes {
+        let mut changes = Changes::default();
+        match only {
+            Some(files) => {
+                for file in files.iter().filter(|file| is_object_file(file)) {
+                    self.look_at(file, true, &mut changes);
+                }
+            }
+            None => self.look_at_all(&mut changes),
+        }
+        changes
+    }
+
+    fn look_at_all(&mut self, changes: &mut Changes) {
+        let mut listed_files = BTreeSet::new();
+        let mut whole = true;
+        for path in &self.source.paths {
+            match listed(path) {
+                Ok(files) => listed_files.extend(files),
+                Err(error) => {
+                    // What is not there at all may come back; until then its files stay in force.
+                    whole = false;
+                    changes.failures.push(unreadable(path, &error));
+                }
+            }
+        }
+        if whole {
+            let gone = self.seen.keys().filter(|file| !listed_files.contains(*file));
+            for file in gone.cloned().collect::<Vec<_>>() {
+                self.forget(&file, changes);
+            }
+        }
+        for file in listed_files {
+            self.look_at(&file, false, changes);
+        }
+    }
+
+    fn look_at(&mut self, file: &Path, surely: bool, changes: &mut Changes) {
+        let look = match fs::metadata(file) {
+            Ok(found) => (found.ino(), found.ctime(), found.ctime_nsec(), found.len()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return self.forget(file, changes),
+            Err(error) => return changes.failures.push(unreadable(file, &error)),
+        };
+        if !surely && self.seen.get(file) == Some(&look) {
+            return;
+        }
+        // A pipe that somebody left in a directory would be waited for; a given one is meant.
+        match read(file, self.source.paths.iter().any(|path| path == file)) {
+            Ok(bytes) => {
+                self.seen.insert(file.to_path_buf(), look);
+                changes.changed.push(SourceFile {
+                    path: file.display().to_string(),
+                    bytes,
+                });
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.forget(file, changes),
+            Err(error) => changes.failures.push(unreadable(file, &error)),
+        }
+    }
+
+    fn forget(&mut self, file: &Path, changes: &mut Changes) {
+        if self.seen.remove(file).is_some() {
+            changes.gone.push(file.display().to_string());
+        }
+    }
+}
 
 impl Source {
     /// The paths that were given, else the registry of the lab that is up, or of the one that is named.
@@ -88,19 +189,6 @@ impl Source {
         }
         Ok(files)
     }
-
-    /// How the files look now, without reading them; empty where a path is gone.
-    pub fn signature(&self) -> Signature {
-        let files = self
-            .paths
-            .iter()
-            .flat_map(|path| listed(path).unwrap_or_default());
-        let look = |file: PathBuf| {
-            let found = fs::metadata(&file).ok()?;
-            Some((file, found.ino(), found.mtime(), found.mtime_nsec(), found.len()))
-        };
-        files.filter_map(look).collect()
-    }
 }
 
 /// No registry is as large: ten thousand Services with their slices are some 20 MB.
@@ -143,15 +231,21 @@ fn listed(path: &Path) -> io::Result<Vec<PathBuf>> {
     }
     let mut files = Vec::new();
     for entry in fs::read_dir(path)? {
-        let name = entry?.file_name();
-        let file = path.join(&name);
-        let hidden = name.as_encoded_bytes().starts_with(b".");
-        if !hidden && file.extension().is_some_and(|extension| extension == "json") && !file.is_dir() {
+        let entry = entry?;
+        let file = path.join(entry.file_name());
+        if is_object_file(&file) && !entry.file_type()?.is_dir() {
             files.push(file);
         }
     }
     files.sort();
     Ok(files)
+}
+
+fn is_object_file(file: &Path) -> bool {
+    let hidden = file
+        .file_name()
+        .is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
+    !hidden && file.extension().is_some_and(|extension| extension == "json")
 }
 
 /// Name and registry of each lab, in the order of names.

@@ -5,13 +5,14 @@ use std::path::Path;
 use labkit::xtables::{Family, Flavour, Xtables, legacy_tables_exist};
 use labkit::{Failure, tool};
 
+use crate::rules::fixed::CANARY;
 use crate::rules::parse;
 use crate::rules::set::{Found, TableName};
 
 /// Seconds to wait for another program's xtables lock. As kube-proxy.
 const LOCK_SECONDS: &str = "5";
 
-/// What the sync needs of a kernel: small, so that a model in memory can stand in for it.
+/// What is asked of a kernel's tables.
 pub trait Tables {
     /// All chains of a family; `None` when this host cannot do the family at all.
     ///
@@ -24,6 +25,10 @@ pub trait Tables {
     /// # Errors
     /// When any line was refused.
     fn write(&self, family: Family, document: &str) -> Result<(), Failure>;
+
+    /// Whether the chain is there that only goes when somebody removes all rules; `None` when that
+    /// cannot be told now. As kube-proxy's monitor asks.
+    fn has_canary(&self) -> Option<bool>;
 }
 
 impl Tables for Xtables {
@@ -53,6 +58,17 @@ impl Tables for Xtables {
         }
         let words = tool::complaint(&program, &args, &output);
         Err(explained(words).hint("see what was sent: miniproxy sync --dry-run"))
+    }
+
+    fn has_canary(&self) -> Option<bool> {
+        let args = ["-w", LOCK_SECONDS, "-t", "mangle", "-S", CANARY];
+        let output = tool::run(&self.program, &args, None).ok()?;
+        match output.status.code() {
+            Some(0) => Some(true),
+            Some(1) => Some(false),
+            // The lock was held, or resources were short.
+            _ => None,
+        }
     }
 }
 

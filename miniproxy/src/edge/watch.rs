@@ -1,10 +1,10 @@
 //! Tells when the registry's files may have changed.
 //!
-//! Events are hints only: whoever waits here reads everything again. Directories are watched, not
+//! Events are hints: they name the files to look at, or say that anything may have changed. Directories are watched, not
 //! files: an editor that writes a new file and renames it over the old one leaves a watch on the
 //! old file deaf.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -22,7 +22,12 @@ pub struct Watch {
     paths: Vec<PathBuf>,
     /// Watches on parents, and the only names in them that count.
     parents: HashMap<WatchDescriptor, Vec<OsString>>,
+    /// Watches on directories of the registry.
+    directories: HashMap<WatchDescriptor, PathBuf>,
 }
+
+/// The files that changed; `None` when it can be any of them.
+pub type Changed = Option<BTreeSet<PathBuf>>;
 
 impl Watch {
     /// Begins to watch; a path that is not there is watched once it is, see [`Watch::renew`].
@@ -34,6 +39,7 @@ impl Watch {
             events: Inotify::init()?.into_event_stream([0; 4096])?,
             paths: paths.to_vec(),
             parents: HashMap::new(),
+            directories: HashMap::new(),
         };
         watch.renew();
         Ok(watch)
@@ -49,6 +55,7 @@ impl Watch {
             | WatchMask::DELETE_SELF
             | WatchMask::MOVE_SELF;
         self.parents.clear();
+        self.directories.clear();
         for path in &self.paths {
             let Some(name) = path.file_name() else { continue };
             // A directory that vanished meanwhile is noticed by the caller's own look.
@@ -59,33 +66,53 @@ impl Watch {
         for path in self.paths.iter().filter(|path| path.is_dir()) {
             if let Ok(whole) = self.events.watches().add(path, mask) {
                 self.parents.remove(&whole);
+                self.directories.insert(whole, path.clone());
             }
         }
     }
 
     /// Returns after something changed and then nothing more for `quiet`.
-    pub async fn changed(&mut self, quiet: Duration) -> io::Result<()> {
-        self.wait().await?;
+    ///
+    /// # Errors
+    /// When the kernel tells no more.
+    pub async fn changed(&mut self, quiet: Duration) -> io::Result<Changed> {
+        let mut changed = self.wait().await?;
         // A writer that truncates and then writes makes several events; one look is enough. Bounded,
         // so that a file that never rests cannot keep us waiting.
         for _ in 0..20 {
-            if tokio::time::timeout(quiet, self.wait()).await.is_err() {
+            let Ok(more) = tokio::time::timeout(quiet, self.wait()).await else {
                 break;
-            }
+            };
+            changed = match (changed, more?) {
+                (Some(mut known), Some(more)) => {
+                    known.extend(more);
+                    Some(known)
+                }
+                _ => None,
+            };
         }
-        self.renew();
-        Ok(())
+        if changed.is_none() {
+            self.renew();
+        }
+        Ok(changed)
     }
 
-    async fn wait(&mut self) -> io::Result<()> {
+    async fn wait(&mut self) -> io::Result<Changed> {
         loop {
             let Some(event) = self.events.next().await else {
                 return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "inotify ended"));
             };
             let event = event?;
-            match (self.parents.get(&event.wd), &event.name) {
-                (Some(names), Some(name)) if !names.contains(name) => {}
-                _ => return Ok(()),
+            match (
+                self.parents.get(&event.wd),
+                self.directories.get(&event.wd),
+                event.name,
+            ) {
+                (Some(names), _, Some(name)) if !names.contains(&name) => {}
+                (None, Some(directory), Some(name)) => {
+                    return Ok(Some(BTreeSet::from([directory.join(name)])));
+                }
+                _ => return Ok(None),
             }
         }
     }

@@ -21,12 +21,7 @@ type Checked = Result<(), Problem>;
 pub fn check(item: &Item) -> Checked {
     if let Some((kind, metadata)) = item.object.identity() {
         let name = super::name_of(metadata);
-        // The API server holds Services to RFC 1035: their names begin with a letter.
-        let is_name = if kind == "Service" {
-            is_service_name(name)
-        } else {
-            is_subdomain(name)
-        };
+        let is_name = is_name(kind, name);
         if !is_name {
             let expected = if kind == "Service" {
                 "a DNS label: 1 to 63 of a-z, 0-9 and -, beginning with a letter"
@@ -47,6 +42,16 @@ pub fn check(item: &Item) -> Checked {
         Object::Pod(pod) => check_pod(item, pod),
         Object::Node(node) => check_node(item, node),
         Object::Other(_) => Ok(()),
+    }
+}
+
+/// Whether the API server would take this as the name of an object of this kind.
+///
+/// It holds Services to RFC 1035: their names begin with a letter.
+pub fn is_name(kind: &str, name: &str) -> bool {
+    match kind {
+        "Service" => is_service_name(name),
+        _ => is_subdomain(name),
     }
 }
 

@@ -6,6 +6,7 @@
 //! | [`locate`] | the line and column of a field |
 //! | [`parse`] | a file's bytes → objects |
 //! | [`check`] | one object: what the API server would have refused |
+//! | [`store`] | files that come, change and go → the objects in force, and which Services that touches |
 //! | [`select`] | Pods that a selector finds → endpoints, as the EndpointSlice controller makes them |
 //! | [`model`] | objects → the service ports of one IP family |
 
@@ -15,6 +16,7 @@ pub mod model;
 pub mod parse;
 pub mod problem;
 pub mod select;
+pub mod store;
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -23,8 +25,11 @@ use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use parse::{Item, Object};
 use problem::Problem;
+use store::Store;
+
+/// The label of a slice that names its Service.
+pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 
 /// One file of the registry as it was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,18 +40,32 @@ pub struct SourceFile {
     pub bytes: Vec<u8>,
 }
 
-/// Everything the files say, checked.
+/// What tells one object from all others.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Identity {
+    /// `Service`, `EndpointSlice`, `Pod` or `Node`.
+    pub kind: &'static str,
+    /// Empty for a Node, which stands in no namespace.
+    pub namespace: String,
+    /// The name.
+    pub name: String,
+}
+
+/// Namespace and name of a Service.
+pub type ServiceKey = (String, String);
+
+/// Objects that passed all checks, found by what they are asked for.
 #[derive(Debug, Default, Clone)]
 pub struct Registry {
     /// All Services.
-    pub services: Vec<Service>,
-    /// All EndpointSlices.
-    pub slices: Vec<EndpointSlice>,
-    /// All Pods.
-    pub pods: Vec<Pod>,
+    pub services: BTreeMap<ServiceKey, Rc<Service>>,
+    /// EndpointSlices by name, under the Service that their label names.
+    pub slices: BTreeMap<ServiceKey, BTreeMap<String, Rc<EndpointSlice>>>,
+    /// Pods by name, under their namespace.
+    pub pods: BTreeMap<String, BTreeMap<String, Rc<Pod>>>,
     /// All Nodes.
-    pub nodes: Vec<Node>,
-    /// What was passed over: `Deployment default/web in web.json`.
+    pub nodes: BTreeMap<String, Rc<Node>>,
+    /// What was passed over: `Deployment in web.json`.
     pub ignored: Vec<String>,
 }
 
@@ -56,83 +75,24 @@ impl Registry {
     /// # Errors
     /// Everything that is wrong, one problem for each object at most.
     pub fn read(files: &[SourceFile]) -> Result<Self, Vec<Problem>> {
-        let mut registry = Self::default();
-        let mut problems = Vec::new();
-        let mut seen = Seen::default();
-        for file in files {
-            match parse::parse(file) {
-                Ok(items) => {
-                    for item in items {
-                        match check::check(&item).and_then(|()| seen.add(&item)) {
-                            Ok(()) => registry.add(item),
-                            Err(problem) => problems.push(problem),
-                        }
-                    }
-                }
-                Err(problem) => problems.push(problem),
-            }
-        }
+        let mut store = Store::default();
+        store.update(files, &[]);
+        let problems = store.problems();
         if problems.is_empty() {
-            Ok(registry)
+            Ok(store.into_registry())
         } else {
             Err(problems)
         }
     }
 
-    fn add(&mut self, item: Item) {
-        match item.object {
-            Object::Service(service) => self.services.push(*service),
-            Object::EndpointSlice(slice) => self.slices.push(*slice),
-            Object::Pod(pod) => self.pods.push(*pod),
-            Object::Node(node) => self.nodes.push(*node),
-            Object::Other(what) => self.ignored.push(format!("{what} in {}", item.origin.file)),
-        }
+    /// How many EndpointSlices there are.
+    pub fn slice_count(&self) -> usize {
+        self.slices.values().map(BTreeMap::len).sum()
     }
-}
 
-/// What only one object may have: its name, and a Service its cluster IPs.
-#[derive(Default)]
-struct Seen {
-    names: BTreeMap<(&'static str, String, String), Rc<str>>,
-    addresses: BTreeMap<String, String>,
-}
-
-impl Seen {
-    fn add(&mut self, item: &Item) -> Result<(), Problem> {
-        let Some((kind, metadata)) = item.object.identity() else {
-            return Ok(());
-        };
-        // A Node stands in no namespace.
-        let namespace = if kind == "Node" {
-            ""
-        } else {
-            namespace_of(metadata)
-        };
-        let key = (kind, namespace.to_string(), name_of(metadata).to_string());
-        if let Some(first) = self.names.get(&key) {
-            return Err(item.problem(
-                "metadata.name",
-                match kind {
-                    "Node" => format!("there is another Node {}, in {first}", key.2),
-                    _ => format!("there is another {kind} {}/{}, in {first}", key.1, key.2),
-                },
-                "one object for each kind, namespace and name",
-            ));
-        }
-        if let Object::Service(service) = &item.object {
-            for address in model::cluster_ips(service) {
-                if let Some(owner) = self.addresses.get(&address) {
-                    return Err(item.problem(
-                        "spec.clusterIP",
-                        format!("{address} belongs to Service {owner}"),
-                        "an address that no other Service has",
-                    ));
-                }
-                self.addresses.insert(address, format!("{}/{}", key.1, key.2));
-            }
-        }
-        self.names.insert(key, Rc::clone(&item.origin.file));
-        Ok(())
+    /// How many Pods there are.
+    pub fn pod_count(&self) -> usize {
+        self.pods.values().map(BTreeMap::len).sum()
     }
 }
 

@@ -5,20 +5,20 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::rc::Rc;
 
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Service, ServicePort as ApiPort, ServiceSpec};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use labkit::xtables::Family;
 
-use super::{Registry, name_of, namespace_of, select};
+use super::{Registry, ServiceKey, name_of, namespace_of, select};
 use crate::address::{parse_ip, parse_network};
 use crate::config::Compat;
 use crate::model::{
     Endpoint, Hints, Model, Protocol, ProxyConfig, ServicePort, ServicePortName, TrafficPolicy, host_port,
 };
 
-const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 /// Objects with one of these labels are for another proxy, or for none.
 const NOT_OURS: [&str; 2] = [
     "service.kubernetes.io/service-proxy-name",
@@ -31,44 +31,38 @@ const HINTS_ANNOTATIONS: [&str; 2] = [
 /// The API's default of `sessionAffinityConfig.clientIP.timeoutSeconds`: three hours.
 const AFFINITY_SECONDS: u32 = 10_800;
 
-/// What one node's proxy of one family sees; `node` is that node's name.
-pub fn model(registry: &Registry, mut config: ProxyConfig, node: &str) -> Model {
-    config.node_name = node.to_string();
-    let mut slices: BTreeMap<(&str, &str), Vec<&EndpointSlice>> = BTreeMap::new();
-    for slice in registry
-        .slices
-        .iter()
+/// What one node's proxy of one family sees.
+pub fn model(registry: &Registry, config: ProxyConfig) -> Model {
+    let services = registry.services.keys();
+    let ports = services.flat_map(|service| service_ports(registry, service, &config));
+    Model {
+        ports: ports.collect(),
+        config,
+    }
+}
+
+/// The ports of one Service; none when there is no such Service, or none for this proxy.
+pub fn service_ports(registry: &Registry, key: &ServiceKey, config: &ProxyConfig) -> Vec<ServicePort> {
+    let Some(service) = registry.services.get(key) else {
+        return Vec::new();
+    };
+    if !is_ours(service.metadata.labels.as_ref()) {
+        return Vec::new();
+    }
+    let slices = registry.slices.get(key).into_iter().flat_map(BTreeMap::values);
+    let own: Vec<&EndpointSlice> = slices
+        .map(Rc::as_ref)
         .filter(|slice| is_ours(slice.metadata.labels.as_ref()))
-    {
-        if let Some(service) = slice
-            .metadata
-            .labels
-            .as_ref()
-            .and_then(|labels| labels.get(SERVICE_NAME_LABEL))
-        {
-            slices
-                .entry((namespace_of(&slice.metadata), service))
-                .or_default()
-                .push(slice);
-        }
-    }
-    let mut ports = Vec::new();
-    for service in registry
-        .services
-        .iter()
-        .filter(|service| is_ours(service.metadata.labels.as_ref()))
-    {
-        let own = slices.get(&(namespace_of(&service.metadata), name_of(&service.metadata)));
-        let seen = Seen {
-            registry,
-            service,
-            own: own.map(Vec::as_slice),
-            config: &config,
-        };
-        ports.extend(seen.ports());
-    }
-    ports.sort_by_cached_key(|port| (port.name.to_string(), port.protocol));
-    Model { config, ports }
+        .collect();
+    let seen = Seen {
+        registry,
+        service,
+        own: (!own.is_empty()).then_some(own),
+        config,
+    };
+    let mut ports = seen.ports();
+    ports.sort_by(|one, other| (&one.name.port, one.protocol).cmp(&(&other.name.port, other.protocol)));
+    ports
 }
 
 /// The virtual IPs of a Service, without `None` and empty ones.
@@ -110,7 +104,7 @@ struct Seen<'a> {
     registry: &'a Registry,
     service: &'a Service,
     /// The slices that name it; `None` when there is none.
-    own: Option<&'a [&'a EndpointSlice]>,
+    own: Option<Vec<&'a EndpointSlice>>,
     config: &'a ProxyConfig,
 }
 
@@ -126,7 +120,9 @@ impl Seen<'_> {
             return Vec::new();
         };
         let pods = if self.own.is_none() {
-            select::matching_pods(self.service, &self.registry.pods)
+            let pods = self.registry.pods.get(namespace_of(&self.service.metadata));
+            let pods = pods.into_iter().flat_map(BTreeMap::values).map(Rc::as_ref);
+            select::matching_pods(self.service, pods)
         } else {
             None
         };
@@ -248,8 +244,8 @@ impl Seen<'_> {
         let mut found = Vec::new();
         for slice in self
             .own
-            .unwrap_or_default()
             .iter()
+            .flatten()
             .filter(|slice| slice.address_type == self.config.family.name())
         {
             for slice_port in slice.ports.iter().flatten() {

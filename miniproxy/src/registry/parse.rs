@@ -1,28 +1,31 @@
 //! The bytes of one file → objects that remember where they stand.
 
-use std::rc::Rc;
+use std::collections::BTreeMap;
+use std::rc::{Rc, Weak};
 
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use serde_json::value::RawValue;
 
-use super::SourceFile;
 use super::locate::{Step, parse_path, path_text, position};
 use super::problem::Problem;
+use super::{Identity, SERVICE_NAME_LABEL, SourceFile};
 
 /// An object of one of the kinds that rules are made from.
 #[derive(Debug, Clone)]
 pub enum Object {
     /// v1 Service
-    Service(Box<Service>),
+    Service(Rc<Service>),
     /// discovery.k8s.io/v1 EndpointSlice
-    EndpointSlice(Box<EndpointSlice>),
+    EndpointSlice(Rc<EndpointSlice>),
     /// v1 Pod
-    Pod(Box<Pod>),
+    Pod(Rc<Pod>),
     /// v1 Node
-    Node(Box<Node>),
+    Node(Rc<Node>),
     /// A kind that is known and has nothing to do with rules.
     Other(String),
 }
@@ -45,30 +48,48 @@ impl Object {
 pub struct Origin {
     /// The file.
     pub file: Rc<str>,
-    text: Rc<str>,
-    path: Vec<Step>,
+    /// The file's text, for as long as it is being read: places of fields are looked for in it.
+    text: Weak<str>,
+    /// Where in the text the object is.
+    range: (usize, usize),
+    /// Line and column of the object's beginning.
+    begin: (usize, usize),
+    /// Which item of a list it is.
+    index: Option<usize>,
 }
 
 impl Origin {
     fn problem(&self, field: &str, what: impl Into<String>, expected: impl Into<String>) -> Problem {
-        let mut path = self.path.clone();
-        path.extend(parse_path(field));
-        let (line, column) = position(&self.text, &path);
-        let (what, expected) = (what.into(), expected.into());
+        let inner = parse_path(field);
+        let (line, column) = self.position(&inner);
+        let mut path = Vec::new();
+        if let Some(index) = self.index {
+            path.extend([Step::Key("items".into()), Step::Index(index)]);
+        }
+        path.extend(inner);
         Problem {
             file: self.file.to_string(),
             line,
             column,
             field: path_text(&path),
-            what,
-            expected,
+            what: what.into(),
+            expected: expected.into(),
         }
     }
 
-    fn item(&self, index: usize) -> Self {
-        let mut item = self.clone();
-        item.path.extend([Step::Key("items".into()), Step::Index(index)]);
-        item
+    fn position(&self, path: &[Step]) -> (usize, usize) {
+        let (line, column) = self.begin;
+        let text = self.text.upgrade();
+        let Some(object) = text
+            .as_ref()
+            .and_then(|text| text.get(self.range.0..self.range.1))
+        else {
+            return self.begin;
+        };
+        match position(object, path) {
+            (1, inner) => (line, column + inner - 1),
+            (below, inner) => (line + below - 1, inner),
+        }
     }
 }
 
@@ -88,11 +109,30 @@ impl Item {
     }
 }
 
+/// An object that cannot be taken, and what can still be told of it.
+#[derive(Debug, Clone)]
+pub struct Refused {
+    /// What is wrong.
+    pub problem: Problem,
+    /// Which object it is, if that can be read.
+    pub identity: Option<Identity>,
+    /// The Service that a slice is of.
+    pub service: Option<String>,
+}
+
+/// What one file holds. Places in it can be told for as long as this lives.
+#[derive(Debug)]
+pub struct Parsed {
+    /// Each object of the file, or why it is none.
+    pub items: Vec<Result<Item, Box<Refused>>>,
+    _text: Rc<str>,
+}
+
 /// Reads one file: a single object, or a list of them as kubectl prints it.
 ///
 /// # Errors
-/// The first thing that is wrong with its JSON or with the shape of an object.
-pub fn parse(file: &SourceFile) -> Result<Vec<Item>, Problem> {
+/// What is wrong with its JSON. Objects that cannot be taken are told one by one.
+pub fn parse(file: &SourceFile) -> Result<Parsed, Problem> {
     let broken = |line, column, what: String| Problem {
         file: file.path.clone(),
         line,
@@ -109,35 +149,151 @@ pub fn parse(file: &SourceFile) -> Result<Vec<Item>, Problem> {
     if text.trim().is_empty() {
         return Err(broken(1, 1, "the file is empty".into()));
     }
-    let value: Value = serde_json::from_str(text).map_err(|error| {
+    let whole: &RawValue = serde_json::from_str(text).map_err(|error| {
         let what = error.to_string();
         let what = what.split(" at line ").next().unwrap_or(&what).to_string();
         broken(error.line(), error.column().max(1), what)
     })?;
-    let origin = Origin {
-        file: file.path.as_str().into(),
-        text: text.into(),
-        path: Vec::new(),
+    let text: Rc<str> = text.into();
+    let mut places = Places::new(file, &text);
+    let origin = places.origin(offset(&file.bytes, whole), whole.get().len(), None);
+    let items = match list(whole) {
+        None => vec![object(whole.get(), origin)],
+        Some(Items::Of(items)) => {
+            let one = |(index, item): (usize, &RawValue)| {
+                let origin = places.origin(offset(&file.bytes, item), item.get().len(), Some(index));
+                object(item.get(), origin)
+            };
+            items.into_iter().enumerate().map(one).collect()
+        }
+        Some(Items::Missing) => {
+            return Err(origin.problem("items", "a list without items", "an array of objects"));
+        }
     };
-    let is_list = value
-        .get("kind")
-        .and_then(Value::as_str)
-        .is_some_and(|kind| kind.ends_with("List"));
-    if !is_list {
-        return Ok(vec![object(&value, origin)?]);
+    Ok(Parsed { items, _text: text })
+}
+
+/// Where in the bytes a value stands that was borrowed from them.
+fn offset(bytes: &[u8], value: &RawValue) -> usize {
+    (value.get().as_ptr() as usize).saturating_sub(bytes.as_ptr() as usize)
+}
+
+/// Tells lines and columns of places that are asked for from the head to the end.
+struct Places<'a> {
+    file: Rc<str>,
+    text: &'a Rc<str>,
+    at: usize,
+    line: usize,
+}
+
+impl<'a> Places<'a> {
+    fn new(file: &SourceFile, text: &'a Rc<str>) -> Self {
+        Self {
+            file: file.path.as_str().into(),
+            text,
+            at: 0,
+            line: 1,
+        }
     }
-    match value.get("items") {
-        Some(Value::Array(items)) => items
-            .iter()
-            .enumerate()
-            .map(|(index, item)| object(item, origin.item(index)))
-            .collect(),
-        Some(Value::Null) => Ok(Vec::new()),
-        _ => Err(origin.problem("items", "a list without items", "an array of objects")),
+
+    fn origin(&mut self, start: usize, length: usize, index: Option<usize>) -> Origin {
+        let passed = self.text.get(self.at..start).unwrap_or_default();
+        self.line += passed.matches('\n').count();
+        self.at = self.at.max(start);
+        let before = self.text.get(..start).unwrap_or_default();
+        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        Origin {
+            file: Rc::clone(&self.file),
+            text: Rc::downgrade(self.text),
+            range: (start, start + length),
+            begin: (self.line, before[line_start..].chars().count() + 1),
+            index,
+        }
     }
 }
 
-fn object(value: &Value, origin: Origin) -> Result<Item, Problem> {
+enum Items<'a> {
+    Of(Vec<&'a RawValue>),
+    Missing,
+}
+
+/// The items of a list; `None` when this is no list.
+fn list(whole: &RawValue) -> Option<Items<'_>> {
+    let fields: BTreeMap<String, &RawValue> = serde_json::from_str(whole.get()).ok()?;
+    let kind: String = serde_json::from_str(fields.get("kind")?.get()).ok()?;
+    if !kind.ends_with("List") {
+        return None;
+    }
+    Some(match fields.get("items").map(|items| items.get()) {
+        Some("null") => Items::Of(Vec::new()),
+        Some(items) => serde_json::from_str(items).map_or(Items::Missing, Items::Of),
+        None => Items::Missing,
+    })
+}
+
+fn object(text: &str, origin: Origin) -> Result<Item, Box<Refused>> {
+    if let Some(object) = directly(text) {
+        return Ok(Item { object, origin });
+    }
+    // Slower, and with words for what is wrong.
+    let value: Value = serde_json::from_str(text).unwrap_or_default();
+    match object_of(&value, &origin) {
+        Ok(object) => Ok(Item { object, origin }),
+        Err(problem) => Err(Box::new(Refused {
+            problem: *problem,
+            identity: identity(&value),
+            service: service(&value),
+        })),
+    }
+}
+
+/// Reads an object of a kind that counts in one go; `None` when anything is amiss.
+fn directly(text: &str) -> Option<Object> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Head<'a> {
+        #[serde(borrow)]
+        api_version: &'a str,
+        #[serde(borrow)]
+        kind: &'a str,
+    }
+    fn read<T: DeserializeOwned>(text: &str) -> Option<Rc<T>> {
+        serde_json::from_str(text).ok().map(Rc::new)
+    }
+    let head: Head<'_> = serde_json::from_str(text).ok()?;
+    match (head.api_version, head.kind) {
+        ("v1", "Service") => read(text).map(Object::Service),
+        ("discovery.k8s.io/v1", "EndpointSlice") => read(text).map(Object::EndpointSlice),
+        ("v1", "Pod") => read(text).map(Object::Pod),
+        ("v1", "Node") => read(text).map(Object::Node),
+        _ => None,
+    }
+}
+
+/// Which object this would be, if it says so in words.
+fn identity(value: &Value) -> Option<Identity> {
+    let kinds = ["Service", "EndpointSlice", "Pod", "Node"];
+    let kind = value.get("kind")?.as_str()?;
+    let kind = kinds.into_iter().find(|known| *known == kind)?;
+    let metadata = value.get("metadata")?;
+    let namespace = match (kind, metadata.get("namespace")) {
+        ("Node", _) => "",
+        (_, None | Some(Value::Null)) => "default",
+        (_, Some(namespace)) => namespace.as_str()?,
+    };
+    Some(Identity {
+        kind,
+        namespace: namespace.to_string(),
+        name: metadata.get("name")?.as_str()?.to_string(),
+    })
+}
+
+fn service(value: &Value) -> Option<String> {
+    let labels = value.get("metadata")?.get("labels")?;
+    Some(labels.get(SERVICE_NAME_LABEL)?.as_str()?.to_string())
+}
+
+fn object_of(value: &Value, origin: &Origin) -> Result<Object, Box<Problem>> {
     let field = |name: &str| match value.get(name) {
         Some(Value::String(text)) => Ok(text.as_str()),
         Some(_) => Err(origin.problem(name, format!("{name} is no text"), "text in quotes")),
@@ -148,29 +304,32 @@ fn object(value: &Value, origin: Origin) -> Result<Item, Problem> {
         )),
     };
     let (version, kind) = (field("apiVersion")?, field("kind")?);
-    let object = match (version, kind) {
-        ("v1", "Service") => Object::Service(typed(value, &origin)?),
-        ("discovery.k8s.io/v1", "EndpointSlice") => Object::EndpointSlice(typed(value, &origin)?),
-        ("v1", "Pod") => Object::Pod(typed(value, &origin)?),
-        ("v1", "Node") => Object::Node(typed(value, &origin)?),
-        (_, "Service" | "Pod" | "Node") => {
-            return Err(origin.problem("apiVersion", format!("{kind} of version {version}"), "v1"));
-        }
-        (_, "EndpointSlice") => {
-            return Err(origin.problem(
-                "apiVersion",
-                format!("{kind} of version {version}"),
-                "discovery.k8s.io/v1",
-            ));
-        }
+    Ok(match (version, kind) {
+        ("v1", "Service") => Object::Service(typed(value, origin)?),
+        ("discovery.k8s.io/v1", "EndpointSlice") => Object::EndpointSlice(typed(value, origin)?),
+        ("v1", "Pod") => Object::Pod(typed(value, origin)?),
+        ("v1", "Node") => Object::Node(typed(value, origin)?),
         // Other groups are other people's objects; in the core group a kind that nobody knows is a slip.
-        (_, kind) if version.contains('/') || CORE_KINDS.contains(&kind) => Object::Other(kind.to_string()),
-        (_, kind) => {
-            let expected = "Service, EndpointSlice, Pod or Node (other kinds of Kubernetes are passed over)";
-            return Err(origin.problem("kind", format!("there is no kind {kind} in {version}"), expected));
+        (_, kind) if !OUR_KINDS.contains(&kind) && (version.contains('/') || CORE_KINDS.contains(&kind)) => {
+            Object::Other(kind.to_string())
         }
-    };
-    Ok(Item { object, origin })
+        (_, kind) => return Err(Box::new(wrong_kind(origin, version, kind))),
+    })
+}
+
+const OUR_KINDS: [&str; 4] = ["Service", "EndpointSlice", "Pod", "Node"];
+
+fn wrong_kind(origin: &Origin, version: &str, kind: &str) -> Problem {
+    let said = format!("{kind} of version {version}");
+    match kind {
+        "EndpointSlice" => origin.problem("apiVersion", said, "discovery.k8s.io/v1"),
+        kind if OUR_KINDS.contains(&kind) => origin.problem("apiVersion", said, "v1"),
+        kind => origin.problem(
+            "kind",
+            format!("there is no kind {kind} in {version}"),
+            "Service, EndpointSlice, Pod or Node (other kinds of Kubernetes are passed over)",
+        ),
+    }
 }
 
 /// Kinds of the core group that a dump of a whole namespace holds.
@@ -192,9 +351,9 @@ const CORE_KINDS: [&str; 15] = [
     "Status",
 ];
 
-fn typed<T: DeserializeOwned>(value: &Value, origin: &Origin) -> Result<Box<T>, Problem> {
+fn typed<T: DeserializeOwned>(value: &Value, origin: &Origin) -> Result<Rc<T>, Problem> {
     serde_path_to_error::deserialize(value)
-        .map(Box::new)
+        .map(Rc::new)
         .map_err(|error| {
             let path = error.path().to_string();
             let field = if path == "." { String::new() } else { path };
@@ -212,10 +371,12 @@ mod tests {
     use super::*;
 
     fn parse_text(text: &str) -> Result<Vec<Item>, Problem> {
-        parse(&SourceFile {
+        let parsed = parse(&SourceFile {
             path: "web.json".into(),
             bytes: text.as_bytes().to_vec(),
-        })
+        })?;
+        let items = parsed.items.into_iter();
+        items.collect::<Result<_, _>>().map_err(|refused| refused.problem)
     }
 
     #[test]

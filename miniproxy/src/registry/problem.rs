@@ -41,11 +41,16 @@ impl fmt::Display for Problem {
 /// How many problems one message tells; more would scroll the first ones away.
 const SHOWN: usize = 5;
 
-/// All problems as one failure of kind `Usage`.
-pub fn failure(problems: &[Problem]) -> Failure {
+/// The first problems, a line each.
+pub fn lines(problems: &[Problem]) -> String {
     let mut lines: Vec<String> = problems.iter().take(SHOWN).map(ToString::to_string).collect();
     if problems.len() > SHOWN {
         lines.push(format!("… and {} more", problems.len() - SHOWN));
     }
-    Failure::usage(lines.join("\n")).hint("nothing was changed; mend the file and try again")
+    lines.join("\n")
+}
+
+/// All problems as one failure of kind `Usage`.
+pub fn failure(problems: &[Problem]) -> Failure {
+    Failure::usage(lines(problems)).hint("nothing was changed; mend the file and try again")
 }

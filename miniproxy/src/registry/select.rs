@@ -53,20 +53,23 @@ pub fn endpoints(
 /// The Pods of the Service's namespace that carry all labels of its selector and could be reached.
 ///
 /// `None` when the Service has no selector: then only slices say where it leads.
-pub fn matching_pods<'a>(service: &Service, pods: &'a [Pod]) -> Option<Vec<&'a Pod>> {
-    let selector = service
-        .spec
-        .as_ref()?
-        .selector
-        .as_ref()
-        .filter(|selector| !selector.is_empty())?;
-    let namespace = namespace_of(&service.metadata);
-    let matches = |pod: &&Pod| {
-        namespace_of(&pod.metadata) == namespace
-            && carries(pod.metadata.labels.as_ref(), selector)
-            && !is_over(pod)
-    };
-    Some(pods.iter().filter(matches).collect())
+pub fn matching_pods<'a>(service: &Service, pods: impl Iterator<Item = &'a Pod>) -> Option<Vec<&'a Pod>> {
+    selector(service)?;
+    Some(
+        pods.filter(|pod| selects(service, pod) && !is_over(pod))
+            .collect(),
+    )
+}
+
+/// Whether the Service has a selector and the Pod carries all labels of it.
+pub fn selects(service: &Service, pod: &Pod) -> bool {
+    namespace_of(&pod.metadata) == namespace_of(&service.metadata)
+        && selector(service).is_some_and(|selector| carries(pod.metadata.labels.as_ref(), selector))
+}
+
+fn selector(service: &Service) -> Option<&BTreeMap<String, String>> {
+    let selector = service.spec.as_ref()?.selector.as_ref();
+    selector.filter(|selector| !selector.is_empty())
 }
 
 fn carries(labels: Option<&BTreeMap<String, String>>, selector: &BTreeMap<String, String>) -> bool {

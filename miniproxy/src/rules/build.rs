@@ -5,6 +5,7 @@
 
 use super::fixed::{self, EXTERNAL_SERVICES, MARK_MASQ, NODE_PORTS, PROXY_FIREWALL, SERVICES};
 use super::name::{ChainKind, endpoint_chain, service_chain};
+use super::part::Part;
 use super::rule::{Match, Probability, Rule, Side, Target};
 use super::set::{TableName, Wanted};
 use crate::endpoints::Choice;
@@ -17,12 +18,19 @@ pub fn build(model: &Model) -> Wanted {
     let mut wanted = fixed::base(&model.config);
     let large = model.large_cluster();
     for port in &model.ports {
-        PortRules::new(&model.config, port, large).write(&mut wanted);
+        wanted.add(&part(&model.config, port, large));
     }
     wanted
         .chain(TableName::Nat, SERVICES)
         .extend(fixed::node_port_rules(&model.config));
     wanted
+}
+
+/// The rules of one service port; `large` as [`Model::large_cluster`] says.
+pub fn part(config: &ProxyConfig, port: &ServicePort, large: bool) -> Part {
+    let mut part = Part::default();
+    PortRules::new(config, port, large).write(&mut part);
+    part
 }
 
 /// The rules of one service port: what was decided about it, and the words they are written with.
@@ -48,23 +56,23 @@ impl<'a> PortRules<'a> {
         }
     }
 
-    fn write(&self, wanted: &mut Wanted) {
-        self.dispatch_cluster_ip(wanted);
-        self.dispatch_external_ips(wanted);
-        self.dispatch_load_balancer(wanted);
-        self.dispatch_node_port(wanted);
-        self.health_check(wanted);
-        self.mark_cluster_traffic(wanted);
-        self.external_chain(wanted);
-        self.firewall_chain(wanted);
+    fn write(&self, part: &mut Part) {
+        self.dispatch_cluster_ip(part);
+        self.dispatch_external_ips(part);
+        self.dispatch_load_balancer(part);
+        self.dispatch_node_port(part);
+        self.health_check(part);
+        self.mark_cluster_traffic(part);
+        self.external_chain(part);
+        self.firewall_chain(part);
         if !self.choice.cluster.is_empty() && self.port.uses_cluster_endpoints() {
-            self.balance(wanted, ChainKind::Service, &self.choice.cluster);
+            self.balance(part, ChainKind::Service, &self.choice.cluster);
         }
         if !self.choice.local.is_empty() && self.port.uses_local_endpoints() {
-            self.balance(wanted, ChainKind::ServiceLocal, &self.choice.local);
+            self.balance(part, ChainKind::ServiceLocal, &self.choice.local);
         }
         for endpoint in &self.choice.reachable {
-            self.endpoint(wanted, endpoint);
+            self.endpoint(part, endpoint);
         }
     }
 
@@ -114,40 +122,39 @@ impl<'a> PortRules<'a> {
         }
     }
 
-    fn dispatch_cluster_ip(&self, wanted: &mut Wanted) {
+    fn dispatch_cluster_ip(&self, part: &mut Part) {
         if self.has_internal() {
             let rule = self.to_address("cluster IP", self.port.cluster_ip);
             let chain = self.policy_chain(self.port.internal_policy);
-            wanted.chain(TableName::Nat, SERVICES).push(rule.jump(chain));
+            part.share(TableName::Nat, SERVICES, rule.jump(chain));
         } else {
             let (comment, target) = self.refusal();
             let rule = self.to_address(comment, self.port.cluster_ip).to(target);
-            wanted.chain(TableName::Filter, SERVICES).push(rule);
+            part.share(TableName::Filter, SERVICES, rule);
         }
     }
 
-    fn dispatch_external_ips(&self, wanted: &mut Wanted) {
+    fn dispatch_external_ips(&self, part: &mut Part) {
         for ip in &self.port.external_ips {
             if self.choice.has_endpoints {
                 let rule = self
                     .to_address("external IP", *ip)
                     .jump(self.chain(ChainKind::External));
-                wanted.chain(TableName::Nat, SERVICES).push(rule);
+                part.share(TableName::Nat, SERVICES, rule);
             }
-            self.refuse_external(wanted, *ip);
+            self.refuse_external(part, *ip);
         }
     }
 
-    fn refuse_external(&self, wanted: &mut Wanted, ip: std::net::IpAddr) {
+    fn refuse_external(&self, part: &mut Part, ip: std::net::IpAddr) {
         if !self.has_external() {
             let (comment, target) = self.refusal();
-            wanted
-                .chain(TableName::Filter, EXTERNAL_SERVICES)
-                .push(self.to_address(comment, ip).to(target));
+            let rule = self.to_address(comment, ip).to(target);
+            part.share(TableName::Filter, EXTERNAL_SERVICES, rule);
         }
     }
 
-    fn dispatch_load_balancer(&self, wanted: &mut Wanted) {
+    fn dispatch_load_balancer(&self, part: &mut Part) {
         let entry = if self.uses_firewall() {
             ChainKind::Firewall
         } else {
@@ -156,20 +163,20 @@ impl<'a> PortRules<'a> {
         for ip in &self.port.load_balancer_ips {
             if self.choice.has_endpoints {
                 let rule = self.to_address("loadbalancer IP", *ip).jump(self.chain(entry));
-                wanted.chain(TableName::Nat, SERVICES).push(rule);
+                part.share(TableName::Nat, SERVICES, rule);
             }
             if self.uses_firewall() {
                 let comment = format!("traffic not accepted by {}", self.chain(ChainKind::Firewall));
                 let rule = self.to_address(&comment, *ip).to(Target::Drop);
-                wanted.chain(TableName::Filter, PROXY_FIREWALL).push(rule);
+                part.share(TableName::Filter, PROXY_FIREWALL, rule);
             }
         }
         for ip in &self.port.load_balancer_ips {
-            self.refuse_external(wanted, *ip);
+            self.refuse_external(part, *ip);
         }
     }
 
-    fn dispatch_node_port(&self, wanted: &mut Wanted) {
+    fn dispatch_node_port(&self, part: &mut Part) {
         let Some(node_port) = self.port.node_port else {
             return;
         };
@@ -178,9 +185,11 @@ impl<'a> PortRules<'a> {
                 .comment(&self.name)
                 .protocol(self.port.protocol)
                 .port(node_port);
-            wanted
-                .chain(TableName::Nat, NODE_PORTS)
-                .push(rule.jump(self.chain(ChainKind::External)));
+            part.share(
+                TableName::Nat,
+                NODE_PORTS,
+                rule.jump(self.chain(ChainKind::External)),
+            );
         }
         if !self.has_external() {
             let (comment, target) = self.refusal();
@@ -190,11 +199,11 @@ impl<'a> PortRules<'a> {
                 .protocol(self.port.protocol)
                 .port(node_port)
                 .to(target);
-            wanted.chain(TableName::Filter, EXTERNAL_SERVICES).push(rule);
+            part.share(TableName::Filter, EXTERNAL_SERVICES, rule);
         }
     }
 
-    fn health_check(&self, wanted: &mut Wanted) {
+    fn health_check(&self, part: &mut Part) {
         let Some(port) = self.port.health_check_node_port else {
             return;
         };
@@ -204,11 +213,11 @@ impl<'a> PortRules<'a> {
             .protocol(Protocol::Tcp)
             .port(port)
             .to(Target::Accept);
-        wanted.chain(TableName::Filter, NODE_PORTS).push(rule);
+        part.share(TableName::Filter, NODE_PORTS, rule);
     }
 
     /// Traffic to the cluster IP that does not come from a pod must come back through this node.
-    fn mark_cluster_traffic(&self, wanted: &mut Wanted) {
+    fn mark_cluster_traffic(&self, part: &mut Part) {
         if !self.has_internal() {
             return;
         }
@@ -222,7 +231,7 @@ impl<'a> PortRules<'a> {
             }
         };
         let chain = self.policy_chain(self.port.internal_policy);
-        wanted.chain(TableName::Nat, &chain).push(rule.jump(MARK_MASQ));
+        part.chain(chain).push(rule.jump(MARK_MASQ));
     }
 
     /// The condition that tells local pods' traffic, or (`negated`) all other traffic.
@@ -242,7 +251,7 @@ impl<'a> PortRules<'a> {
         }
     }
 
-    fn external_chain(&self, wanted: &mut Wanted) {
+    fn external_chain(&self, part: &mut Part) {
         if !self.choice.has_endpoints || !self.port.externally_accessible() {
             return;
         }
@@ -270,10 +279,10 @@ impl<'a> PortRules<'a> {
         if self.has_external() {
             rules.push(Rule::new().jump(self.policy_chain(self.port.external_policy)));
         }
-        *wanted.chain(TableName::Nat, &self.chain(ChainKind::External)) = rules;
+        *part.chain(self.chain(ChainKind::External)) = rules;
     }
 
-    fn firewall_chain(&self, wanted: &mut Wanted) {
+    fn firewall_chain(&self, part: &mut Part) {
         if !self.uses_firewall() {
             return;
         }
@@ -298,12 +307,12 @@ impl<'a> PortRules<'a> {
             "other traffic to {} will be dropped by {PROXY_FIREWALL}",
             self.name
         )));
-        *wanted.chain(TableName::Nat, &self.chain(ChainKind::Firewall)) = rules;
+        *part.chain(self.chain(ChainKind::Firewall)) = rules;
     }
 
     /// The dice: each rule takes 1/(those that are left), the last takes the rest.
-    fn balance(&self, wanted: &mut Wanted, kind: ChainKind, endpoints: &[&Endpoint]) {
-        let rules = wanted.chain(TableName::Nat, &self.chain(kind));
+    fn balance(&self, part: &mut Part, kind: ChainKind, endpoints: &[&Endpoint]) {
+        let rules = part.chain(self.chain(kind));
         let begin = |endpoint: &Endpoint| {
             if self.endpoint_comments {
                 Rule::new().comment(format!("{} -> {}", self.name, endpoint.target))
@@ -334,7 +343,7 @@ impl<'a> PortRules<'a> {
         endpoint_chain(&self.port.name, self.port.protocol, &endpoint.target)
     }
 
-    fn endpoint(&self, wanted: &mut Wanted, endpoint: &Endpoint) {
+    fn endpoint(&self, part: &mut Part, endpoint: &Endpoint) {
         let begin = || {
             if self.endpoint_comments {
                 Rule::new().comment(&self.name)
@@ -352,6 +361,6 @@ impl<'a> PortRules<'a> {
             dnat = dnat.with(Match::RecentSet { list: chain.clone() });
         }
         let dnat = dnat.protocol(self.port.protocol).to(Target::Dnat(destination));
-        *wanted.chain(TableName::Nat, &chain) = vec![hairpin, dnat];
+        *part.chain(chain) = vec![hairpin, dnat];
     }
 }

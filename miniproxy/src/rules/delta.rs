@@ -49,6 +49,19 @@ impl TableDelta {
     pub fn chain_count(&self) -> usize {
         self.rewritten.len() + self.edited.len() + self.removed.len()
     }
+
+    /// How many rules it sends, not counting those it removes.
+    pub fn rule_count(&self) -> usize {
+        let inserts = |edits: &Vec<Edit>| {
+            edits
+                .iter()
+                .filter(|edit| matches!(edit, Edit::Insert(..)))
+                .count()
+        };
+        self.rewritten.values().map(Vec::len).sum::<usize>()
+            + self.edited.values().map(inserts).sum::<usize>()
+            + self.jumps.len()
+    }
 }
 
 /// The changes to all tables of one family. Tables without a change are not in it.
@@ -67,8 +80,35 @@ impl Delta {
     /// From what was found to what is wanted.
     pub fn between(found: &Found, wanted: &Wanted) -> Self {
         let mut delta = Self::default();
+        delta.add_chains(found, wanted);
         for (table, chains) in &wanted.tables {
-            let changes = delta.tables.entry(*table).or_default();
+            let there = found.tables.get(table).into_iter().flat_map(BTreeMap::keys);
+            let stale = there.filter(|chain| is_ours(*table, chain) && !chains.contains_key(*chain));
+            delta.tables.entry(*table).or_default().removed = stale.cloned().collect();
+        }
+        delta.add_jumps(found, wanted);
+        delta.tables.retain(|_, changes| !changes.is_empty());
+        delta
+    }
+
+    /// The same for some chains only: those that are wanted here, and those of nat that may go.
+    ///
+    /// What it costs does not grow with the number of the other chains.
+    pub fn of_some(known: &Found, wanted: &Wanted, gone: &BTreeSet<String>) -> Self {
+        let mut delta = Self::default();
+        delta.add_chains(known, wanted);
+        let nat = wanted.tables.get(&TableName::Nat);
+        let stale = gone.iter().filter(|chain| {
+            !nat.is_some_and(|nat| nat.contains_key(*chain)) && known.chain(TableName::Nat, chain).is_some()
+        });
+        delta.tables.entry(TableName::Nat).or_default().removed = stale.cloned().collect();
+        delta.tables.retain(|_, changes| !changes.is_empty());
+        delta
+    }
+
+    fn add_chains(&mut self, found: &Found, wanted: &Wanted) {
+        for (table, chains) in &wanted.tables {
+            let changes = self.tables.entry(*table).or_default();
             for (chain, rules) in chains {
                 match found.chain(*table, chain) {
                     Some(there) if there == rules.as_slice() => {}
@@ -83,15 +123,7 @@ impl Delta {
                     }
                 }
             }
-            let there = found.tables.get(table).into_iter().flat_map(BTreeMap::keys);
-            changes.removed = there
-                .filter(|chain| is_ours(*table, chain) && !chains.contains_key(*chain))
-                .cloned()
-                .collect();
         }
-        delta.add_jumps(found, wanted);
-        delta.tables.retain(|_, changes| !changes.is_empty());
-        delta
     }
 
     /// Puts missing jumps at the heads of built-in chains. Ours that are there stay where they are,
@@ -162,6 +194,18 @@ impl Delta {
     /// How many of our chains it makes, changes or removes.
     pub fn chain_count(&self) -> usize {
         self.tables.values().map(TableDelta::chain_count).sum()
+    }
+
+    /// Writes chains anew instead of editing them by numbers: right whatever they hold by then.
+    pub fn rewrite_edited(&mut self, wanted: &Wanted) {
+        for (table, changes) in &mut self.tables {
+            for chain in std::mem::take(&mut changes.edited).into_keys() {
+                let rules = wanted.tables.get(table).and_then(|chains| chains.get(&chain));
+                changes
+                    .rewritten
+                    .insert(chain, rules.cloned().unwrap_or_default());
+            }
+        }
     }
 
     /// Whether nothing is to be done.
@@ -301,7 +345,19 @@ fn chain_lines(table: TableName, changes: &TableDelta) -> Vec<&str> {
 
 /// Steps that turn one list of rules into another, from the end to the head, so that no step moves
 /// the numbers of a later one.
+///
+/// What is the same at the head and at the end is cut off first: comparing texts is for the few
+/// rules between, where a chain may have one for each of ten thousand Services.
 fn edits(there: &[Rule], wanted: &[Rule]) -> Vec<Edit> {
+    let head = there
+        .iter()
+        .zip(wanted)
+        .take_while(|(old, new)| old == new)
+        .count();
+    let (there, wanted) = (&there[head..], &wanted[head..]);
+    let pairs = there.iter().rev().zip(wanted.iter().rev());
+    let end = pairs.take_while(|(old, new)| old == new).count();
+    let (there, wanted) = (&there[..there.len() - end], &wanted[..wanted.len() - end]);
     let key = |rules: &[Rule]| -> Vec<String> { rules.iter().map(meaning_key).collect() };
     let operations = capture_diff_slices(Algorithm::Myers, &key(there), &key(wanted));
     let mut edits = Vec::new();
@@ -310,13 +366,9 @@ fn edits(there: &[Rule], wanted: &[Rule]) -> Vec<Edit> {
             DiffOp::Equal { .. } => continue,
             other => other.as_tag_tuple(),
         };
-        edits.extend(old.clone().rev().map(|index| Edit::Delete(index + 1)));
-        edits.extend(
-            wanted[new]
-                .iter()
-                .rev()
-                .map(|rule| Edit::Insert(old.start + 1, rule.clone())),
-        );
+        edits.extend(old.clone().rev().map(|index| Edit::Delete(head + index + 1)));
+        let insert = |rule: &Rule| Edit::Insert(head + old.start + 1, rule.clone());
+        edits.extend(wanted[new].iter().rev().map(insert));
     }
     edits
 }
@@ -335,15 +387,6 @@ mod tests {
         Rule::new().comment(comment).to(Target::Accept)
     }
 
-    fn apply(rules: &mut Vec<Rule>, edits: &[Edit]) {
-        for edit in edits {
-            match edit {
-                Edit::Delete(number) => drop(rules.remove(number - 1)),
-                Edit::Insert(number, rule) => rules.insert(number - 1, rule.clone()),
-            }
-        }
-    }
-
     #[test]
     fn edits_lead_from_one_list_to_the_other() {
         let lists = ["", "a", "abc", "abd", "xabc", "cba", "aabb", "abxycd"];
@@ -352,7 +395,7 @@ mod tests {
                 let make = |text: &str| -> Vec<Rule> { text.chars().map(|c| rule(&c.to_string())).collect() };
                 let (mut there, wanted) = (make(from), make(to));
                 let steps = edits(&there, &wanted);
-                apply(&mut there, &steps);
+                super::super::known::edit(&mut there, &steps);
                 assert_eq!(there, wanted, "{from} to {to}");
             }
         }

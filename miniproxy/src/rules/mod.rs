@@ -4,20 +4,26 @@
 //! | --- | --- |
 //! | [`name`] | a service port or endpoint → its chain's name |
 //! | [`rule`] | the parts of one rule, and when two rules mean the same |
+//! | [`part`] | what one service port contributes |
 //! | [`set`] | tables of chains of rules |
 //! | [`build`] | service ports and endpoints → the rule set kube-proxy would write |
 //! | [`fixed`] | the part of that rule set that no Service changes |
 //! | [`text`] | rules → `iptables-restore` text |
 //! | [`parse`] | `iptables-save` text → rule set |
 //! | [`delta`] | what the kernel has, what is wanted → the smallest change |
+//! | [`known`] | what the kernel has after a change that it took |
+//! | [`keep`] | a rule set → what single service ports have in it |
 //! | [`trace`] | a rule set and a packet → what becomes of it |
 //! | [`view`] | a rule set → the Services that can be read out of it |
 
 pub mod build;
 pub mod delta;
 pub mod fixed;
+pub mod keep;
+pub mod known;
 pub mod name;
 pub mod parse;
+pub mod part;
 pub mod rule;
 pub mod set;
 pub mod text;

@@ -5,7 +5,7 @@
 
 use ipnet::IpNet;
 
-use super::rule::{Match, Probability, Rule, Side, Target};
+use super::rule::{Clauses, Match, Probability, Rule, Side, Target};
 use super::set::{Found, TableName};
 use crate::model::Protocol;
 
@@ -119,15 +119,15 @@ fn split(line: &str) -> Option<Vec<String>> {
 /// Reads the words of one rule, one option after the other.
 fn rule(words: &[String]) -> Rule {
     let mut reader = Words { words, at: 0 };
-    let mut rule = Rule::new();
+    let mut clauses = Clauses::default();
     while reader.peek().is_some() {
         if matches!(reader.peek(), Some("-j" | "-g")) {
-            rule.target = Some(reader.target());
+            clauses.target = Some(reader.target());
         } else if let Some(condition) = reader.condition() {
-            rule.matches.push(condition);
+            clauses.matches.push(condition);
         }
     }
-    rule
+    Rule::from(clauses)
 }
 
 struct Words<'a> {

@@ -1,6 +1,8 @@
 //! One rule: what it matches and what it does, and when two rules mean the same.
 
 use std::net::IpAddr;
+use std::ops::Deref;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
@@ -175,13 +177,32 @@ impl Probability {
     }
 }
 
-/// Conditions in the order they are written, and a target.
+/// One rule. Copies share what it says: the same rule is wanted, known and sent.
 #[derive(Debug, Clone, Default)]
-pub struct Rule {
+pub struct Rule(Arc<Clauses>);
+
+/// What a rule says: conditions in the order they are written, and a target.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Clauses {
     /// The conditions.
     pub matches: Vec<Match>,
     /// What to do; `None` counts the packet and goes on.
     pub target: Option<Target>,
+}
+
+impl From<Clauses> for Rule {
+    fn from(mut clauses: Clauses) -> Self {
+        clauses.matches.shrink_to_fit();
+        Self(Arc::new(clauses))
+    }
+}
+
+impl Deref for Rule {
+    type Target = Clauses;
+
+    fn deref(&self) -> &Clauses {
+        &self.0
+    }
 }
 
 impl Rule {
@@ -193,7 +214,10 @@ impl Rule {
     /// Adds any condition.
     #[must_use]
     pub fn with(mut self, condition: Match) -> Self {
-        self.matches.push(condition);
+        let matches = &mut Arc::make_mut(&mut self.0).matches;
+        // Exactly: there are a hundred thousand rules, and they live long.
+        matches.reserve_exact(1);
+        matches.push(condition);
         self
     }
 
@@ -244,7 +268,7 @@ impl Rule {
     /// Sets the target.
     #[must_use]
     pub fn to(mut self, target: Target) -> Self {
-        self.target = Some(target);
+        Arc::make_mut(&mut self.0).target = Some(target);
         self
     }
 
@@ -277,7 +301,7 @@ impl Rule {
 
 impl PartialEq for Rule {
     fn eq(&self, other: &Self) -> bool {
-        self.meaning() == other.meaning()
+        Arc::ptr_eq(&self.0, &other.0) || self.0 == other.0 || self.meaning() == other.meaning()
     }
 }
 

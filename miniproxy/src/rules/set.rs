@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::part::Part;
 use super::rule::Rule;
 
 /// A table of the kernel that kube-proxy writes to.
@@ -65,6 +66,24 @@ impl Wanted {
             .or_default()
             .entry(name.to_string())
             .or_default()
+    }
+
+    /// Adds the rules of a service port.
+    pub fn add(&mut self, part: &Part) {
+        self.add_shared(part);
+        let nat = self.tables.entry(TableName::Nat).or_default();
+        nat.extend(part.own.iter().cloned());
+    }
+
+    /// Adds its rules in shared chains only.
+    pub fn add_shared(&mut self, part: &Part) {
+        for (table, chain, rule) in &part.shared {
+            let chains = self.tables.entry(*table).or_default();
+            match chains.get_mut(*chain) {
+                Some(rules) => rules.push(rule.clone()),
+                None => drop(chains.insert((*chain).to_string(), vec![rule.clone()])),
+            }
+        }
     }
 
     /// All rules of one table's chains, counted.

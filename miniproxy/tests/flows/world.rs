@@ -102,6 +102,7 @@ impl World {
     /// kube-proxy's defaults, and pods told by their addresses.
     pub(crate) fn new(addresses: &'static Addresses) -> Self {
         let config = ProxyConfig {
+            node_name: NODE_NAME.into(),
             local_detector: LocalDetector::Cidr(addresses.pods.parse().unwrap()),
             node_ip: Some(ip(addresses.node)),
             ..ProxyConfig::defaults(addresses.family)
@@ -171,7 +172,7 @@ impl World {
             bytes: list.into_bytes(),
         };
         let registry = Registry::read(&[file]).expect("a good registry");
-        Found::from(&build(&model::model(&registry, self.config.clone(), NODE_NAME)))
+        Found::from(&build(&model::model(&registry, self.config.clone())))
     }
 
     pub(crate) fn packet(&self, from: From, to: To) -> Packet {

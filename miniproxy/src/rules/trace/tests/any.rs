@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::super::super::rule::{Match, Probability, Rule, Side, Target};
+use super::super::super::rule::{Clauses, Match, Probability, Rule, Side, Target};
 use super::super::super::set::{Chains, Wanted};
 use super::super::*;
 use super::{dice, node, packet, pod};
@@ -74,7 +74,7 @@ fn any_chains() -> impl Strategy<Value = Chains> {
         "C4",
     ]);
     let rule = (prop::collection::vec(any_condition(), 0..3), any_target())
-        .prop_map(|(matches, target)| Rule { matches, target });
+        .prop_map(|(matches, target)| Rule::from(Clauses { matches, target }));
     prop::collection::btree_map(
         names.prop_map(str::to_string),
         prop::collection::vec(rule, 0..5),

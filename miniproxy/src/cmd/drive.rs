@@ -1,0 +1,200 @@
+//! The engine and what it drives: objects from files, rules into the kernel.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use labkit::xtables::{Family, Xtables};
+use labkit::{Failure, Kind};
+
+use crate::edge::addresses::interface_addresses;
+use crate::edge::kernel::{Kernel, Wrote};
+use crate::edge::registry::{Files, Source};
+use crate::engine::{Action, Engine, Outcome, Pace, Report};
+use crate::node::NodeOptions;
+use crate::registry::problem::Problem;
+use crate::registry::store::{Store, Touched};
+use crate::rules::delta::Delta;
+
+/// How often to look whether somebody else changed the rules.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// What came of driving.
+pub(super) enum Event {
+    /// A family is as it should be.
+    Done(Report),
+    /// A read or a write failed; it is tried again after this time.
+    Failed(Failure, Duration),
+}
+
+/// Everything that a sync has in hand.
+pub(super) struct Driver {
+    pub(super) node: NodeOptions,
+    pub(super) kernel: Kernel,
+    pub(super) store: Store,
+    pub(super) engine: Engine,
+    files: Files,
+    strict: bool,
+    /// Changes that wait for the registry to be good as a whole.
+    held_back: Touched,
+    /// Whether the engine was ever told what is wanted.
+    told: bool,
+    began: Instant,
+}
+
+impl Driver {
+    /// `patience`: how long to wait for another command that writes.
+    pub(super) fn new(
+        node: NodeOptions,
+        source: Source,
+        xtables: Xtables,
+        strict: bool,
+        patience: Duration,
+    ) -> Self {
+        let kernel = Kernel::new(xtables, patience);
+        let settings = &node.settings;
+        let pace = Pace {
+            min_interval: settings.asked_min_sync_period(),
+            sync_period: settings.sync_period,
+            look: LOOK,
+            counted: kernel.counts(),
+        };
+        Self {
+            engine: Engine::new(pace),
+            files: Files::new(source),
+            store: Store::default(),
+            held_back: Touched::default(),
+            told: false,
+            began: Instant::now(),
+            node,
+            kernel,
+            strict,
+        }
+    }
+
+    /// Time since the start; all of the engine's times are such.
+    pub(super) fn now(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    pub(super) fn paths(&self) -> &[PathBuf] {
+        self.files.paths()
+    }
+
+    /// Reads what changed: of these files, or of all. Returns what could not be read.
+    pub(super) fn read(&mut self, only: Option<&BTreeSet<PathBuf>>) -> Vec<Failure> {
+        let changes = self.files.changes(only);
+        self.held_back
+            .add(self.store.update(&changes.changed, &changes.gone));
+        changes.failures
+    }
+
+    /// What is wrong with the objects.
+    pub(super) fn problems(&self) -> Vec<Problem> {
+        self.store.problems()
+    }
+
+    /// Whether what is good may come into force while there are these problems.
+    pub(super) fn admits(&self, problems: &[Problem]) -> bool {
+        let registry = self.store.registry();
+        let nothing_good =
+            registry.services.is_empty() && registry.slices.is_empty() && registry.nodes.is_empty();
+        problems.is_empty() || !(self.strict || nothing_good && !self.told)
+    }
+
+    /// Tells the engine what changed since it was last told.
+    ///
+    /// # Errors
+    /// When the host's addresses, which the rules depend on, cannot be listed.
+    pub(super) fn want(&mut self, own_addresses: bool) -> Result<(), Failure> {
+        if own_addresses {
+            self.node.host.addresses = interface_addresses()?;
+        }
+        let touched = std::mem::take(&mut self.held_back);
+        let now = self.now();
+        self.engine.want(now, &self.node, &self.store, &touched);
+        self.told = true;
+        Ok(())
+    }
+
+    /// Whether anything was ever wanted.
+    pub(super) fn is_told(&self) -> bool {
+        self.told
+    }
+
+    /// Does one thing after the other until there is nothing to do; returns when there will be.
+    pub(super) fn drive(
+        &mut self,
+        mut on: impl FnMut(Event) -> Result<(), Failure>,
+    ) -> Result<Duration, Failure> {
+        let wait = loop {
+            match self.engine.poll(self.now()) {
+                Action::Wait(until) => break until,
+                Action::Look => {
+                    let look = self.kernel.look();
+                    self.engine.looked(look, self.now());
+                }
+                Action::Read(family) => match self.kernel.read(family, true) {
+                    Ok((found, count)) => self.engine.read(family, found, count),
+                    Err(failure) => self.failed(family, failure, &mut on)?,
+                },
+                Action::Write(family, delta) => self.write(family, &delta, &mut on)?,
+            }
+        };
+        self.kernel.unlock();
+        Ok(wait)
+    }
+
+    fn write(
+        &mut self,
+        family: Family,
+        delta: &Rc<Delta>,
+        on: &mut impl FnMut(Event) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let (expected, insists) = (self.engine.count(), self.engine.insists(family));
+        match self.kernel.write(family, delta, expected, insists) {
+            Wrote::Told(outcome) => match self.engine.wrote(family, outcome, self.now()) {
+                Some(report) => on(Event::Done(report)),
+                None => Ok(()),
+            },
+            Wrote::Failed(failure) => self.failed(family, failure, on),
+        }
+    }
+
+    fn failed(
+        &mut self,
+        family: Family,
+        failure: Failure,
+        on: &mut impl FnMut(Event) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        // Before the first success nothing that is waited for will bring a privilege or a program.
+        if failure.kind() == Kind::HostLacks && !self.engine.has_begun() {
+            return Err(failure);
+        }
+        let wait = self.engine.failed(family, self.now());
+        on(Event::Failed(failure, wait))
+    }
+
+    /// What would be written, without writing it.
+    ///
+    /// # Errors
+    /// When the kernel's rules cannot be read.
+    pub(super) fn rehearse(
+        &mut self,
+        mut on: impl FnMut(Family, &Delta, Option<Report>),
+    ) -> Result<(), Failure> {
+        for _ in Family::ALL {
+            let Action::Read(family) = self.engine.poll(self.now()) else {
+                break;
+            };
+            let (found, count) = self.kernel.read(family, false)?;
+            self.engine.read(family, found, count);
+            if let Action::Write(family, delta) = self.engine.poll(self.now()) {
+                let report = self.engine.wrote(family, Outcome::Done(count), self.now());
+                on(family, &delta, report);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,162 @@
+//! Does what the engine says: reads and writes the kernel's tables, and looks at their count of changes.
+
+use std::time::{Duration, Instant};
+
+use labkit::nftables::NfTables;
+use labkit::rundir::RunDirectory;
+use labkit::shell::tell;
+use labkit::xtables::{Family, Flavour, Xtables};
+use labkit::{Failure, fault, footprint};
+
+use super::tables::Tables as _;
+use crate::engine::{Look, Outcome};
+use crate::rules::delta::Delta;
+use crate::rules::set::Found;
+
+/// Who holds rules, in the record of tables that did not exist before.
+pub const HOLDER: &str = "miniproxy";
+
+/// New chains in one document for iptables-nft: enough that starting a process is no matter, few
+/// enough that its list of new chains, which it walks for each of them, stays short, and that their
+/// rules fit into the 208 KiB that the kernel takes at once from a plain user (`net.core.wmem_max`).
+const NFT_CHAINS: usize = 200;
+/// A write that takes longer than this says how far it is.
+const SILENT: Duration = Duration::from_secs(1);
+
+/// The kernel's tables, as one of the two iptables shows them.
+pub struct Kernel {
+    /// Which iptables.
+    pub xtables: Xtables,
+    counter: Option<NfTables>,
+    patience: Duration,
+    lock: Option<RunDirectory>,
+}
+
+/// How a write went, with words where it failed.
+pub enum Wrote {
+    /// As the engine wants to know it.
+    Told(Outcome),
+    /// It was refused.
+    Failed(Failure),
+}
+
+impl Kernel {
+    /// `patience`: how long to wait for another command that writes.
+    pub fn new(xtables: Xtables, patience: Duration) -> Self {
+        let counter = match xtables.flavour {
+            Flavour::Nft => NfTables::open().ok(),
+            Flavour::Legacy => None,
+        };
+        let mut kernel = Self {
+            xtables,
+            counter,
+            patience,
+            lock: None,
+        };
+        if kernel.count().is_none() {
+            kernel.counter = None;
+        }
+        kernel
+    }
+
+    /// Whether the kernel counts changes of rules.
+    pub fn counts(&self) -> bool {
+        self.counter.is_some()
+    }
+
+    /// The kernel's own count of changes of rules in this network namespace; `None` where it keeps
+    /// none (legacy).
+    pub fn count(&mut self) -> Option<u32> {
+        self.counter
+            .as_mut()
+            .and_then(|counter| counter.generation().ok())
+    }
+
+    /// Two commands at once would edit chains by numbers that the other one moves.
+    fn lock(&mut self) -> Result<(), Failure> {
+        if self.lock.is_none() {
+            self.lock = Some(RunDirectory::lock_within(self.patience)?);
+        }
+        Ok(())
+    }
+
+    /// Lets other commands write.
+    pub fn unlock(&mut self) {
+        self.lock = None;
+    }
+
+    /// All rules of a family, and the count from before they were read.
+    ///
+    /// # Errors
+    /// When they cannot be read, or another command does not end.
+    pub fn read(&mut self, family: Family, to_write: bool) -> Result<(Option<Found>, Option<u32>), Failure> {
+        if to_write {
+            self.lock()?;
+        }
+        let count = self.count();
+        Ok((self.xtables.read(family)?, count))
+    }
+
+    /// Writes a change if the kernel's count is still the expected one, or if the writer `insists`.
+    pub fn write(&mut self, family: Family, delta: &Delta, expected: Option<u32>, insists: bool) -> Wrote {
+        if delta.is_empty() {
+            return Wrote::Told(Outcome::Done(expected));
+        }
+        if let Err(failure) = self.lock() {
+            return Wrote::Failed(failure);
+        }
+        let before = self.count();
+        if self.counts() && before != expected && !insists {
+            return Wrote::Told(Outcome::Overtaken);
+        }
+        match self.send(family, delta) {
+            Ok(transactions) => {
+                // Each transaction counts one; more is somebody else's.
+                let own = before.map(|before| before.wrapping_add(transactions));
+                Wrote::Told(Outcome::Done(own.filter(|own| self.count() == Some(*own))))
+            }
+            Err(failure) => Wrote::Failed(failure),
+        }
+    }
+
+    /// How many transactions it took.
+    fn send(&self, family: Family, delta: &Delta) -> Result<u32, Failure> {
+        if let Some(run) = &self.lock {
+            // First the record, then the rules: a crash in between leaves nothing unaccounted for.
+            footprint::hold(run, HOLDER)?;
+        }
+        fault::point("sync:held");
+        let documents = match self.xtables.flavour {
+            Flavour::Nft => delta.documents(NFT_CHAINS),
+            // Legacy replaces the whole table with each document.
+            Flavour::Legacy => vec![delta.document()],
+        };
+        let (began, mut told) = (Instant::now(), Duration::ZERO);
+        let mut transactions = 0;
+        for (index, document) in documents.iter().enumerate() {
+            self.xtables
+                .write(family, document)
+                .map_err(|failure| failure.context(format!("cannot write the {} rules", family.name())))?;
+            transactions += document.lines().filter(|line| *line == "COMMIT").count();
+            if began.elapsed() > told + SILENT {
+                told = began.elapsed();
+                let part = format!("{} of {} parts", index + 1, documents.len());
+                tell(&format!("{}: {part} written", family.name()));
+            }
+        }
+        fault::point(if family == Family::V4 {
+            "sync:v4"
+        } else {
+            "sync:v6"
+        });
+        Ok(u32::try_from(transactions).unwrap_or(u32::MAX))
+    }
+
+    /// Whether somebody else changed rules, as cheaply as it can be told.
+    pub fn look(&mut self) -> Option<Look> {
+        if self.counts() {
+            return self.count().map(Look::Count);
+        }
+        self.xtables.has_canary().map(Look::Canary)
+    }
+}

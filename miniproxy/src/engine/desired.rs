@@ -1,0 +1,211 @@
+//! What one IP family should have, Service by Service, so that one that changed costs only itself.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use labkit::xtables::Family;
+
+use crate::model::{LARGE_CLUSTER_ENDPOINTS, ProxyConfig, ServicePort};
+use crate::registry::ServiceKey;
+use crate::rules::build::part;
+use crate::rules::fixed;
+use crate::rules::keep::{self, PortKey};
+use crate::rules::part::Part;
+use crate::rules::set::{Found, TableName, Wanted};
+
+/// The ports of one Service and their rules.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ServiceRules {
+    /// The ports; empty where the rules were found and are left as they are.
+    pub ports: Vec<ServicePort>,
+    /// The rules of each port.
+    pub parts: BTreeMap<PortKey, Part>,
+}
+
+impl ServiceRules {
+    fn of(config: &ProxyConfig, ports: Vec<ServicePort>, large: bool) -> Self {
+        let key = |port: &ServicePort| (port.name.to_string(), port.protocol);
+        let parts = ports.iter().map(|port| (key(port), part(config, port, large)));
+        Self {
+            parts: parts.collect(),
+            ports,
+        }
+    }
+
+    /// The names of the chains that only this Service has.
+    pub fn own_chains(&self) -> impl Iterator<Item = &String> {
+        let parts = self.parts.values();
+        parts.flat_map(|part| part.own.iter().map(|(chain, _)| chain))
+    }
+
+    /// As a rule set by itself, to be read by [`crate::rules::view`].
+    pub fn alone(&self) -> Found {
+        let mut wanted = Wanted::default();
+        for part in self.parts.values() {
+            wanted.add(part);
+        }
+        Found {
+            tables: wanted.tables,
+        }
+    }
+
+    fn endpoints(&self) -> usize {
+        self.ports.iter().map(|port| port.endpoints.len()).sum()
+    }
+}
+
+/// All Services of one family by name, with their rules.
+pub type Services = BTreeMap<ServiceKey, Rc<ServiceRules>>;
+
+/// What one family should have.
+#[derive(Debug)]
+pub struct Desired {
+    config: ProxyConfig,
+    services: Services,
+    /// Services that are left as they were found.
+    kept: BTreeSet<ServiceKey>,
+    /// Endpoints of all service ports.
+    endpoints: usize,
+    large: bool,
+}
+
+impl Desired {
+    /// Nothing yet but what no Service changes.
+    pub fn new(family: Family) -> Self {
+        Self {
+            config: ProxyConfig::defaults(family),
+            services: Services::new(),
+            kept: BTreeSet::new(),
+            endpoints: 0,
+            large: false,
+        }
+    }
+
+    /// The configuration the rules are made with.
+    pub fn config(&self) -> &ProxyConfig {
+        &self.config
+    }
+
+    /// All Services.
+    pub fn services(&self) -> &Services {
+        &self.services
+    }
+
+    /// Services that are left as they were found.
+    pub fn kept(&self) -> &BTreeSet<ServiceKey> {
+        &self.kept
+    }
+
+    /// Takes a configuration and all Services anew; those that are kept and that `keeps` names stay.
+    pub fn replace(
+        &mut self,
+        config: ProxyConfig,
+        services: Vec<(ServiceKey, Vec<ServicePort>)>,
+        keeps: impl Fn(&ServiceKey) -> bool,
+    ) {
+        self.config = config;
+        self.kept.retain(keeps);
+        let kept = &self.kept;
+        self.services.retain(|key, _| kept.contains(key));
+        let new = || {
+            services
+                .iter()
+                .filter(|(key, ports)| !ports.is_empty() && !kept.contains(key))
+        };
+        self.endpoints = new()
+            .flat_map(|(_, ports)| ports)
+            .map(|port| port.endpoints.len())
+            .sum();
+        self.large = self.endpoints > LARGE_CLUSTER_ENDPOINTS;
+        for (key, ports) in services {
+            if !ports.is_empty() && !self.kept.contains(&key) {
+                let rules = ServiceRules::of(&self.config, ports, self.large);
+                self.services.insert(key, Rc::new(rules));
+            }
+        }
+    }
+
+    /// Takes a Service as it is now, without ports when it is gone; true when its rules may differ.
+    pub fn update(&mut self, key: &ServiceKey, ports: Vec<ServicePort>) -> bool {
+        let kept = self.kept.remove(key);
+        let before = self.services.get(key);
+        if !kept && before.map_or(&[][..], |before| &before.ports) == ports.as_slice() {
+            return false;
+        }
+        self.endpoints -= before.map_or(0, |before| before.endpoints());
+        if ports.is_empty() {
+            self.services.remove(key);
+        } else {
+            let rules = ServiceRules::of(&self.config, ports, self.large);
+            self.endpoints += rules.endpoints();
+            self.services.insert(key.clone(), Rc::new(rules));
+        }
+        true
+    }
+
+    /// After updates: whether endpoints have comments may have changed, and then all Services did.
+    pub fn settle(&mut self) -> bool {
+        let large = self.endpoints > LARGE_CLUSTER_ENDPOINTS;
+        if large == self.large {
+            return false;
+        }
+        self.large = large;
+        for (key, rules) in &mut self.services {
+            if !self.kept.contains(key) {
+                *rules = Rc::new(ServiceRules::of(&self.config, rules.ports.clone(), large));
+            }
+        }
+        true
+    }
+
+    /// Leaves Services as they are in `found`: those that `keeps` names and that have rules there.
+    pub fn keep(&mut self, found: &Found, keeps: impl Fn(&ServiceKey, bool) -> bool) {
+        let parts = keep::parts(found, |namespace, name| {
+            let key = (namespace.to_string(), name.to_string());
+            keeps(&key, self.services.contains_key(&key))
+        });
+        let mut kept: BTreeMap<ServiceKey, ServiceRules> = BTreeMap::new();
+        for (port, part) in parts {
+            let (namespace, name) = keep::service_of(&port);
+            let rules = kept.entry((namespace.to_string(), name.to_string())).or_default();
+            rules.parts.insert(port, part);
+        }
+        for (key, rules) in kept {
+            let before = self.services.insert(key.clone(), Rc::new(rules));
+            self.endpoints -= before.map_or(0, |before| before.endpoints());
+            self.kept.insert(key);
+        }
+    }
+
+    /// Every rule of the family.
+    pub fn wanted(&self) -> Wanted {
+        let mut wanted = self.shared();
+        let nat = wanted.tables.entry(TableName::Nat).or_default();
+        for part in self.services.values().flat_map(|rules| rules.parts.values()) {
+            nat.extend(part.own.iter().cloned());
+        }
+        wanted
+    }
+
+    /// The chains that all Services share, and the own chains of these.
+    pub fn wanted_of(&self, services: &BTreeSet<ServiceKey>) -> Wanted {
+        let mut wanted = self.shared();
+        let nat = wanted.tables.entry(TableName::Nat).or_default();
+        let rules = services.iter().filter_map(|key| self.services.get(key));
+        for part in rules.flat_map(|rules| rules.parts.values()) {
+            nat.extend(part.own.iter().cloned());
+        }
+        wanted
+    }
+
+    fn shared(&self) -> Wanted {
+        let mut wanted = fixed::base(&self.config);
+        for part in self.services.values().flat_map(|rules| rules.parts.values()) {
+            wanted.add_shared(part);
+        }
+        wanted
+            .chain(TableName::Nat, fixed::SERVICES)
+            .extend(fixed::node_port_rules(&self.config));
+        wanted
+    }
+}

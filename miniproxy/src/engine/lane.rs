@@ -1,0 +1,346 @@
+//! One IP family: what it should have, what the kernel is known to have, what is still to be done.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::time::Duration;
+
+use labkit::xtables::Family;
+
+use super::desired::{Desired, ServiceRules, Services};
+use crate::pace::back_off;
+use crate::registry::ServiceKey;
+use crate::report::changes::{Change, changes};
+use crate::rules::delta::Delta;
+use crate::rules::set::{Found, TableName, Wanted};
+use crate::rules::view;
+
+/// What waits for the next write.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) enum Pending {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// These Services.
+    Some(BTreeSet<ServiceKey>),
+    /// Everything.
+    All,
+}
+
+/// What one sync of one family did.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// The family.
+    pub family: Family,
+    /// Everything was compared, not only what changed.
+    pub full: bool,
+    /// Nobody had asked for a change: the kernel had something else than it should.
+    pub repaired: bool,
+    /// What was written; `None` when all was in place.
+    pub written: Option<Written>,
+    /// What happened to each service port.
+    pub changes: Vec<Change>,
+    /// Each Service that changed, as it was in force and as it is now; at the first sync all of them.
+    pub services_changed: Vec<Pair>,
+    /// Service ports in force.
+    pub services: usize,
+    /// The family cannot be had on this host.
+    pub absent: bool,
+    /// From the first event to the end.
+    pub waited: Duration,
+    /// From the first look at the kernel to the end.
+    pub took: Duration,
+}
+
+/// A Service before and after; `None` where there was none, or is none.
+pub type Pair = (Option<Rc<ServiceRules>>, Option<Rc<ServiceRules>>);
+
+/// What was sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Written {
+    /// Our chains that were made, changed or removed; 0 when only jumps to them were missing.
+    pub chains: usize,
+    /// Rules sent, by table.
+    pub rules: BTreeMap<TableName, usize>,
+}
+
+/// One family.
+#[derive(Debug)]
+pub(super) struct Lane {
+    pub family: Family,
+    pub desired: Desired,
+    pub pending: Pending,
+    /// When the oldest pending change came.
+    pub since: Option<Duration>,
+    /// What the kernel has, as far as that is known.
+    pub known: Option<Found>,
+    /// The kernel may have something else than is known: compare everything.
+    pub suspect: bool,
+    /// The comparison that is being acted on, or that was found needless.
+    pub plan: Option<Plan>,
+    /// What was last written or found right, Service by Service.
+    in_force: Option<Services>,
+    pub failures: u32,
+    /// Writes in a row that somebody else's came in front of.
+    pub overtaken: u32,
+    pub retry_at: Option<Duration>,
+    pub verify_at: Duration,
+    pub ended: Option<(Duration, Duration)>,
+    pub began: Option<Duration>,
+}
+
+/// A comparison: what is to be written, and what was there.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub delta: Rc<Delta>,
+    /// Everything was compared.
+    pub full: bool,
+    /// What was read for it and what was wanted; `None` when knowledge was enough.
+    read: Option<(Found, Wanted)>,
+    absent: bool,
+}
+
+impl Lane {
+    pub(super) fn new(family: Family) -> Self {
+        Self {
+            family,
+            desired: Desired::new(family),
+            pending: Pending::Nothing,
+            since: None,
+            known: None,
+            suspect: false,
+            plan: None,
+            in_force: None,
+            failures: 0,
+            overtaken: 0,
+            retry_at: None,
+            verify_at: Duration::MAX,
+            ended: None,
+            began: None,
+        }
+    }
+
+    /// Notes what has to be done.
+    pub(super) fn add(&mut self, now: Duration, more: Pending) {
+        let pending = std::mem::take(&mut self.pending);
+        self.pending = match (pending, more) {
+            (pending, Pending::Nothing) => pending,
+            (Pending::Nothing, more) => more,
+            (Pending::Some(mut known), Pending::Some(more)) => {
+                known.extend(more);
+                Pending::Some(known)
+            }
+            _ => Pending::All,
+        };
+        if self.pending != Pending::Nothing {
+            self.since.get_or_insert(now);
+        }
+    }
+
+    pub(super) fn has_work(&self, now: Duration) -> bool {
+        self.pending != Pending::Nothing || self.suspect || self.verify_at <= now
+    }
+
+    /// Whether what is pending can be compared with what is known.
+    pub(super) fn knows_enough(&self, now: Duration) -> bool {
+        self.known.is_some()
+            && self.in_force.is_some()
+            && !self.suspect
+            && self.verify_at > now
+            && matches!(self.pending, Pending::Some(_))
+    }
+
+    /// Whether it ever came to its end.
+    pub(super) fn has_begun(&self) -> bool {
+        self.in_force.is_some()
+    }
+
+    /// Compares what is pending with what is known.
+    pub(super) fn plan_some(&mut self) {
+        let (Pending::Some(touched), Some(known)) = (&self.pending, &self.known) else {
+            return;
+        };
+        let wanted = self.desired.wanted_of(touched);
+        let before = self.in_force.iter().flat_map(|in_force| {
+            let rules = touched.iter().filter_map(|key| in_force.get(key));
+            rules.flat_map(|rules| rules.own_chains())
+        });
+        let delta = Delta::of_some(known, &wanted, &before.cloned().collect());
+        self.plan = Some(Plan {
+            delta: Rc::new(delta),
+            full: false,
+            read: None,
+            absent: false,
+        });
+    }
+
+    /// Compares everything with what was read; `None` when this host cannot do the family.
+    pub(super) fn plan_all(&mut self, found: Option<Found>, overwrite: bool) {
+        self.known = None;
+        let mut delta = Delta::default();
+        let read = found.map(|found| (found, self.desired.wanted()));
+        if let Some((found, wanted)) = &read {
+            delta = Delta::between(found, wanted);
+            if overwrite {
+                delta.rewrite_edited(wanted);
+            }
+        }
+        self.plan = Some(Plan {
+            delta: Rc::new(delta),
+            full: true,
+            absent: read.is_none(),
+            read,
+        });
+    }
+
+    /// The plan was carried out, or there was nothing to do: what is pending is done, once.
+    pub(super) fn finish(&mut self, now: Duration, trusted: bool) -> Option<Report> {
+        let plan = self.plan.take()?;
+        let touched = match std::mem::take(&mut self.pending) {
+            Pending::Some(touched) => Some(touched),
+            Pending::Nothing => Some(BTreeSet::new()),
+            Pending::All => None,
+        };
+        let asked = touched.as_ref().is_none_or(|touched| !touched.is_empty());
+        let services_changed = self.pairs(touched.as_ref());
+        let report = Report {
+            family: self.family,
+            full: plan.full,
+            repaired: !asked && !plan.delta.is_empty(),
+            written: (!plan.delta.is_empty()).then(|| Written::of(&plan.delta)),
+            changes: if plan.absent {
+                Vec::new()
+            } else {
+                self.changes(&plan, &services_changed)
+            },
+            services_changed,
+            services: self
+                .desired
+                .services()
+                .values()
+                .map(|rules| rules.parts.len())
+                .sum(),
+            absent: plan.absent,
+            waited: now.saturating_sub(self.since.take().unwrap_or(now)),
+            took: now.saturating_sub(self.began.take().unwrap_or(now)),
+        };
+        self.remember(touched.as_ref());
+        self.know(plan, trusted);
+        (self.suspect, self.failures, self.overtaken, self.retry_at) = (false, 0, 0, None);
+        self.ended = Some((now, report.took));
+        Some(report)
+    }
+
+    /// The Services among these (or among all) that are not what they were.
+    fn pairs(&self, touched: Option<&BTreeSet<ServiceKey>>) -> Vec<Pair> {
+        let nothing = Services::new();
+        let (before, after) = (
+            self.in_force.as_ref().unwrap_or(&nothing),
+            self.desired.services(),
+        );
+        let pair = |key: &ServiceKey| (before.get(key).cloned(), after.get(key).cloned());
+        let keys: BTreeSet<&ServiceKey> = match touched {
+            Some(touched) => touched.iter().collect(),
+            None => before.keys().chain(after.keys()).collect(),
+        };
+        let pairs = keys.into_iter().map(pair);
+        pairs.filter(|(before, after)| before != after).collect()
+    }
+
+    /// What happened to each service port: at first to what was found, later to what was in force.
+    fn changes(&self, plan: &Plan, pairs: &[Pair]) -> Vec<Change> {
+        if self.in_force.is_none() {
+            let views = plan
+                .read
+                .as_ref()
+                .map(|(found, wanted)| (view::services(found), view::services(&Found::from(wanted))));
+            return views
+                .map(|(before, after)| changes(&before, &after))
+                .unwrap_or_default();
+        }
+        let views = |rules: &Option<Rc<ServiceRules>>| {
+            rules
+                .as_ref()
+                .map(|rules| view::services(&rules.alone()))
+                .unwrap_or_default()
+        };
+        let each = pairs
+            .iter()
+            .flat_map(|(before, after)| changes(&views(before), &views(after)));
+        each.collect()
+    }
+
+    fn remember(&mut self, touched: Option<&BTreeSet<ServiceKey>>) {
+        let services = self.desired.services();
+        match (touched, &mut self.in_force) {
+            (Some(touched), Some(in_force)) => {
+                for key in touched {
+                    match services.get(key) {
+                        Some(rules) => drop(in_force.insert(key.clone(), Rc::clone(rules))),
+                        None => drop(in_force.remove(key)),
+                    }
+                }
+            }
+            (_, in_force) => *in_force = Some(services.clone()),
+        }
+    }
+
+    /// Follows the change in what is known, where that can be relied on.
+    fn know(&mut self, plan: Plan, trusted: bool) {
+        if !trusted {
+            self.known = None;
+            return;
+        }
+        if let Some((mut found, wanted)) = plan.read {
+            found.apply(&plan.delta);
+            share(&mut found, &wanted);
+            self.known = Some(found);
+        } else if let Some(known) = &mut self.known {
+            known.apply(&plan.delta);
+        }
+    }
+
+    /// The plan failed; how long to wait before the next attempt.
+    pub(super) fn fail(&mut self, now: Duration) -> Duration {
+        let partial = self.plan.take().is_some_and(|plan| !plan.full);
+        self.known = None;
+        self.began = None;
+        // A change that does not fit says that the knowledge was wrong: everything is written at once.
+        if partial && self.failures == 0 {
+            self.failures = 1;
+            self.suspect = true;
+            return Duration::ZERO;
+        }
+        self.failures += 1;
+        self.suspect = true;
+        let wait = back_off(self.failures);
+        self.retry_at = Some(now + wait);
+        wait
+    }
+}
+
+impl Written {
+    fn of(delta: &Delta) -> Self {
+        let rules = delta
+            .tables
+            .iter()
+            .map(|(table, changes)| (*table, changes.rule_count()));
+        Self {
+            chains: delta.chain_count(),
+            rules: rules.collect(),
+        }
+    }
+}
+
+/// Lets equal rules be the same ones, so that they are kept once.
+fn share(known: &mut Found, wanted: &Wanted) {
+    for (table, chains) in &wanted.tables {
+        let Some(there) = known.tables.get_mut(table) else {
+            continue;
+        };
+        for (chain, rules) in chains {
+            if let Some(there) = there.get_mut(chain).filter(|there| *there == rules) {
+                there.clone_from(rules);
+            }
+        }
+    }
+}

@@ -1,0 +1,398 @@
+//! Files that come, change and go → the objects in force, and which Services that touches.
+//!
+//! Each object stands or falls by itself: one that is refused leaves its last good version in force,
+//! and all others as they are. A file that is no JSON at all keeps what it said before.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::rc::Rc;
+
+use super::parse::{Item, Object, Parsed, Refused, parse};
+use super::problem::Problem;
+use super::{Identity, Registry, SERVICE_NAME_LABEL, ServiceKey, SourceFile};
+use super::{check, model, name_of, namespace_of, select};
+
+/// What an update changed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Touched {
+    /// Services whose own object, slices or Pods changed.
+    pub services: BTreeSet<ServiceKey>,
+    /// Some Node changed.
+    pub nodes: bool,
+}
+
+impl Touched {
+    /// Whether nothing changed.
+    pub fn is_empty(&self) -> bool {
+        self.services.is_empty() && !self.nodes
+    }
+
+    /// Adds what another update changed.
+    pub fn add(&mut self, other: Self) {
+        self.services.extend(other.services);
+        self.nodes |= other.nodes;
+    }
+}
+
+/// Services that cannot be told whole, because an object was refused that has no good version.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Refusals {
+    /// Those that are known by name.
+    pub services: BTreeSet<ServiceKey>,
+    /// There may be others: something could not be read that never was read before.
+    pub unknown: bool,
+}
+
+impl Refusals {
+    /// Whether the rules of this Service should stay as they are; `known` when it is in the registry.
+    pub fn keeps(&self, service: &ServiceKey, known: bool) -> bool {
+        self.services.contains(service) || (self.unknown && !known)
+    }
+}
+
+/// A good object of a file.
+#[derive(Debug)]
+struct Held {
+    /// `None` for kinds that are passed over.
+    identity: Option<Identity>,
+    /// Addresses that only one Service may have.
+    addresses: Vec<String>,
+    item: Item,
+}
+
+/// One file as it was last read.
+#[derive(Debug, Default)]
+struct File {
+    held: Vec<Rc<Held>>,
+    problems: Vec<Problem>,
+    /// What was refused, with the Service that would miss it.
+    refused: Vec<(Identity, Option<ServiceKey>)>,
+    /// Something in it could not be read, and never was.
+    blind: bool,
+}
+
+/// All files of a registry, and what they come to.
+#[derive(Debug, Default)]
+pub struct Store {
+    files: BTreeMap<String, File>,
+    in_force: HashMap<Identity, Rc<Held>>,
+    registry: Registry,
+    conflicts: Vec<Problem>,
+}
+
+impl Store {
+    /// The objects in force.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// The objects in force, for good.
+    pub fn into_registry(self) -> Registry {
+        self.registry
+    }
+
+    /// Everything that is wrong now, in the order of the files.
+    pub fn problems(&self) -> Vec<Problem> {
+        let of_files = self.files.values().flat_map(|file| &file.problems);
+        of_files.chain(&self.conflicts).cloned().collect()
+    }
+
+    /// Which Services cannot be told whole.
+    pub fn refusals(&self) -> Refusals {
+        let mut refusals = Refusals::default();
+        for file in self.files.values() {
+            refusals.unknown |= file.blind;
+            let lost = file
+                .refused
+                .iter()
+                .filter(|(identity, _)| !self.in_force.contains_key(identity));
+            refusals
+                .services
+                .extend(lost.filter_map(|(_, service)| service.clone()));
+        }
+        refusals
+    }
+
+    /// Takes in files that are new or changed, and forgets those that are gone.
+    pub fn update(&mut self, changed: &[SourceFile], gone: &[String]) -> Touched {
+        for path in gone {
+            self.files.remove(path);
+        }
+        // Alive until conflicts are told: a place in a text can be found while the text is there.
+        let mut texts = Vec::new();
+        for source in changed {
+            let before = self.files.remove(&source.path);
+            let file = match parse(source) {
+                Ok(parsed) => self.file(&source.path, parsed, before, &mut texts),
+                Err(problem) => File {
+                    blind: before.as_ref().is_none_or(|before| before.blind),
+                    problems: vec![problem],
+                    ..before.unwrap_or_default()
+                },
+            };
+            self.files.insert(source.path.clone(), file);
+        }
+        self.settle()
+    }
+
+    /// What a file says now; where it says something bad, what it said before.
+    fn file(&self, path: &str, mut parsed: Parsed, before: Option<File>, texts: &mut Vec<Parsed>) -> File {
+        let mut file = File::default();
+        let mut anonymous = false;
+        for item in std::mem::take(&mut parsed.items) {
+            match item.and_then(held) {
+                Ok(held) => file.held.push(Rc::new(held)),
+                Err(refused) => {
+                    file.problems.push(refused.problem.clone());
+                    let identity = refused.identity.clone().filter(is_possible);
+                    anonymous |= identity.is_none();
+                    if let Some(identity) = identity {
+                        file.held.extend(self.in_force.get(&identity).cloned());
+                        let service = service_of(&refused, &identity);
+                        file.refused.push((identity, service));
+                    }
+                }
+            }
+        }
+        texts.push(parsed);
+        if anonymous {
+            // It may be any of those that the file had and does not name any more.
+            file.blind = before.as_ref().is_none_or(|before| before.held.is_empty());
+            let named: BTreeSet<_> = file.held.iter().map(|held| held.identity.clone()).collect();
+            let missing = before.into_iter().flat_map(|before| before.held);
+            let missing =
+                missing.filter(|held| *held.item.origin.file == *path && !named.contains(&held.identity));
+            file.held.extend(missing);
+        }
+        file
+    }
+
+    /// Decides which objects are in force: of two with one name, or with one address, the first.
+    fn settle(&mut self) -> Touched {
+        let mut claims = Claims::default();
+        let mut losers = Vec::new();
+        self.conflicts.clear();
+        self.registry.ignored.clear();
+        for held in self.files.values().flat_map(|file| &file.held) {
+            if let Object::Other(kind) = &held.item.object {
+                let ignored = format!("{kind} in {}", held.item.origin.file);
+                self.registry.ignored.push(ignored);
+            } else if let Err(problem) = claims.add(held) {
+                self.conflicts.push(problem);
+                losers.push(held);
+            }
+        }
+        for loser in losers {
+            let before = loser.identity.as_ref().and_then(|id| self.in_force.get(id));
+            if let Some(before) = before.filter(|before| !Rc::ptr_eq(before, loser)) {
+                // What is in force of it, if that is at nobody's expense.
+                let _ = claims.add(before);
+            }
+        }
+        let now: HashMap<Identity, Rc<Held>> = claims
+            .names
+            .iter()
+            .map(|(identity, held)| ((*identity).clone(), Rc::clone(held)))
+            .collect();
+        let before = std::mem::replace(&mut self.in_force, now);
+        self.index(&before)
+    }
+
+    /// Brings the registry from what was in force to what is.
+    fn index(&mut self, before: &HashMap<Identity, Rc<Held>>) -> Touched {
+        let mut touched = Touched::default();
+        let mut pods = Vec::new();
+        let gone = before
+            .iter()
+            .filter(|(id, held)| !is_same(self.in_force.get(*id), held));
+        for (identity, held) in gone {
+            remove(&mut self.registry, identity, &held.item.object);
+            touch(&mut touched, &mut pods, identity, &held.item.object);
+        }
+        let new = self
+            .in_force
+            .iter()
+            .filter(|(id, held)| !is_same(before.get(*id), held));
+        for (identity, held) in new {
+            insert(&mut self.registry, identity, &held.item.object);
+            touch(&mut touched, &mut pods, identity, &held.item.object);
+        }
+        self.touch_by_pods(&mut touched, &pods);
+        touched
+    }
+
+    /// Services whose selector finds one of these Pods, where no slice says better.
+    fn touch_by_pods(&self, touched: &mut Touched, pods: &[Rc<k8s_openapi::api::core::v1::Pod>]) {
+        let namespaces: BTreeSet<&str> = pods.iter().map(|pod| namespace_of(&pod.metadata)).collect();
+        for (key, service) in &self.registry.services {
+            if !namespaces.contains(key.0.as_str())
+                || self.registry.slices.contains_key(key)
+                || touched.services.contains(key)
+            {
+                continue;
+            }
+            // Looking at each of many Pods would cost more than doing the Service again.
+            if pods.len() > 100 || pods.iter().any(|pod| select::selects(service, pod)) {
+                touched.services.insert(key.clone());
+            }
+        }
+    }
+}
+
+/// Checks an object that was read.
+fn held(item: Item) -> Result<Held, Box<Refused>> {
+    let identity = item.object.identity().map(|(kind, metadata)| Identity {
+        kind,
+        namespace: match kind {
+            "Node" => String::new(),
+            _ => namespace_of(metadata).to_string(),
+        },
+        name: name_of(metadata).to_string(),
+    });
+    match check::check(&item) {
+        Ok(()) => Ok(Held {
+            identity,
+            addresses: match &item.object {
+                Object::Service(service) => model::cluster_ips(service),
+                _ => Vec::new(),
+            },
+            item,
+        }),
+        Err(problem) => Err(Box::new(Refused {
+            problem,
+            identity,
+            service: slice_service(&item.object),
+        })),
+    }
+}
+
+/// A name that no object can have tells nothing about which one was meant.
+fn is_possible(identity: &Identity) -> bool {
+    let in_namespace = identity.kind != "Node";
+    check::is_name(identity.kind, &identity.name) && (!in_namespace || check::is_label(&identity.namespace))
+}
+
+fn slice_service(object: &Object) -> Option<String> {
+    match object {
+        Object::EndpointSlice(slice) => slice.metadata.labels.as_ref()?.get(SERVICE_NAME_LABEL).cloned(),
+        _ => None,
+    }
+}
+
+/// The Service that is not whole without this object.
+fn service_of(refused: &Refused, identity: &Identity) -> Option<ServiceKey> {
+    let name = match identity.kind {
+        "Service" => identity.name.clone(),
+        "EndpointSlice" => refused.service.clone()?,
+        _ => return None,
+    };
+    Some((identity.namespace.clone(), name))
+}
+
+/// What only one object may have: its name, and a Service its cluster IPs.
+#[derive(Default)]
+struct Claims<'a> {
+    names: HashMap<&'a Identity, &'a Rc<Held>>,
+    addresses: HashMap<&'a str, &'a Identity>,
+}
+
+impl<'a> Claims<'a> {
+    fn add(&mut self, held: &'a Rc<Held>) -> Result<(), Problem> {
+        let Some(identity) = &held.identity else {
+            return Ok(());
+        };
+        if let Some(first) = self.names.get(identity) {
+            let first = &first.item.origin.file;
+            let (kind, name) = (identity.kind, &identity.name);
+            let what = match kind {
+                "Node" => format!("there is another Node {name}, in {first}"),
+                _ => format!(
+                    "there is another {kind} {}/{name}, in {first}",
+                    identity.namespace
+                ),
+            };
+            let expected = "one object for each kind, namespace and name";
+            return Err(held.item.problem("metadata.name", what, expected));
+        }
+        for address in &held.addresses {
+            if let Some(owner) = self.addresses.get(address.as_str()) {
+                return Err(held.item.problem(
+                    "spec.clusterIP",
+                    format!("{address} belongs to Service {}/{}", owner.namespace, owner.name),
+                    "an address that no other Service has",
+                ));
+            }
+        }
+        self.addresses
+            .extend(held.addresses.iter().map(|address| (address.as_str(), identity)));
+        self.names.insert(identity, held);
+        Ok(())
+    }
+}
+
+fn is_same(one: Option<&Rc<Held>>, other: &Rc<Held>) -> bool {
+    one.is_some_and(|one| Rc::ptr_eq(one, other))
+}
+
+fn key(identity: &Identity) -> ServiceKey {
+    (identity.namespace.clone(), identity.name.clone())
+}
+
+/// The Service of a slice; slices without one stand together under no name.
+fn owner(identity: &Identity, object: &Object) -> ServiceKey {
+    let service = slice_service(object).unwrap_or_default();
+    (identity.namespace.clone(), service)
+}
+
+fn insert(registry: &mut Registry, identity: &Identity, object: &Object) {
+    let name = identity.name.clone();
+    match object {
+        Object::Service(service) => drop(registry.services.insert(key(identity), Rc::clone(service))),
+        Object::EndpointSlice(slice) => {
+            let slices = registry.slices.entry(owner(identity, object)).or_default();
+            slices.insert(name, Rc::clone(slice));
+        }
+        Object::Pod(pod) => {
+            let pods = registry.pods.entry(identity.namespace.clone()).or_default();
+            pods.insert(name, Rc::clone(pod));
+        }
+        Object::Node(node) => drop(registry.nodes.insert(name, Rc::clone(node))),
+        Object::Other(_) => {}
+    }
+}
+
+fn remove(registry: &mut Registry, identity: &Identity, object: &Object) {
+    match object {
+        Object::Service(_) => drop(registry.services.remove(&key(identity))),
+        Object::EndpointSlice(_) => {
+            let owner = owner(identity, object);
+            if let Some(slices) = registry.slices.get_mut(&owner) {
+                slices.remove(&identity.name);
+                if slices.is_empty() {
+                    registry.slices.remove(&owner);
+                }
+            }
+        }
+        Object::Pod(_) => {
+            if let Some(pods) = registry.pods.get_mut(&identity.namespace) {
+                pods.remove(&identity.name);
+            }
+        }
+        Object::Node(_) => drop(registry.nodes.remove(&identity.name)),
+        Object::Other(_) => {}
+    }
+}
+
+fn touch(
+    touched: &mut Touched,
+    pods: &mut Vec<Rc<k8s_openapi::api::core::v1::Pod>>,
+    identity: &Identity,
+    object: &Object,
+) {
+    match object {
+        Object::Service(_) => drop(touched.services.insert(key(identity))),
+        Object::EndpointSlice(_) => drop(touched.services.insert(owner(identity, object))),
+        Object::Pod(pod) => pods.push(Rc::clone(pod)),
+        Object::Node(_) => touched.nodes = true,
+        Object::Other(_) => {}
+    }
+}

@@ -1,0 +1,48 @@
+//! What the kernel has after it took a change: knowledge that need not be read back.
+
+use super::delta::{Delta, Edit, TableDelta};
+use super::rule::Rule;
+use super::set::{Chains, Found};
+
+impl Found {
+    /// Follows a change that was written as a whole.
+    pub fn apply(&mut self, delta: &Delta) {
+        for (table, changes) in &delta.tables {
+            apply(self.tables.entry(*table).or_default(), changes);
+        }
+    }
+}
+
+fn apply(chains: &mut Chains, changes: &TableDelta) {
+    for (chain, rules) in &changes.rewritten {
+        chains.insert(chain.clone(), rules.clone());
+    }
+    for (chain, edits) in &changes.edited {
+        edit(chains.entry(chain.clone()).or_default(), edits);
+    }
+    for (chain, rule) in &changes.unjumps {
+        let rules = chains.entry(chain.clone()).or_default();
+        if let Some(at) = rules.iter().position(|known| known == rule) {
+            rules.remove(at);
+        }
+    }
+    for (chain, rule) in &changes.jumps {
+        chains.entry(chain.clone()).or_default().insert(0, rule.clone());
+    }
+    for chain in &changes.removed {
+        chains.remove(chain);
+    }
+}
+
+/// Does the steps in turn; one that fits nowhere, which the kernel would have refused, is left out.
+pub(super) fn edit(rules: &mut Vec<Rule>, edits: &[Edit]) {
+    for edit in edits {
+        match edit {
+            Edit::Delete(number) if (1..=rules.len()).contains(number) => drop(rules.remove(number - 1)),
+            Edit::Insert(number, rule) if (1..=rules.len() + 1).contains(number) => {
+                rules.insert(number - 1, rule.clone());
+            }
+            _ => {}
+        }
+    }
+}
