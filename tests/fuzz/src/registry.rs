@@ -5,15 +5,17 @@ use std::net::{IpAddr, Ipv4Addr};
 use labkit::xtables::Family;
 use miniproxy::config::{Compat, DetectLocal, NodePortAddress, Settings};
 use miniproxy::node::{Host, NodeOptions};
+use miniproxy::registry::SourceFile;
 use miniproxy::registry::problem::Problem;
-use miniproxy::registry::{Registry, SourceFile};
+use miniproxy::registry::store::Store;
 
 use crate::document::assert_written_as_meant;
 
 /// Files of objects, parted by a zero byte, which no JSON has.
 ///
 /// # Panics
-/// When a problem is not told in one line, or when the rules are not read back as they were meant.
+/// When a problem is not told in one line, when the rules of what is in force are not read back as they
+/// were meant, or when good files read one by one are not the same as read at once.
 pub fn registry(bytes: &[u8]) {
     let files: Vec<SourceFile> = bytes
         .split(|byte| *byte == 0)
@@ -23,23 +25,37 @@ pub fn registry(bytes: &[u8]) {
             bytes: bytes.to_vec(),
         })
         .collect();
-    match Registry::read(&files) {
-        Ok(registry) => {
-            // One of two configurations, as good as by lot: half the work for each input.
-            let options = if bytes.len() % 2 == 0 {
-                NodeOptions::default()
-            } else {
-                with_everything()
-            };
-            for family in Family::ALL {
-                assert_written_as_meant(&options.wanted(&registry, family));
-            }
+    let mut store = Store::default();
+    store.update(&files, &[]);
+    let problems = store.problems();
+    problems.iter().for_each(assert_told_in_a_line);
+    // One of two configurations, as good as by lot: half the work for each input.
+    let options = if bytes.len().is_multiple_of(2) {
+        NodeOptions::default()
+    } else {
+        with_everything()
+    };
+    let rules = |store: &Store| Family::ALL.map(|family| options.wanted(store.registry(), family));
+    let at_once = rules(&store);
+    at_once.iter().for_each(assert_written_as_meant);
+    // With problems it counts which version of an object was good first.
+    if problems.is_empty() && files.len() > 1 {
+        let mut other = Store::default();
+        for file in files.iter().rev() {
+            other.update(std::slice::from_ref(file), &[]);
         }
-        Err(problems) => {
-            assert!(!problems.is_empty(), "refused without a word");
-            problems.iter().for_each(assert_told_in_a_line);
-        }
+        assert!(other.problems().is_empty(), "{:?}", other.problems());
+        assert_eq!(rules(&other), at_once, "read one by one");
     }
+    assert_forgets(store, &files);
+}
+
+fn assert_forgets(mut store: Store, files: &[SourceFile]) {
+    let all: Vec<String> = files.iter().map(|file| file.path.clone()).collect();
+    store.update(&[], &all);
+    let (problems, left) = (store.problems(), store.registry());
+    assert!(problems.is_empty(), "{problems:?}");
+    assert!(left.services.is_empty() && left.slice_count() + left.pod_count() + left.nodes.len() == 0);
 }
 
 fn assert_told_in_a_line(problem: &Problem) {

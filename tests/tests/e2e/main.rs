@@ -14,6 +14,7 @@ mod kill;
 mod no_trace;
 mod nowhere;
 mod random;
+mod replay;
 mod sandbox;
 mod shares;
 mod support;
