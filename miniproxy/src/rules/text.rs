@@ -47,7 +47,11 @@ fn match_text(condition: &Match) -> String {
             format!("-m mark {}--mark {value:#010x}/{mask:#010x}", bang(*negated))
         }
         Match::CtState { states, negated } => {
-            format!("-m conntrack {}--ctstate {}", bang(*negated), states.join(","))
+            format!(
+                "-m conntrack {}--ctstate {}",
+                bang(*negated),
+                quote(&states.join(","))
+            )
         }
         Match::LocalAddress(Side::Source) => "-m addrtype --src-type LOCAL".to_string(),
         Match::LocalAddress(Side::Destination) => "-m addrtype --dst-type LOCAL".to_string(),
@@ -55,16 +59,19 @@ fn match_text(condition: &Match) -> String {
             format!("-m statistic --mode random --probability {}", probability.text())
         }
         Match::RecentCheck { list, seconds } => {
-            format!("-m recent --name {list} --rcheck --seconds {seconds} --reap")
+            format!(
+                "-m recent --name {} --rcheck --seconds {seconds} --reap",
+                quote(list)
+            )
         }
-        Match::RecentSet { list } => format!("-m recent --name {list} --set"),
+        Match::RecentSet { list } => format!("-m recent --name {} --set", quote(list)),
         Match::Other(words) => words.iter().map(|word| quote(word)).collect::<Vec<_>>().join(" "),
     }
 }
 
 fn target_text(target: &Target) -> String {
     match target {
-        Target::Jump(chain) => format!("-j {chain}"),
+        Target::Jump(chain) => format!("-j {}", quote(chain)),
         Target::Accept => "-j ACCEPT".to_string(),
         Target::Drop => "-j DROP".to_string(),
         Target::Return => "-j RETURN".to_string(),
@@ -79,7 +86,7 @@ fn target_text(target: &Target) -> String {
                 if *random_fully { " --random-fully" } else { "" }
             )
         }
-        Target::Dnat(to) => format!("-j DNAT --to-destination {to}"),
+        Target::Dnat(to) => format!("-j DNAT --to-destination {}", quote(to)),
         Target::Other(words) => words.iter().map(|word| quote(word)).collect::<Vec<_>>().join(" "),
     }
 }

@@ -25,7 +25,7 @@ const BRIDGE: &str = "cni0";
 
 /// Who sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum From {
+enum Client {
     /// `web-1`, an endpoint of each Service that has any.
     Pod,
     /// The node, from whatever address its routes choose.
@@ -33,10 +33,10 @@ enum From {
     /// A client outside of the cluster.
     External,
 }
-use From::{External, Node, Pod};
+use Client::{External, Node, Pod};
 
 /// Sender, protocol, destination, what must come of it.
-type Flow = (From, &'static str, &'static str, &'static str);
+type Flow = (Client, &'static str, &'static str, &'static str);
 
 /// `3+` is three endpoints, masqueraded; `-` not; `±` where it depends on the endpoint.
 const FLOWS: [Flow; 32] = [
@@ -178,13 +178,13 @@ impl World {
         });
         Self {
             rules: parse(&dump).expect("a dump"),
-            facts: NodeFacts::new(addresses),
+            facts: NodeFacts::new(addresses).route("10.244.0.0/24".parse().expect("a network"), BRIDGE),
             machine,
         }
     }
 
     /// The first packet of a connection.
-    fn packet(&self, from: From, protocol: &str, to: SocketAddr) -> Packet {
+    fn packet(&self, from: Client, protocol: &str, to: SocketAddr) -> Packet {
         let (source, arriving) = match from {
             Pod => (ip("10.244.0.2"), Some(BRIDGE)),
             External => (ip(ROUTER_ADDRESS), Some("uplink0")),
@@ -215,11 +215,11 @@ impl World {
 
     fn trace(&self, packet: &Packet) -> Trace {
         let trace = trace(&self.rules, &self.facts, packet);
-        assert!(trace.doubts.is_empty(), "{packet:?}: {trace:#?}");
+        assert!(trace.doubts.is_empty(), "{packet:?}: {:?}", trace.doubts);
         trace
     }
 
-    fn connect(&self, from: From, protocol: &str, to: &str, count: u64, timeout: u64) -> Tally {
+    fn connect(&self, from: Client, protocol: &str, to: &str, count: u64, timeout: u64) -> Tally {
         let (count, timeout) = (count.to_string(), timeout.to_string());
         let argv = ["lab-helper", "load", protocol, to, &count, "8", &timeout];
         let ran: Ran = match from {
