@@ -307,13 +307,13 @@ mod tests {
 
     #[test]
     fn a_stranger_is_no_pod() {
-        assert!(pod("SSH-2.0-OpenSSH (9.2)").is_err());
+        assert!(answer("SSH-2.0-OpenSSH (9.2)").is_err());
     }
 
     #[test]
     fn a_tally_survives_json() {
         let mut tally = Tally::default();
-        tally.add(Ok("web-1".into()));
+        tally.add(answer("web-1 (10.244.0.2) sees you as 10.0.0.1:99"));
         tally.add(Err(io::ErrorKind::WouldBlock.into()));
         assert_eq!(Tally::from_json(&tally.to_json()), tally);
         assert_eq!(tally.failures["timed out"], 1);

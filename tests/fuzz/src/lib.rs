@@ -21,8 +21,11 @@ pub use dump::dump;
 pub use registry::registry;
 pub use trace::trace;
 
+/// What is done with one input.
+pub type Target = fn(&[u8]);
+
 /// Every target by its name, as `scripts/fuzz` takes it.
-pub const TARGETS: [(&str, fn(&[u8])); 4] = [
+pub const TARGETS: [(&str, Target); 4] = [
     ("registry", registry),
     ("config", config),
     ("dump", dump),
@@ -30,7 +33,7 @@ pub const TARGETS: [(&str, fn(&[u8])); 4] = [
 ];
 
 /// What a target does that was built by plain `cargo build`: it runs the inputs that it is given, once.
-pub fn run_files(target: fn(&[u8])) {
+pub fn run_files(target: Target) {
     for path in std::env::args_os().skip(1) {
         match std::fs::read(&path) {
             Ok(bytes) => target(&bytes),
