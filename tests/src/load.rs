@@ -58,12 +58,17 @@ pub struct Tally {
     pub answers: BTreeMap<String, u64>,
     /// Failures by kind.
     pub failures: BTreeMap<String, u64>,
+    /// Answers by pod and the address that it saw: `web-1 10.244.0.1`.
+    pub seen: BTreeMap<String, u64>,
 }
 
 impl Tally {
-    fn add(&mut self, outcome: io::Result<String>) {
+    fn add(&mut self, outcome: io::Result<Answer>) {
         let (counts, key) = match outcome {
-            Ok(pod) => (&mut self.answers, pod),
+            Ok(Answer { pod, client }) => {
+                *self.seen.entry(format!("{pod} {client}")).or_default() += 1;
+                (&mut self.answers, pod)
+            }
             Err(error) => (&mut self.failures, kind(&error)),
         };
         *counts.entry(key).or_default() += 1;
@@ -71,7 +76,7 @@ impl Tally {
 
     /// As JSON, for stdout.
     pub fn to_json(&self) -> Value {
-        json!({ "answers": self.answers, "failures": self.failures })
+        json!({ "answers": self.answers, "failures": self.failures, "seen": self.seen })
     }
 
     /// Back from JSON.
@@ -89,6 +94,7 @@ impl Tally {
         Self {
             answers: counts("answers"),
             failures: counts("failures"),
+            seen: counts("seen"),
         }
     }
 
@@ -127,7 +133,7 @@ pub fn run(plan: &Plan) -> Tally {
     tally.into_inner().expect("no thread panics with it")
 }
 
-fn once(plan: &Plan, turn: usize) -> io::Result<String> {
+fn once(plan: &Plan, turn: usize) -> io::Result<Answer> {
     match plan.protocol {
         Protocol::Http => {
             let mut stream = connect(plan.target, plan.timeout)?;
@@ -139,7 +145,7 @@ fn once(plan: &Plan, turn: usize) -> io::Result<String> {
             stream.write_all(b"hello\n")?;
             let mut line = String::new();
             BufReader::new(stream).read_line(&mut line)?;
-            pod(&line)
+            answer(&line)
         }
         Protocol::Udp => datagram(plan, turn),
     }
@@ -153,7 +159,7 @@ fn connect(target: SocketAddr, timeout: Duration) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-fn datagram(plan: &Plan, turn: usize) -> io::Result<String> {
+fn datagram(plan: &Plan, turn: usize) -> io::Result<Answer> {
     // A source port that no other datagram of this run has: for the kernel each is a new connection.
     let port = u16::try_from(10_000 + turn % 22_000).expect("below 32,768, where clients' own begin");
     let any: IpAddr = match plan.target {
@@ -167,11 +173,11 @@ fn datagram(plan: &Plan, turn: usize) -> io::Result<String> {
     socket.send(b"hello\n")?;
     let mut buffer = [0; 1500];
     let length = socket.recv(&mut buffer)?;
-    pod(&String::from_utf8_lossy(&buffer[..length]))
+    answer(&String::from_utf8_lossy(&buffer[..length]))
 }
 
-/// Reads one HTTP answer with a Content-Length and returns the pod that its body names.
-fn http_answer(stream: &mut impl BufRead) -> io::Result<String> {
+/// Reads one HTTP answer with a Content-Length and returns what its body says.
+fn http_answer(stream: &mut impl BufRead) -> io::Result<Answer> {
     let mut line = String::new();
     stream.read_line(&mut line)?;
     if !line.starts_with("HTTP/1.1 200") {
@@ -195,15 +201,32 @@ fn http_answer(stream: &mut impl BufRead) -> io::Result<String> {
     let length: u64 = length.ok_or_else(|| io::Error::other("no Content-Length"))?;
     let mut body = String::new();
     stream.take(length).read_to_string(&mut body)?;
-    pod(&body)
+    answer(&body)
 }
 
-/// The first word of `web-1 (10.244.0.2) sees you as 10.244.0.5:51848`.
+/// Who answered, and the address that it saw as the client's.
+struct Answer {
+    pod: String,
+    client: IpAddr,
+}
+
+/// The first word of such an answer.
 pub(crate) fn pod(line: &str) -> io::Result<String> {
-    match line.split_once(" (") {
-        Some((pod, rest)) if rest.contains(") sees you as ") => Ok(pod.to_string()),
-        _ => Err(io::Error::other(format!("answered {line:?}"))),
-    }
+    Ok(answer(line)?.pod)
+}
+
+/// Reads `web-1 (10.244.0.2) sees you as 10.244.0.5:51848`.
+fn answer(line: &str) -> io::Result<Answer> {
+    let read = || {
+        let (pod, rest) = line.split_once(" (")?;
+        let (_, client) = rest.split_once(") sees you as ")?;
+        let client: SocketAddr = client.split_whitespace().next()?.parse().ok()?;
+        Some(Answer {
+            pod: pod.to_string(),
+            client: client.ip(),
+        })
+    };
+    read().ok_or_else(|| io::Error::other(format!("answered {line:?}")))
 }
 
 /// Opens `plan.count` HTTP connections, keeps all of them open and in use until stdin ends, and opens
@@ -245,7 +268,7 @@ fn exchange_until(streams: &mut [BufReader<TcpStream>], stop: &AtomicBool, tally
         for (stream, pod) in streams.iter_mut().zip(&mut pods) {
             let asked = stream.get_mut().write_all(b"GET / HTTP/1.1\r\nHost: web\r\n\r\n");
             let outcome = asked.and_then(|()| http_answer(stream)).and_then(|answer| {
-                if pod.get_or_insert_with(|| answer.clone()) == &answer {
+                if *pod.get_or_insert_with(|| answer.pod.clone()) == answer.pod {
                     Ok(answer)
                 } else {
                     Err(io::Error::other("another pod answers on the same connection"))
@@ -277,7 +300,11 @@ mod tests {
         let text = "HTTP/1.1 200 OK\r\ncontent-length: 43\r\n\r\nweb-1 (10.244.0.2) sees you as 10.0.0.1:99\n\
                     HTTP/1.1 200 OK\r\n";
         let mut stream = BufReader::new(text.as_bytes());
-        assert_eq!(http_answer(&mut stream).unwrap(), "web-1");
+        let answer = http_answer(&mut stream).unwrap();
+        assert_eq!(
+            (answer.pod.as_str(), answer.client.to_string().as_str()),
+            ("web-1", "10.0.0.1")
+        );
         let mut rest = String::new();
         stream.read_line(&mut rest).unwrap();
         assert_eq!(rest, "HTTP/1.1 200 OK\r\n");
@@ -285,13 +312,13 @@ mod tests {
 
     #[test]
     fn a_stranger_is_no_pod() {
-        assert!(pod("SSH-2.0-OpenSSH (9.2)").is_err());
+        assert!(answer("SSH-2.0-OpenSSH (9.2)").is_err());
     }
 
     #[test]
     fn a_tally_survives_json() {
         let mut tally = Tally::default();
-        tally.add(Ok("web-1".into()));
+        tally.add(answer("web-1 (10.244.0.2) sees you as 10.0.0.1:99"));
         tally.add(Err(io::ErrorKind::WouldBlock.into()));
         assert_eq!(Tally::from_json(&tally.to_json()), tally);
         assert_eq!(tally.failures["timed out"], 1);

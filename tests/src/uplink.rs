@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::machine::{Machine, Running};
+use crate::run::Ran;
 
 /// The machine's own address on the way out.
 pub const NODE_ADDRESS: &str = "192.0.2.2";
@@ -48,6 +49,17 @@ pub(crate) fn attach(machine: &Machine) -> Uplink {
 }
 
 impl Uplink {
+    /// Runs a command there: a client from outside of the cluster, whose packets for addresses beyond
+    /// the wire go to the machine.
+    #[track_caller]
+    pub fn run(&self, machine: &Machine, argv: &[&str]) -> Ran {
+        let pid = self.pid();
+        let enter = ["nsenter", "-t", &pid, "-n"];
+        let route = ["ip", "route", "replace", "default", "via", NODE_ADDRESS];
+        machine.run(enter.iter().chain(&route)).ok();
+        machine.run(enter.iter().chain(argv))
+    }
+
     /// How many packets have arrived there, by the link's own counter.
     pub fn packets(&self, machine: &Machine) -> u64 {
         // A packet sent a moment ago may still be on its way.

@@ -23,6 +23,8 @@ pub(super) struct Observer {
     servers: Option<Servers>,
     /// What was last said about ports that are not open, so that it is said once.
     complaints: Vec<String>,
+    /// A change was told of whose end was not told yet.
+    waiting: bool,
     /// When the Pods changed whose slices wait for a write.
     triggers: Vec<Timestamp>,
 }
@@ -33,6 +35,7 @@ impl Observer {
         let mut observer = Self {
             servers: None,
             complaints: Vec::new(),
+            waiting: false,
             triggers: Vec::new(),
         };
         if serve {
@@ -52,9 +55,10 @@ impl Observer {
 
     /// The registry changed, and a write has to follow.
     pub(super) fn queued(&mut self, touched: &Touched) {
-        let Some(servers) = self.servers.as_ref().filter(|_| !touched.is_empty()) else {
+        let Some(servers) = self.servers.as_ref().filter(|_| !touched.services.is_empty()) else {
             return;
         };
+        self.waiting = true;
         for family in Family::ALL {
             servers.queued(family);
         }
@@ -77,6 +81,18 @@ impl Observer {
         if let Some(servers) = &self.servers {
             servers.metrics().refused(objects);
         }
+    }
+
+    /// Nothing is left to do for any family: also where a change turned out to be none.
+    pub(super) fn idle(&mut self) {
+        let Some(servers) = self.servers.as_ref().filter(|_| self.waiting) else {
+            return;
+        };
+        self.waiting = false;
+        for family in Family::ALL {
+            servers.updated(family);
+        }
+        servers.metrics().pending(0, 0);
     }
 
     /// One family is as the registry wants it; also one that this host does not have, which needs

@@ -46,6 +46,7 @@ pub(super) fn run(args: &SyncArgs) -> Result<Outcome, Failure> {
             output: args.output,
             complaint: None,
             scan_at: Duration::ZERO,
+            node_changed: false,
             observer,
         };
         follower.follow().await
@@ -63,6 +64,8 @@ struct Follower {
     complaint: Option<String>,
     /// When to look at all files.
     scan_at: Duration,
+    /// Our Node may have changed since those who ask were told of it.
+    node_changed: bool,
     /// Those who ask over HTTP.
     observer: Observer,
 }
@@ -132,6 +135,7 @@ impl Follower {
         }
         if self.driver.admits(&self.driver.problems()) && !self.lacks_files() {
             let touched = self.driver.want(self.own_addresses)?;
+            self.node_changed |= touched.nodes;
             self.observer.queued(&touched);
         }
         self.observer.refused(self.driver.problems().len());
@@ -165,7 +169,7 @@ impl Follower {
             Ok(())
         })?;
         let (output, name) = (self.output, self.driver.kernel.xtables.name());
-        let changed = !events.is_empty();
+        let changed = !events.is_empty() || std::mem::take(&mut self.node_changed);
         for event in events {
             match event {
                 Event::Done(report) => {
@@ -204,6 +208,10 @@ impl Follower {
                     ));
                 }
             }
+        }
+        let engine = &self.driver.engine;
+        if Family::ALL.iter().all(|family| engine.pending_since(*family).is_none()) {
+            self.observer.idle();
         }
         if changed && self.observer.serves() {
             let registry = self.driver.store.registry();

@@ -123,9 +123,10 @@ fn rule_line(line: &str) -> Option<(String, Rule)> {
         Some(rest) => rest.split_once(']')?.1.trim_start(),
         None => line,
     };
-    let words = split(line.strip_prefix("-A ")?)?;
-    let (chain, words) = words.split_first()?;
-    Some((chain.clone(), rule(words)))
+    // A chain's name has no blanks, and iptables-save never puts it in quotes.
+    let line = line.strip_prefix("-A ")?.trim_start();
+    let (chain, words) = line.split_once([' ', '\t']).unwrap_or((line, ""));
+    Some((chain.to_string(), rule(&split(words)?)))
 }
 
 /// Splits a line into words as iptables does: double quotes hold words together, a backslash in
@@ -214,10 +215,11 @@ impl<'a> Words<'a> {
         }
     }
 
+    /// A module's name goes without saying where its option is known; an unknown option keeps it.
     /// `-m statistic` has two options that mean something only together.
     fn after_module(&mut self, start: usize) -> Option<Match> {
         if self.words.get(self.at - 1).map(String::as_str) != Some("statistic") {
-            return None;
+            return (!self.is_known_next()).then(|| self.verbatim(start));
         }
         let rest: Vec<&str> = self.words[self.at..].iter().take(4).map(String::as_str).collect();
         match rest.as_slice() {
@@ -229,6 +231,18 @@ impl<'a> Words<'a> {
                 None => Some(self.verbatim(start)),
             },
             _ => Some(self.verbatim(start)),
+        }
+    }
+
+    fn is_known_next(&self) -> bool {
+        let mut ahead = Words { ..*self };
+        let negated = ahead.peek() == Some("!");
+        if negated {
+            ahead.at += 1;
+        }
+        match ahead.next() {
+            None | Some("-m" | "-j" | "-g") => true,
+            Some(option) => ahead.known(option, negated).is_some(),
         }
     }
 
@@ -447,6 +461,29 @@ mod tests {
         let rule = one(line);
         assert_eq!(format!("-A FORWARD {}", rule_text(&rule)), line);
         assert!(matches!(rule.target, Some(Target::Other(_))));
+    }
+
+    #[test]
+    fn a_module_stays_with_an_option_that_is_not_known() {
+        for line in [
+            "-A X -p tcp -m conntrack --ctproto 6 -j Y",
+            "-A X -m tcp ! --syn -j Y",
+            "-A X -m mark ! -x -j Y",
+        ] {
+            let rule = one(line);
+            assert!(
+                rule_text(&rule).contains(&line[line.find("-m ").unwrap()..]),
+                "{line}"
+            );
+            assert_eq!(one(&format!("-A X {}", rule_text(&rule))), rule, "{line}");
+        }
+    }
+
+    #[test]
+    fn words_with_blanks_stay_words() {
+        let line = "-A X -m recent --name \"a b\" --set -j \"c d\"";
+        assert_eq!(format!("-A X {}", rule_text(&one(line))), line);
+        assert!(parse("*nat\n-A \"a b\" -j X\nCOMMIT\n").is_err());
     }
 
     #[test]

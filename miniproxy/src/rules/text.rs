@@ -63,7 +63,7 @@ fn write_match(text: &mut String, condition: &Match) {
                 text,
                 "-m conntrack {}--ctstate {}",
                 bang(*negated),
-                states.join(",")
+                quote(&states.join(","))
             )
         }
         Match::LocalAddress(Side::Source) => write!(text, "-m addrtype --src-type LOCAL"),
@@ -78,17 +78,18 @@ fn write_match(text: &mut String, condition: &Match) {
         Match::RecentCheck { list, seconds } => {
             write!(
                 text,
-                "-m recent --name {list} --rcheck --seconds {seconds} --reap"
+                "-m recent --name {} --rcheck --seconds {seconds} --reap",
+                quote(list)
             )
         }
-        Match::RecentSet { list } => write!(text, "-m recent --name {list} --set"),
+        Match::RecentSet { list } => write!(text, "-m recent --name {} --set", quote(list)),
         Match::Other(words) => write_words(text, words),
     };
 }
 
 fn write_target(text: &mut String, target: &Target) {
     let _ = match target {
-        Target::Jump(chain) => write!(text, "-j {chain}"),
+        Target::Jump(chain) => write!(text, "-j {}", quote(chain)),
         Target::Accept => write!(text, "-j ACCEPT"),
         Target::Drop => write!(text, "-j DROP"),
         Target::Return => write!(text, "-j RETURN"),
@@ -99,7 +100,7 @@ fn write_target(text: &mut String, target: &Target) {
         Target::SetXmark { value, mask } => write!(text, "-j MARK --set-xmark {value:#010x}/{mask:#010x}"),
         Target::Masquerade { random_fully: true } => write!(text, "-j MASQUERADE --random-fully"),
         Target::Masquerade { random_fully: false } => write!(text, "-j MASQUERADE"),
-        Target::Dnat(to) => write!(text, "-j DNAT --to-destination {to}"),
+        Target::Dnat(to) => write!(text, "-j DNAT --to-destination {}", quote(to)),
         Target::Other(words) => write_words(text, words),
     };
 }

@@ -16,6 +16,7 @@ mod kill;
 mod no_trace;
 mod nowhere;
 mod random;
+mod replay;
 mod sandbox;
 mod serving;
 mod shares;

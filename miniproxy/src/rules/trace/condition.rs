@@ -151,12 +151,9 @@ impl<'a> Scene<'a> {
     }
 
     fn link(&self, side: Side, state: &State) -> Link<'a> {
-        let leaving_to = |destination: IpAddr| {
-            if self.node.is_own(destination) {
-                Link::Named("lo")
-            } else {
-                Link::Elsewhere
-            }
+        let leaving_to = |destination: IpAddr| match self.node.leaving(destination) {
+            Some(interface) => Link::Named(interface),
+            None => Link::Elsewhere,
         };
         match (self.hook, side) {
             (Hook::Output, Side::Source) | (Hook::Prerouting | Hook::Input, Side::Destination) => {

@@ -21,6 +21,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
+use ipnet::IpNet;
 use serde::Serialize;
 
 use super::set::{Found, TableName};
@@ -51,6 +52,8 @@ pub struct NodeFacts {
     pub addresses: BTreeSet<IpAddr>,
     /// Policies of built-in chains, by table and chain; `Accept` where none is given.
     pub policies: BTreeMap<(TableName, String), Verdict>,
+    /// Networks and the interfaces by which they are reached; what none holds, nobody knows.
+    pub routes: Vec<(IpNet, String)>,
 }
 
 impl NodeFacts {
@@ -59,6 +62,7 @@ impl NodeFacts {
         Self {
             addresses: addresses.into_iter().collect(),
             policies: BTreeMap::new(),
+            routes: Vec::new(),
         }
     }
 
@@ -67,6 +71,27 @@ impl NodeFacts {
     pub fn policy(mut self, table: TableName, chain: &str, verdict: Verdict) -> Self {
         self.policies.insert((table, chain.to_string()), verdict);
         self
+    }
+
+    /// Says by which interface a network is reached.
+    #[must_use]
+    pub fn route(mut self, network: IpNet, interface: &str) -> Self {
+        self.routes.push((network, interface.to_string()));
+        self
+    }
+
+    /// The interface by which packets to this address leave: that of the narrowest network.
+    pub(super) fn leaving(&self, destination: IpAddr) -> Option<&str> {
+        if self.is_own(destination) {
+            return Some("lo");
+        }
+        let holding = self
+            .routes
+            .iter()
+            .filter(|(network, _)| network.contains(&destination));
+        holding
+            .max_by_key(|(network, _)| network.prefix_len())
+            .map(|(_, interface)| interface.as_str())
     }
 
     /// Whether an address is of type LOCAL.
@@ -255,7 +280,8 @@ pub fn trace(found: &Found, node: &NodeFacts, packet: &Packet) -> Trace {
     trace_within(found, node, packet, STEPS)
 }
 
-fn trace_within(found: &Found, node: &NodeFacts, packet: &Packet, steps: usize) -> Trace {
+/// The same, giving up after so many steps: a rule held against the packet is one.
+pub fn trace_within(found: &Found, node: &NodeFacts, packet: &Packet, steps: usize) -> Trace {
     let walk = walk::Walk::new(found, node, packet, steps).run();
     outcome::conclude(&walk, found, node, packet)
 }

@@ -433,3 +433,20 @@ fn fifty_thousand_rules_take_no_time() {
     // A debug build on a busy machine; built for release it is some milliseconds.
     assert!(took < Duration::from_secs(3), "{took:?}");
 }
+
+#[test]
+fn a_route_that_is_known_decides_where_a_packet_leaves() {
+    let found = dump(&[], &["-A FORWARD ! -o cni0 -j DROP"]);
+    let packet = packet("10.244.0.5", "10.244.0.9:80", Some("cni0"));
+    assert!((trace(&found, &node(), &packet).unknown() - 1.0).abs() < 1e-12);
+    let near = node().route("10.244.0.0/24".parse().unwrap(), "cni0");
+    for (node, verdict) in [
+        (near.clone(), Verdict::Accept),
+        (
+            near.route("10.244.0.9/32".parse().unwrap(), "eth1"),
+            Verdict::Drop,
+        ),
+    ] {
+        assert!((trace(&found, &node, &packet).share(verdict) - 1.0).abs() < 1e-12);
+    }
+}
