@@ -210,7 +210,10 @@ impl Follower {
             }
         }
         let engine = &self.driver.engine;
-        if Family::ALL.iter().all(|family| engine.pending_since(*family).is_none()) {
+        if Family::ALL
+            .iter()
+            .all(|family| engine.pending_since(*family).is_none())
+        {
             self.observer.idle();
         }
         if changed && self.observer.serves() {

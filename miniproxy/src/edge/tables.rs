@@ -42,7 +42,9 @@ impl Tables for Xtables {
         if self.flavour == Flavour::Legacy && legacy_tables_exist(family).is_none() {
             let mut found = Found::default();
             for table in TableName::ALL {
-                found.tables.extend(dump(&program, &["-t", table.name()], like)?.tables);
+                found
+                    .tables
+                    .extend(dump(&program, &["-t", table.name()], like)?.tables);
             }
             return Ok(Some(found));
         }

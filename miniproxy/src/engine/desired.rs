@@ -19,7 +19,7 @@ pub struct ServiceRules {
     /// The ports; empty where the rules were found and are left as they are.
     pub ports: Vec<ServicePort>,
     /// The rules of each port.
-    pub parts: BTreeMap<PortKey, Part>,
+    pub parts: Vec<(PortKey, Part)>,
 }
 
 impl ServiceRules {
@@ -34,14 +34,14 @@ impl ServiceRules {
 
     /// The names of the chains that only this Service has.
     pub fn own_chains(&self) -> impl Iterator<Item = &String> {
-        let parts = self.parts.values();
-        parts.flat_map(|part| part.own.iter().map(|(chain, _)| chain))
+        let parts = self.parts.iter();
+        parts.flat_map(|(_, part)| part.own.iter().map(|(chain, _)| chain))
     }
 
     /// As a rule set by itself, to be read by [`crate::rules::view`].
     pub fn alone(&self) -> Found {
         let mut wanted = Wanted::default();
-        for part in self.parts.values() {
+        for (_, part) in &self.parts {
             wanted.add(part);
         }
         Found {
@@ -168,7 +168,7 @@ impl Desired {
         for (port, part) in parts {
             let (namespace, name) = keep::service_of(&port);
             let rules = kept.entry((namespace.to_string(), name.to_string())).or_default();
-            rules.parts.insert(port, part);
+            rules.parts.push((port, part));
         }
         for (key, rules) in kept {
             let before = self.services.insert(key.clone(), Rc::new(rules));
@@ -180,7 +180,10 @@ impl Desired {
     /// Every rule of the family.
     pub fn wanted(&self) -> Wanted {
         let mut wanted = self.shared();
-        let parts = self.services.values().flat_map(|rules| rules.parts.values());
+        let parts = self
+            .services
+            .values()
+            .flat_map(|rules| rules.parts.iter().map(|(_, part)| part));
         let own = parts.flat_map(|part| part.own.iter().cloned());
         let nat = wanted.tables.entry(TableName::Nat).or_default();
         // Made at once from all, not chain by chain.
@@ -193,7 +196,7 @@ impl Desired {
         let mut wanted = self.shared();
         let nat = wanted.tables.entry(TableName::Nat).or_default();
         let rules = services.iter().filter_map(|key| self.services.get(key));
-        for part in rules.flat_map(|rules| rules.parts.values()) {
+        for part in rules.flat_map(|rules| rules.parts.iter().map(|(_, part)| part)) {
             nat.extend(part.own.iter().cloned());
         }
         wanted
@@ -218,7 +221,10 @@ impl Desired {
             .map(|table| (table, shared.rule_count(table)))
             .into();
         let mut chains = shared.tables.values().map(BTreeMap::len).sum();
-        let parts = self.services.values().flat_map(|rules| rules.parts.values());
+        let parts = self
+            .services
+            .values()
+            .flat_map(|rules| rules.parts.iter().map(|(_, part)| part));
         for (_, own) in parts.flat_map(|part| &part.own) {
             *rules.entry(TableName::Nat).or_default() += own.len();
             chains += 1;
@@ -228,7 +234,11 @@ impl Desired {
 
     fn shared(&self) -> Wanted {
         let mut wanted = fixed::base(&self.config);
-        for part in self.services.values().flat_map(|rules| rules.parts.values()) {
+        for part in self
+            .services
+            .values()
+            .flat_map(|rules| rules.parts.iter().map(|(_, part)| part))
+        {
             wanted.add_shared(part);
         }
         wanted

@@ -7,6 +7,7 @@
 //! | [`parse`] | a file's bytes → objects |
 //! | [`check`] | one object: what the API server would have refused |
 //! | [`store`] | files that come, change and go → the objects in force, and which Services that touches |
+//! | [`slice`] | what counts of an EndpointSlice |
 //! | [`select`] | Pods that a selector finds → endpoints, as the EndpointSlice controller makes them |
 //! | [`model`] | objects → the service ports of one IP family |
 
@@ -16,16 +17,17 @@ pub mod model;
 pub mod parse;
 pub mod problem;
 pub mod select;
+pub mod slice;
 pub mod store;
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use problem::Problem;
+use slice::Slice;
 use store::Store;
 
 /// The label of a slice that names its Service.
@@ -59,8 +61,8 @@ pub type ServiceKey = (String, String);
 pub struct Registry {
     /// All Services.
     pub services: BTreeMap<ServiceKey, Rc<Service>>,
-    /// EndpointSlices by name, under the Service that their label names.
-    pub slices: BTreeMap<ServiceKey, BTreeMap<String, Rc<EndpointSlice>>>,
+    /// EndpointSlices in the order of their names, under the Service that their label names.
+    pub slices: BTreeMap<ServiceKey, Vec<(String, Rc<Slice>)>>,
     /// Pods by name, under their namespace.
     pub pods: BTreeMap<String, BTreeMap<String, Rc<Pod>>>,
     /// All Nodes.
@@ -87,7 +89,7 @@ impl Registry {
 
     /// How many EndpointSlices there are.
     pub fn slice_count(&self) -> usize {
-        self.slices.values().map(BTreeMap::len).sum()
+        self.slices.values().map(Vec::len).sum()
     }
 
     /// How many Pods there are.

@@ -9,9 +9,9 @@ use std::rc::Rc;
 
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Service, ServicePort as ApiPort, ServiceSpec};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
 use labkit::xtables::Family;
 
+use super::slice::{Slice, SliceEndpoint};
 use super::{Registry, ServiceKey, name_of, namespace_of, select};
 use crate::address::{parse_ip, parse_network};
 use crate::config::Compat;
@@ -49,11 +49,13 @@ pub fn service_ports(registry: &Registry, key: &ServiceKey, config: &ProxyConfig
     if !is_ours(service.metadata.labels.as_ref()) {
         return Vec::new();
     }
-    let slices = registry.slices.get(key).into_iter().flat_map(BTreeMap::values);
-    let own: Vec<&EndpointSlice> = slices
-        .map(Rc::as_ref)
-        .filter(|slice| is_ours(slice.metadata.labels.as_ref()))
-        .collect();
+    let slices = registry
+        .slices
+        .get(key)
+        .into_iter()
+        .flatten()
+        .map(|(_, slice)| slice);
+    let own: Vec<&Slice> = slices.map(Rc::as_ref).filter(|slice| slice.is_ours).collect();
     let seen = Seen {
         registry,
         service,
@@ -89,7 +91,8 @@ pub fn cluster_ips(service: &Service) -> Vec<String> {
     all
 }
 
-fn is_ours(labels: Option<&BTreeMap<String, String>>) -> bool {
+/// Whether an object with these labels is for this proxy.
+pub(super) fn is_ours(labels: Option<&BTreeMap<String, String>>) -> bool {
     !labels.is_some_and(|labels| NOT_OURS.iter().any(|label| labels.contains_key(*label)))
 }
 
@@ -104,7 +107,7 @@ struct Seen<'a> {
     registry: &'a Registry,
     service: &'a Service,
     /// The slices that name it; `None` when there is none.
-    own: Option<Vec<&'a EndpointSlice>>,
+    own: Option<Vec<&'a Slice>>,
     config: &'a ProxyConfig,
 }
 
@@ -237,63 +240,37 @@ impl Seen<'_> {
     }
 
     fn slice_endpoints(&self, port: &ApiPort) -> Vec<Endpoint> {
-        let wanted = (
-            port.name.as_deref().unwrap_or_default(),
-            protocol_of(port.protocol.as_deref()),
-        );
+        let name = port.name.as_deref().unwrap_or_default();
+        let protocol = protocol_of(port.protocol.as_deref());
         let mut found = Vec::new();
-        for slice in self
-            .own
-            .iter()
-            .flatten()
-            .filter(|slice| slice.address_type == self.config.family.name())
-        {
-            for slice_port in slice.ports.iter().flatten() {
-                let Some(name) = slice_port.name.as_deref() else {
-                    continue;
-                };
-                let Some(number) = number(slice_port.port) else {
-                    continue;
-                };
-                if (name, protocol_of(slice_port.protocol.as_deref())) == wanted {
-                    found.extend(
-                        slice
-                            .endpoints
-                            .iter()
-                            .filter_map(|endpoint| self.slice_endpoint(endpoint, number)),
-                    );
-                }
+        let slices = self.own.iter().flatten();
+        for slice in slices.filter(|slice| slice.family == Some(self.config.family)) {
+            let ports = slice.ports.iter();
+            for port in ports.filter(|port| port.name == name && port.protocol == protocol) {
+                let endpoints = slice.endpoints.iter();
+                found.extend(endpoints.map(|endpoint| self.slice_endpoint(endpoint, port.number)));
             }
         }
         found
     }
 
-    fn slice_endpoint(&self, api: &k8s_openapi::api::discovery::v1::Endpoint, port: u16) -> Option<Endpoint> {
-        let address = api.addresses.first()?;
-        let ip = of_family(std::iter::once(address.as_str()), self.config.family).next()?;
-        let condition = |pick: fn(&k8s_openapi::api::discovery::v1::EndpointConditions) -> Option<bool>,
-                         absent| {
-            api.conditions.as_ref().and_then(pick).unwrap_or(absent)
-        };
-        let hints = api.hints.as_ref();
-        let zones = hints.iter().flat_map(|hints| hints.for_zones.iter().flatten());
-        let nodes = hints.iter().flat_map(|hints| hints.for_nodes.iter().flatten());
+    fn slice_endpoint(&self, endpoint: &SliceEndpoint, port: u16) -> Endpoint {
         let target = match self.config.compat {
             // 1.30 hashes an address as it is spelt.
-            Compat::V1_30 => host_port(address, port),
-            Compat::Latest => host_port(&ip.to_string(), port),
+            Compat::V1_30 => host_port(&endpoint.address, port),
+            Compat::Latest => host_port(&endpoint.ip.to_string(), port),
         };
-        Some(Endpoint {
+        Endpoint {
             target,
-            ip,
+            ip: endpoint.ip,
             port,
-            ready: condition(|conditions| conditions.ready, true),
-            serving: condition(|conditions| conditions.serving, true),
-            terminating: condition(|conditions| conditions.terminating, false),
-            local: api.node_name.as_deref() == Some(&self.config.node_name),
-            zone_hints: zones.map(|zone| zone.name.clone()).collect(),
-            node_hints: nodes.map(|node| node.name.clone()).collect(),
-        })
+            ready: endpoint.ready,
+            serving: endpoint.serving,
+            terminating: endpoint.terminating,
+            local: endpoint.node.as_deref() == Some(self.config.node_name.as_str()),
+            zone_hints: endpoint.zone_hints.to_vec(),
+            node_hints: endpoint.node_hints.to_vec(),
+        }
     }
 }
 

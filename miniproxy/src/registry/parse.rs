@@ -59,7 +59,8 @@ pub struct Origin {
 }
 
 impl Origin {
-    fn problem(&self, field: &str, what: impl Into<String>, expected: impl Into<String>) -> Problem {
+    /// A problem with one field of the object that stands here.
+    pub fn problem(&self, field: &str, what: impl Into<String>, expected: impl Into<String>) -> Problem {
         let inner = parse_path(field);
         let (line, column) = self.position(&inner);
         let mut path = Vec::new();

@@ -6,9 +6,12 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 
-use super::parse::{Item, Object, Parsed, Refused, parse};
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
+
+use super::parse::{Item, Object, Origin, Parsed, Refused, parse};
 use super::problem::Problem;
-use super::{Identity, Registry, SERVICE_NAME_LABEL, ServiceKey, SourceFile};
+use super::slice::Slice;
+use super::{Identity, Registry, ServiceKey, SourceFile};
 use super::{check, model, name_of, namespace_of, select};
 
 /// What an update changed.
@@ -25,9 +28,6 @@ pub struct Touched {
     /// When the Pods behind changed slices changed, as the slices say (RFC 3339).
     pub triggers: Vec<String>,
 }
-
-/// Where the EndpointSlice controller notes when what it lists had changed.
-const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 
 impl Touched {
     /// Whether nothing changed.
@@ -61,14 +61,26 @@ impl Refusals {
     }
 }
 
+/// What is kept of an object.
+#[derive(Debug)]
+enum Content {
+    Service(Rc<Service>),
+    Slice(Rc<Slice>),
+    Pod(Rc<Pod>),
+    Node(Rc<Node>),
+    /// A kind that is passed over.
+    Other(String),
+}
+
 /// A good object of a file.
 #[derive(Debug)]
 struct Held {
     /// `None` for kinds that are passed over.
-    identity: Option<Identity>,
+    identity: Option<Rc<Identity>>,
     /// Addresses that only one Service may have.
     addresses: Vec<String>,
-    item: Item,
+    content: Content,
+    origin: Origin,
 }
 
 /// One file as it was last read.
@@ -86,7 +98,7 @@ struct File {
 #[derive(Debug, Default)]
 pub struct Store {
     files: BTreeMap<String, File>,
-    in_force: HashMap<Identity, Rc<Held>>,
+    in_force: HashMap<Rc<Identity>, Rc<Held>>,
     registry: Registry,
     conflicts: Vec<Problem>,
 }
@@ -172,7 +184,7 @@ impl Store {
             let named: BTreeSet<_> = file.held.iter().map(|held| held.identity.clone()).collect();
             let missing = before.into_iter().flat_map(|before| before.held);
             let missing =
-                missing.filter(|held| *held.item.origin.file == *path && !named.contains(&held.identity));
+                missing.filter(|held| *held.origin.file == *path && !named.contains(&held.identity));
             file.held.extend(missing);
         }
         file
@@ -185,8 +197,8 @@ impl Store {
         self.conflicts.clear();
         self.registry.ignored.clear();
         for held in self.files.values().flat_map(|file| &file.held) {
-            if let Object::Other(kind) = &held.item.object {
-                let ignored = format!("{kind} in {}", held.item.origin.file);
+            if let Content::Other(kind) = &held.content {
+                let ignored = format!("{kind} in {}", held.origin.file);
                 self.registry.ignored.push(ignored);
             } else if let Err(problem) = claims.add(held) {
                 self.conflicts.push(problem);
@@ -200,41 +212,42 @@ impl Store {
                 let _ = claims.add(before);
             }
         }
-        let now: HashMap<Identity, Rc<Held>> = claims
-            .names
-            .iter()
-            .map(|(identity, held)| ((*identity).clone(), Rc::clone(held)))
+        let names = claims.names.iter();
+        let now = names
+            .map(|(identity, held)| (Rc::clone(identity), Rc::clone(held)))
             .collect();
         let before = std::mem::replace(&mut self.in_force, now);
         self.index(&before)
     }
 
     /// Brings the registry from what was in force to what is.
-    fn index(&mut self, before: &HashMap<Identity, Rc<Held>>) -> Touched {
+    fn index(&mut self, before: &HashMap<Rc<Identity>, Rc<Held>>) -> Touched {
         let mut touched = Touched::default();
         let mut pods = Vec::new();
         let gone = before
             .iter()
             .filter(|(id, held)| !is_same(self.in_force.get(*id), held));
         for (identity, held) in gone {
-            remove(&mut self.registry, identity, &held.item.object);
-            touch(&mut touched, &mut pods, identity, &held.item.object);
+            remove(&mut self.registry, identity, &held.content);
+            touch(&mut touched, &mut pods, identity, &held.content);
         }
         let new = self
             .in_force
             .iter()
             .filter(|(id, held)| !is_same(before.get(*id), held));
         for (identity, held) in new {
-            touched.triggers.extend(trigger_time(&held.item.object));
-            insert(&mut self.registry, identity, &held.item.object);
-            touch(&mut touched, &mut pods, identity, &held.item.object);
+            if let Content::Slice(slice) = &held.content {
+                touched.triggers.extend(slice.trigger_time.clone());
+            }
+            insert(&mut self.registry, identity, &held.content);
+            touch(&mut touched, &mut pods, identity, &held.content);
         }
         self.touch_by_pods(&mut touched, &pods);
         touched
     }
 
     /// Services whose selector finds one of these Pods, where no slice says better.
-    fn touch_by_pods(&self, touched: &mut Touched, pods: &[Rc<k8s_openapi::api::core::v1::Pod>]) {
+    fn touch_by_pods(&self, touched: &mut Touched, pods: &[Rc<Pod>]) {
         let namespaces: BTreeSet<&str> = pods.iter().map(|pod| namespace_of(&pod.metadata)).collect();
         for (key, service) in &self.registry.services {
             if !namespaces.contains(key.0.as_str())
@@ -261,20 +274,44 @@ fn held(item: Item) -> Result<Held, Box<Refused>> {
         },
         name: name_of(metadata).to_string(),
     });
-    match check::check(&item) {
-        Ok(()) => Ok(Held {
-            identity,
-            addresses: match &item.object {
-                Object::Service(service) => model::cluster_ips(service),
-                _ => Vec::new(),
-            },
-            item,
-        }),
-        Err(problem) => Err(Box::new(Refused {
+    if let Err(problem) = check::check(&item) {
+        let service = match &item.object {
+            Object::EndpointSlice(slice) => Slice::of(slice).service,
+            _ => None,
+        };
+        return Err(Box::new(Refused {
             problem,
             identity,
-            service: slice_service(&item.object),
-        })),
+            service,
+        }));
+    }
+    Ok(Held {
+        identity: identity.map(Rc::new),
+        addresses: match &item.object {
+            Object::Service(service) => model::cluster_ips(service),
+            _ => Vec::new(),
+        },
+        content: content(item.object),
+        origin: item.origin,
+    })
+}
+
+/// What is kept: of many objects, without what only takes room.
+fn content(object: Object) -> Content {
+    match object {
+        Object::Service(mut service) => {
+            if let Some(service) = Rc::get_mut(&mut service) {
+                service.metadata.managed_fields = None;
+                if let Some(ports) = service.spec.as_mut().and_then(|spec| spec.ports.as_mut()) {
+                    ports.shrink_to_fit();
+                }
+            }
+            Content::Service(service)
+        }
+        Object::EndpointSlice(slice) => Content::Slice(Rc::new(Slice::of(&slice))),
+        Object::Pod(pod) => Content::Pod(pod),
+        Object::Node(node) => Content::Node(node),
+        Object::Other(kind) => Content::Other(kind),
     }
 }
 
@@ -282,13 +319,6 @@ fn held(item: Item) -> Result<Held, Box<Refused>> {
 fn is_possible(identity: &Identity) -> bool {
     let in_namespace = identity.kind != "Node";
     check::is_name(identity.kind, &identity.name) && (!in_namespace || check::is_label(&identity.namespace))
-}
-
-fn slice_service(object: &Object) -> Option<String> {
-    match object {
-        Object::EndpointSlice(slice) => slice.metadata.labels.as_ref()?.get(SERVICE_NAME_LABEL).cloned(),
-        _ => None,
-    }
 }
 
 /// The Service that is not whole without this object.
@@ -304,8 +334,8 @@ fn service_of(refused: &Refused, identity: &Identity) -> Option<ServiceKey> {
 /// What only one object may have: its name, and a Service its cluster IPs.
 #[derive(Default)]
 struct Claims<'a> {
-    names: HashMap<&'a Identity, &'a Rc<Held>>,
-    addresses: HashMap<&'a str, &'a Identity>,
+    names: HashMap<&'a Rc<Identity>, &'a Rc<Held>>,
+    addresses: HashMap<&'a str, &'a Rc<Identity>>,
 }
 
 impl<'a> Claims<'a> {
@@ -314,7 +344,7 @@ impl<'a> Claims<'a> {
             return Ok(());
         };
         if let Some(first) = self.names.get(identity) {
-            let first = &first.item.origin.file;
+            let first = &first.origin.file;
             let (kind, name) = (identity.kind, &identity.name);
             let what = match kind {
                 "Node" => format!("there is another Node {name}, in {first}"),
@@ -324,11 +354,11 @@ impl<'a> Claims<'a> {
                 ),
             };
             let expected = "one object for each kind, namespace and name";
-            return Err(held.item.problem("metadata.name", what, expected));
+            return Err(held.origin.problem("metadata.name", what, expected));
         }
         for address in &held.addresses {
             if let Some(owner) = self.addresses.get(address.as_str()) {
-                return Err(held.item.problem(
+                return Err(held.origin.problem(
                     "spec.clusterIP",
                     format!("{address} belongs to Service {}/{}", owner.namespace, owner.name),
                     "an address that no other Service has",
@@ -342,13 +372,6 @@ impl<'a> Claims<'a> {
     }
 }
 
-fn trigger_time(object: &Object) -> Option<String> {
-    let Object::EndpointSlice(slice) = object else {
-        return None;
-    };
-    slice.metadata.annotations.as_ref()?.get(TRIGGER_TIME).cloned()
-}
-
 fn is_same(one: Option<&Rc<Held>>, other: &Rc<Held>) -> bool {
     one.is_some_and(|one| Rc::ptr_eq(one, other))
 }
@@ -358,66 +381,63 @@ fn key(identity: &Identity) -> ServiceKey {
 }
 
 /// The Service of a slice; slices without one stand together under no name.
-fn owner(identity: &Identity, object: &Object) -> ServiceKey {
-    let service = slice_service(object).unwrap_or_default();
+fn owner(identity: &Identity, slice: &Slice) -> ServiceKey {
+    let service = slice.service.clone().unwrap_or_default();
     (identity.namespace.clone(), service)
 }
 
-fn insert(registry: &mut Registry, identity: &Identity, object: &Object) {
+fn insert(registry: &mut Registry, identity: &Identity, content: &Content) {
     let name = identity.name.clone();
-    match object {
-        Object::Service(service) => drop(registry.services.insert(key(identity), Rc::clone(service))),
-        Object::EndpointSlice(slice) => {
-            let slices = registry.slices.entry(owner(identity, object)).or_default();
-            slices.insert(name, Rc::clone(slice));
+    match content {
+        Content::Service(service) => drop(registry.services.insert(key(identity), Rc::clone(service))),
+        Content::Slice(slice) => {
+            let slices = registry.slices.entry(owner(identity, slice)).or_default();
+            let at = slices.partition_point(|(known, _)| *known < name);
+            slices.reserve_exact(1);
+            slices.insert(at, (name, Rc::clone(slice)));
         }
-        Object::Pod(pod) => {
+        Content::Pod(pod) => {
             let pods = registry.pods.entry(identity.namespace.clone()).or_default();
             pods.insert(name, Rc::clone(pod));
         }
-        Object::Node(node) => drop(registry.nodes.insert(name, Rc::clone(node))),
-        Object::Other(_) => {}
+        Content::Node(node) => drop(registry.nodes.insert(name, Rc::clone(node))),
+        Content::Other(_) => {}
     }
 }
 
-fn remove(registry: &mut Registry, identity: &Identity, object: &Object) {
-    match object {
-        Object::Service(_) => drop(registry.services.remove(&key(identity))),
-        Object::EndpointSlice(_) => {
-            let owner = owner(identity, object);
+fn remove(registry: &mut Registry, identity: &Identity, content: &Content) {
+    match content {
+        Content::Service(_) => drop(registry.services.remove(&key(identity))),
+        Content::Slice(slice) => {
+            let owner = owner(identity, slice);
             if let Some(slices) = registry.slices.get_mut(&owner) {
-                slices.remove(&identity.name);
+                slices.retain(|(name, _)| *name != identity.name);
                 if slices.is_empty() {
                     registry.slices.remove(&owner);
                 }
             }
         }
-        Object::Pod(_) => {
+        Content::Pod(_) => {
             if let Some(pods) = registry.pods.get_mut(&identity.namespace) {
                 pods.remove(&identity.name);
             }
         }
-        Object::Node(_) => drop(registry.nodes.remove(&identity.name)),
-        Object::Other(_) => {}
+        Content::Node(_) => drop(registry.nodes.remove(&identity.name)),
+        Content::Other(_) => {}
     }
 }
 
-fn touch(
-    touched: &mut Touched,
-    pods: &mut Vec<Rc<k8s_openapi::api::core::v1::Pod>>,
-    identity: &Identity,
-    object: &Object,
-) {
-    match object {
-        Object::Service(_) => {
+fn touch(touched: &mut Touched, pods: &mut Vec<Rc<Pod>>, identity: &Identity, content: &Content) {
+    match content {
+        Content::Service(_) => {
             touched.service_objects += usize::from(touched.services.insert(key(identity)));
         }
-        Object::EndpointSlice(_) => {
-            touched.services.insert(owner(identity, object));
+        Content::Slice(slice) => {
+            touched.services.insert(owner(identity, slice));
             touched.slice_objects += 1;
         }
-        Object::Pod(pod) => pods.push(Rc::clone(pod)),
-        Object::Node(_) => touched.nodes = true,
-        Object::Other(_) => {}
+        Content::Pod(pod) => pods.push(Rc::clone(pod)),
+        Content::Node(_) => touched.nodes = true,
+        Content::Other(_) => {}
     }
 }

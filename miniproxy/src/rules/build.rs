@@ -36,6 +36,8 @@ pub fn build(model: &Model) -> Wanted {
 pub fn part(config: &ProxyConfig, port: &ServicePort, large: bool) -> Part {
     let mut part = Part::default();
     PortRules::new(config, port, large).write(&mut part);
+    part.own.shrink_to_fit();
+    part.shared.shrink_to_fit();
     part
 }
 

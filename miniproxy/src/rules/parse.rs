@@ -92,8 +92,17 @@ impl<'a> Reader<'a> {
     }
 
     fn add(&mut self, table: TableName, chain: String, rule: Rule) {
-        let like = self.like.and_then(|like| like.chain(table, &chain)).unwrap_or_default();
-        let rules = self.found.tables.entry(table).or_default().entry(chain).or_default();
+        let like = self
+            .like
+            .and_then(|like| like.chain(table, &chain))
+            .unwrap_or_default();
+        let rules = self
+            .found
+            .tables
+            .entry(table)
+            .or_default()
+            .entry(chain)
+            .or_default();
         let known = like.get(rules.len()).filter(|known| **known == rule);
         rules.push(known.cloned().unwrap_or(rule));
     }
