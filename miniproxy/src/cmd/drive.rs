@@ -18,8 +18,10 @@ use crate::registry::problem::Problem;
 use crate::registry::store::{Store, Touched};
 use crate::rules::delta::Delta;
 
-/// How often to look whether somebody else changed the rules.
+/// How often to look whether somebody else changed the rules, where the kernel tells.
 const LOOK: Duration = Duration::from_millis(250);
+/// The same where a process has to be started for it.
+const LOOK_BY_PROCESS: Duration = Duration::from_secs(1);
 
 /// What came of driving.
 pub(super) enum Event {
@@ -74,7 +76,7 @@ impl Driver {
         let pace = Pace {
             min_interval: settings.asked_min_sync_period(),
             sync_period: settings.sync_period,
-            look: LOOK,
+            look: if kernel.counts() { LOOK } else { LOOK_BY_PROCESS },
             counted: kernel.counts(),
         };
         Self {
