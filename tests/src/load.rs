@@ -61,7 +61,7 @@ pub struct Tally {
 }
 
 impl Tally {
-    fn add(&mut self, outcome: io::Result<String>) {
+    pub(crate) fn add(&mut self, outcome: io::Result<String>) {
         let (counts, key) = match outcome {
             Ok(pod) => (&mut self.answers, pod),
             Err(error) => (&mut self.failures, kind(&error)),
@@ -127,7 +127,8 @@ pub fn run(plan: &Plan) -> Tally {
     tally.into_inner().expect("no thread panics with it")
 }
 
-fn once(plan: &Plan, turn: usize) -> io::Result<String> {
+/// One call; `turn` tells the source ports of datagrams apart.
+pub(crate) fn once(plan: &Plan, turn: usize) -> io::Result<String> {
     match plan.protocol {
         Protocol::Http => {
             let mut stream = connect(plan.target, plan.timeout)?;
