@@ -258,23 +258,22 @@ fn besides(output: OutputFormat, done: &Done) -> Result<(), Failure> {
     }
 }
 
-/// Families that failed: in which words (each time told in full only when they are others than
-/// before), and how often in a row.
+/// Families that failed: in which words, and how often in a row. Words that are known, of whichever
+/// family, are not told again.
 #[derive(Default)]
 struct Setbacks(BTreeMap<Family, (String, u32)>);
 
 impl Setbacks {
     fn tell(&mut self, family: Family, words: &str, wait: f64) {
-        let (known, times) = self.0.entry(family).or_default();
-        *times += 1;
+        let known = self.0.values().any(|(known, _)| known == words);
+        let (last, attempt) = self.0.entry(family).or_default();
+        words.clone_into(last);
+        *attempt += 1;
         let again = format!("trying again in {wait:.1} s");
-        if known == words {
-            tell(&format!(
-                "       {}: the same, {times} times by now; {again}",
-                family.name()
-            ));
+        if known {
+            let family = family.name();
+            tell(&format!("       {family}: the same, attempt {attempt}; {again}"));
         } else {
-            words.clone_into(known);
             tell(&format!("{words}\n       {again}"));
         }
     }

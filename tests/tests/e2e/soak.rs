@@ -78,6 +78,7 @@ impl Watched {
                 || line.starts_with("… and ")
                 || line == "       the last good state stays in force"
                 || line == "the registry is good again"
+                || (line.starts_with("IPv4: ") && line.ends_with(" parts written"))
         };
         said.lines()
             .filter(|line| !expected(line))
@@ -128,6 +129,9 @@ impl Callers {
         for (name, mut caller) in self.0 {
             caller.close_input();
             let code = caller.end(Duration::from_secs(60));
+            if code == 0 {
+                caller.wait_for(if name == "held" { "\"rounds\"" } else { "\"again\"" });
+            }
             let said = caller.said();
             let report = said.lines().last().map(serde_json::from_str::<Value>);
             let Some(Ok(report)) = report.filter(|_| code == 0) else {
