@@ -101,7 +101,7 @@ impl<'a> World<'a> {
 
     /// Milliseconds until the next change.
     pub(crate) fn pause(&mut self) -> u64 {
-        10 + u64::from(self.dice.below(140))
+        30 + u64::from(self.dice.below(200))
     }
 
     /// Makes one change, or a few at once.
@@ -113,8 +113,9 @@ impl<'a> World<'a> {
             68..76 => self.come_or_go(),
             76..80 => self.break_one(false),
             80..84 => self.break_one(true),
-            84..90 => self.foreign(),
-            90..94 => self.damage(),
+            84..89 => self.foreign(),
+            89..92 => self.damage(),
+            92..95 => self.move_live(),
             _ => self.burst(),
         };
         *self.made.entry(kind).or_default() += 1;
@@ -300,7 +301,7 @@ impl<'a> World<'a> {
 
     fn object(&self, number: u16) -> Value {
         let cold = &self.cold[usize::from(number)];
-        let protocol = if number % 5 == 0 { "UDP" } else { "TCP" };
+        let protocol = if number.is_multiple_of(5) { "UDP" } else { "TCP" };
         let address = format!("10.97.{}.{}", cold.address / 250, cold.address % 250 + 1);
         let ports = [("main", protocol, 80, 8080)];
         let endpoints = cold
@@ -309,14 +310,14 @@ impl<'a> World<'a> {
             .map(|low| format!("10.99.{}.{}", low / 250, low % 250 + 1));
         let mut list = list(&format!("cold-{number}"), &address, &ports, endpoints);
         let spec = &mut list["items"][0]["spec"];
-        if number % 7 == 0 {
+        if number.is_multiple_of(7) {
             spec["sessionAffinity"] = json!("ClientIP");
         }
-        if number % 11 == 0 {
+        if number.is_multiple_of(11) {
             spec["type"] = json!("NodePort");
             spec["ports"][0]["nodePort"] = json!(30_000 + number);
         }
-        if number % 22 == 0 {
+        if number.is_multiple_of(22) {
             spec["externalTrafficPolicy"] = json!("Local");
         }
         list
