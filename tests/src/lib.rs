@@ -19,6 +19,7 @@ pub mod programs;
 pub mod registry;
 pub mod run;
 pub mod stats;
+pub mod steady;
 pub mod talk;
 pub mod uplink;
 pub mod witness;

@@ -63,7 +63,7 @@ pub struct Tally {
 }
 
 impl Tally {
-    fn add(&mut self, outcome: io::Result<Answer>) {
+    pub(crate) fn add(&mut self, outcome: io::Result<Answer>) {
         let (counts, key) = match outcome {
             Ok(Answer { pod, client }) => {
                 *self.seen.entry(format!("{pod} {client}")).or_default() += 1;
@@ -133,7 +133,8 @@ pub fn run(plan: &Plan) -> Tally {
     tally.into_inner().expect("no thread panics with it")
 }
 
-fn once(plan: &Plan, turn: usize) -> io::Result<Answer> {
+/// One call; `turn` tells the source ports of datagrams apart.
+pub(crate) fn once(plan: &Plan, turn: usize) -> io::Result<Answer> {
     match plan.protocol {
         Protocol::Http => {
             let mut stream = connect(plan.target, plan.timeout)?;
@@ -205,7 +206,7 @@ fn http_answer(stream: &mut impl BufRead) -> io::Result<Answer> {
 }
 
 /// Who answered, and the address that it saw as the client's.
-struct Answer {
+pub(crate) struct Answer {
     pod: String,
     client: IpAddr,
 }

@@ -432,8 +432,8 @@ impl Running {
         self.end(Duration::from_secs(10))
     }
 
-    /// The one child of `nsenter`.
-    fn inner_pid(&self) -> Option<Pid> {
+    /// The one child of `nsenter`, as the tests' own namespace names it.
+    pub fn inner_pid(&self) -> Option<Pid> {
         let me = self.child.id();
         let children = fs::read_to_string(format!("/proc/{me}/task/{me}/children")).ok()?;
         children

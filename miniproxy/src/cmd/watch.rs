@@ -1,5 +1,6 @@
 //! `miniproxy sync --watch`: follows the registry, and keeps the kernel as the registry wants it.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -45,6 +46,7 @@ pub(super) fn run(args: &SyncArgs) -> Result<Outcome, Failure> {
             own_addresses,
             output: args.output,
             complaint: None,
+            setbacks: Setbacks::default(),
             scan_at: Duration::ZERO,
             node_changed: false,
             observer,
@@ -62,6 +64,8 @@ struct Follower {
     output: OutputFormat,
     /// What was last said about a bad registry, so that it is said once.
     complaint: Option<String>,
+    /// What fails now.
+    setbacks: Setbacks,
     /// When to look at all files.
     scan_at: Duration,
     /// Our Node may have changed since those who ask were told of it.
@@ -173,6 +177,7 @@ impl Follower {
         for event in events {
             match event {
                 Event::Done(report) => {
+                    self.setbacks.over(report.family);
                     self.observer
                         .done(&report, self.driver.engine.desired(report.family));
                     say(output, &name, *report)?;
@@ -201,11 +206,8 @@ impl Follower {
                     setback,
                 } => {
                     self.observer.failed(family, setback.full, setback.took);
-                    tell(&failure.to_string());
-                    tell(&format!(
-                        "       trying again in {:.1} s",
-                        setback.wait.as_secs_f64()
-                    ));
+                    let wait = setback.wait.as_secs_f64();
+                    self.setbacks.tell(family, &failure.to_string(), wait);
                 }
             }
         }
@@ -237,7 +239,8 @@ fn say(output: OutputFormat, iptables: &str, done: engine::Report) -> Result<(),
         ..Report::default()
     };
     report.add(done);
-    if report.written.is_empty() {
+    // A write that failed after a part may have left nothing to write: its changes are in force.
+    if report.written.is_empty() && report.changes.is_empty() {
         return Ok(());
     }
     if output == OutputFormat::Json {
@@ -263,6 +266,36 @@ fn besides(output: OutputFormat, done: &Done) -> Result<(), Failure> {
     match output {
         OutputFormat::Table => emit(&done.text()),
         OutputFormat::Json => Ok(()),
+    }
+}
+
+/// Families that failed: in which words, and how often in a row. Words that are known, of whichever
+/// family, are not told again.
+#[derive(Default)]
+struct Setbacks(BTreeMap<Family, (String, u32)>);
+
+impl Setbacks {
+    fn tell(&mut self, family: Family, words: &str, wait: f64) {
+        let known = self.0.values().any(|(known, _)| known == words);
+        let (last, attempt) = self.0.entry(family).or_default();
+        words.clone_into(last);
+        *attempt += 1;
+        let again = format!("trying again in {wait:.1} s");
+        if known {
+            let family = family.name();
+            tell(&format!("       {family}: the same, attempt {attempt}; {again}"));
+        } else {
+            tell(&format!("{words}\n       {again}"));
+        }
+    }
+
+    fn over(&mut self, family: Family) {
+        if self.0.remove(&family).is_some() {
+            tell(&format!(
+                "the {} rules are again as they should be",
+                family.name()
+            ));
+        }
     }
 }
 

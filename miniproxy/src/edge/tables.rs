@@ -1,9 +1,12 @@
 //! The kernel's tables, read by iptables-save and written by one iptables-restore for each family.
 
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
+use std::process::Output;
 
 use labkit::xtables::{Family, Flavour, Xtables, legacy_tables_exist};
-use labkit::{Failure, tool};
+use labkit::{Failure, Kind, tool};
+use nix::libc::SIGKILL;
 
 use crate::rules::fixed::CANARY;
 use crate::rules::parse;
@@ -55,11 +58,14 @@ impl Tables for Xtables {
         tracing::trace!(family = family.name(), "iptables-restore reads:\n{document}");
         let program = self.restore(family);
         let args = ["-w", LOCK_SECONDS, "--noflush"];
-        let output = tool::run(&program, &args, Some(document.as_bytes()))?;
+        let output = started(tool::run(&program, &args, Some(document.as_bytes())))?;
         if output.status.success() {
             return Ok(());
         }
         let words = tool::complaint(&program, &args, &output);
+        if output.status.signal() == Some(SIGKILL) {
+            return Err(Failure::failed(words).hint("is memory short? see: sudo dmesg | tail"));
+        }
         Err(explained(words).hint("see what was sent: miniproxy sync --dry-run"))
     }
 
@@ -79,10 +85,10 @@ impl Tables for Xtables {
 fn dump(program: &Path, args: &[&str], like: Option<&Found>) -> Result<Found, Failure> {
     let mut reader = parse::Reader::new(like);
     let mut wrong = None;
-    let output = tool::run_by_line(program, args, |line| {
+    let output = started(tool::run_by_line(program, args, |line| {
         let read = reader.line(&String::from_utf8_lossy(line));
         wrong = wrong.take().or(read.err());
-    })?;
+    }))?;
     if !output.status.success() {
         return Err(explained(tool::complaint(program, args, &output)));
     }
@@ -91,6 +97,14 @@ fn dump(program: &Path, args: &[&str], like: Option<&Found>) -> Result<Found, Fa
         None => reader.finish(),
     };
     found.map_err(|error| Failure::failed(format!("cannot understand {}: {error}", program.display())))
+}
+
+/// Adds what to do when a program that stands beside `iptables` is not there.
+fn started(output: Result<Output, Failure>) -> Result<Output, Failure> {
+    output.map_err(|failure| match failure.kind() {
+        Kind::HostLacks => failure.hint(tool::install_hint("iptables")),
+        _ => failure,
+    })
 }
 
 /// A kernel that was built or booted without IPv6 has no such file.

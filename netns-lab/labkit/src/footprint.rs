@@ -7,6 +7,7 @@
 //! way to remove one.)
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -33,9 +34,11 @@ pub fn hold(run: &RunDirectory, holder: &str) -> Result<(), Failure> {
         Some(record) => record,
         None => observe()?,
     };
-    if !record.holders.iter().any(|known| known == holder) {
-        record.holders.push(holder.to_string());
+    if record.holders.iter().any(|known| known == holder) {
+        // It stands as it should: a disk that is full by now is no reason to stop.
+        return Ok(());
     }
+    record.holders.push(holder.to_string());
     write(&path, &record)
 }
 
@@ -146,7 +149,7 @@ fn record_path(run: &RunDirectory) -> Result<PathBuf, Failure> {
 fn read(path: &std::path::Path) -> Result<Option<Footprint>, Failure> {
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => {
             return Err(Failure::failed(format!(
                 "cannot read {}: {error}",
@@ -161,6 +164,14 @@ fn read(path: &std::path::Path) -> Result<Option<Footprint>, Failure> {
 
 fn write(path: &std::path::Path, record: &Footprint) -> Result<(), Failure> {
     let bytes = serde_json::to_vec(record).map_err(|error| Failure::failed(error.to_string()))?;
-    files::write_atomically(path, &bytes, 0o600)
-        .map_err(|error| Failure::failed(format!("cannot write {}: {error}", path.display())))
+    files::write_atomically(path, &bytes, 0o600).map_err(|error| {
+        let failure = Failure::failed(format!("cannot write {}: {error}", path.display()));
+        match error.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+                let folder = path.parent().unwrap_or(path).display();
+                failure.hint(format!("make room, or a larger file system: df -h {folder}"))
+            }
+            _ => failure,
+        }
+    })
 }

@@ -4,6 +4,7 @@ use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::{Failure, files, shell};
@@ -39,6 +40,8 @@ impl Record {
 const PATIENCE: Duration = Duration::from_secs(60);
 /// A wait longer than this is told.
 const SILENT: Duration = Duration::from_secs(1);
+/// Whether it was, since the lock was last had: who tries again and again tells it once.
+static TOLD: AtomicBool = AtomicBool::new(false);
 /// How often to try again.
 const TRY_AGAIN: Duration = Duration::from_millis(10);
 
@@ -60,9 +63,9 @@ impl RunDirectory {
     /// As [`RunDirectory::lock_within`], for a directory elsewhere.
     pub fn lock_at(path: &Path, patience: Duration) -> Result<Self, Failure> {
         let began = Instant::now();
-        let mut told = false;
         loop {
             if let Some(held) = Self::try_lock(path).map_err(|error| refused(path, &error))? {
+                TOLD.store(false, Ordering::Relaxed);
                 return Ok(held);
             }
             if began.elapsed() > patience {
@@ -74,8 +77,7 @@ impl RunDirectory {
                     Failure::failed(busy).hint("is one stopped (Ctrl-Z)? see: fuser -v /run/netns-lab")
                 );
             }
-            if began.elapsed() > SILENT && !told {
-                told = true;
+            if began.elapsed() > SILENT && !TOLD.swap(true, Ordering::Relaxed) {
                 shell::tell("waiting for another netns-lab or miniproxy to finish …");
             }
             std::thread::sleep(TRY_AGAIN);

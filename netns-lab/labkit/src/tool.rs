@@ -58,7 +58,10 @@ pub fn run_by_line<S: AsRef<OsStr>>(
     }
     let status = child.wait().map_err(cannot)?;
     let mut stderr = Vec::new();
-    words.rewind().and_then(|()| words.read_to_end(&mut stderr)).map_err(cannot)?;
+    words
+        .rewind()
+        .and_then(|()| words.read_to_end(&mut stderr))
+        .map_err(cannot)?;
     Ok(Output {
         status,
         stdout: Vec::new(),

@@ -9,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use lab_tests::load::{self, Plan, Protocol, say};
+use lab_tests::steady::steady;
 use lab_tests::talk::talk;
 use lab_tests::{changes, connects, cost, floor};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -19,6 +20,7 @@ use serde_json::Value;
 const USAGE: &str = "lab-helper init SETUP-SCRIPT
 lab-helper load|hold http|tcp|udp ADDRESS:PORT COUNT [CONCURRENCY [TIMEOUT-MS]]
 lab-helper talk ADDRESS:PORT SOURCE-PORT
+lab-helper steady http|tcp|udp ADDRESS:PORT...
 lab-helper whoami ADDRESS:PORT
 lab-helper floor PODS
 lab-helper time COMMAND...
@@ -44,6 +46,13 @@ fn main() -> ExitCode {
             (Ok(target), Ok(source)) => talk(target, source),
             _ => return usage(),
         },
+        ["steady", protocol, targets @ ..] => {
+            let targets: Result<Vec<SocketAddr>, _> = targets.iter().map(|word| word.parse()).collect();
+            match (Protocol::named(protocol), targets) {
+                (Some(protocol), Ok(targets)) => say(&steady(protocol, &targets).to_string()),
+                _ => return usage(),
+            }
+        }
         ["whoami", address] => whoami(address),
         ["floor", pods] => match pods.parse() {
             Ok(pods) => measure_floor(pods),

@@ -2,7 +2,6 @@
 
 mod any;
 
-
 use super::super::parse::parse;
 use super::super::rule::{Match, Probability, Rule, Side, Target};
 use super::super::set::{Chains, Wanted};
