@@ -47,24 +47,26 @@ impl Watch {
 
     /// Watches again what may have been replaced: a directory that came back is another directory.
     pub fn renew(&mut self) {
-        let mask = WatchMask::CLOSE_WRITE
-            | WatchMask::MODIFY
-            | WatchMask::CREATE
+        let entries = WatchMask::CREATE
             | WatchMask::DELETE
             | WatchMask::MOVE
             | WatchMask::DELETE_SELF
             | WatchMask::MOVE_SELF;
+        let mask = entries | WatchMask::CLOSE_WRITE | WatchMask::MODIFY;
         self.parents.clear();
         self.directories.clear();
         for path in &self.paths {
             let Some(name) = path.file_name() else { continue };
             // A directory that vanished meanwhile is noticed by the caller's own look.
+            // Of a directory only its coming and going counts there; its neighbours, in /tmp say, may
+            // be written to all the time.
+            let mask = if path.is_dir() { entries } else { mask } | WatchMask::MASK_ADD;
             if let Ok(parent) = self.events.watches().add(parent(path), mask) {
                 self.parents.entry(parent).or_default().push(name.to_os_string());
             }
         }
         for path in self.paths.iter().filter(|path| path.is_dir()) {
-            if let Ok(whole) = self.events.watches().add(path, mask) {
+            if let Ok(whole) = self.events.watches().add(path, mask | WatchMask::MASK_ADD) {
                 self.parents.remove(&whole);
                 self.directories.insert(whole, path.clone());
             }

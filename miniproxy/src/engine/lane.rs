@@ -307,13 +307,12 @@ impl Lane {
     /// What happened to each service port: at first to what was found, later to what was in force.
     fn changes(&self, plan: &Plan, pairs: &[Pair]) -> Vec<Change> {
         if self.in_force.is_none() {
-            let views = plan
-                .read
-                .as_ref()
-                .map(|(found, wanted)| (view::services(found), view::services(&Found::from(wanted))));
-            return views
-                .map(|(before, after)| changes(&before, &after))
-                .unwrap_or_default();
+            let Some((found, _)) = &plan.read else {
+                return Vec::new();
+            };
+            let services = self.desired.services().values();
+            let after = services.flat_map(|rules| view::services(&rules.alone()));
+            return changes(&view::services(found), &after.collect());
         }
         let views = |rules: &Option<Rc<ServiceRules>>| {
             rules

@@ -3,7 +3,7 @@
 //! Each object stands or falls by itself: one that is refused leaves its last good version in force,
 //! and all others as they are. A file that is no JSON at all keeps what it said before.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::rc::Rc;
 
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
@@ -94,11 +94,15 @@ struct File {
     blind: bool,
 }
 
+type InForce = HashMap<Rc<Identity>, Rc<Held>>;
+
 /// All files of a registry, and what they come to.
 #[derive(Debug, Default)]
 pub struct Store {
     files: BTreeMap<String, File>,
-    in_force: HashMap<Rc<Identity>, Rc<Held>>,
+    in_force: InForce,
+    /// Whose the addresses are.
+    addresses: HashMap<String, Rc<Identity>>,
     registry: Registry,
     conflicts: Vec<Problem>,
 }
@@ -138,13 +142,17 @@ impl Store {
 
     /// Takes in files that are new or changed, and forgets those that are gone.
     pub fn update(&mut self, changed: &[SourceFile], gone: &[String]) -> Touched {
+        // What the changed files said before, and what they say now.
+        let mut old: Vec<Rc<Held>> = Vec::new();
         for path in gone {
-            self.files.remove(path);
+            old.extend(self.files.remove(path).into_iter().flat_map(|file| file.held));
         }
+        let mut new: Vec<Rc<Held>> = Vec::new();
         // Alive until conflicts are told: a place in a text can be found while the text is there.
         let mut texts = Vec::new();
         for source in changed {
             let before = self.files.remove(&source.path);
+            old.extend(before.iter().flat_map(|file| &file.held).cloned());
             let file = match parse(source) {
                 Ok(parsed) => self.file(&source.path, parsed, before, &mut texts),
                 Err(problem) => File {
@@ -153,9 +161,65 @@ impl Store {
                     ..before.unwrap_or_default()
                 },
             };
+            new.extend(file.held.iter().cloned());
             self.files.insert(source.path.clone(), file);
         }
-        self.settle()
+        if self.is_plain(&old, &new) {
+            self.exchange(&old, &new)
+        } else {
+            self.settle()
+        }
+    }
+
+    /// Whether these objects can take each other's places without a look at all others: none of them
+    /// has, or had, a name or an address that another file's object wants.
+    fn is_plain(&self, old: &[Rc<Held>], new: &[Rc<Held>]) -> bool {
+        let mut gone: HashMap<&Rc<Identity>, &Rc<Held>> = HashMap::new();
+        for held in old {
+            match &held.identity {
+                Some(identity) => drop(gone.insert(identity, held)),
+                None => return false,
+            }
+        }
+        let in_force = gone.iter().all(|(id, held)| is_same(self.in_force.get(*id), held));
+        let mut names = HashSet::new();
+        let mut addresses = HashSet::new();
+        for held in new {
+            let Some(identity) = &held.identity else {
+                return false;
+            };
+            let name_is_free = !self.in_force.contains_key(identity) || gone.contains_key(identity);
+            if !name_is_free || !names.insert(identity) {
+                return false;
+            }
+            for address in &held.addresses {
+                let owner = self.addresses.get(address);
+                if !addresses.insert(address) || owner.is_some_and(|owner| !gone.contains_key(owner)) {
+                    return false;
+                }
+            }
+        }
+        self.conflicts.is_empty() && in_force && gone.len() == old.len()
+    }
+
+    /// Puts some objects into the places of others; what it costs does not grow with all others.
+    fn exchange(&mut self, old: &[Rc<Held>], new: &[Rc<Held>]) -> Touched {
+        let named = |held: &Rc<Held>| Some((Rc::clone(held.identity.as_ref()?), Rc::clone(held)));
+        let (old, new): (InForce, InForce) =
+            (old.iter().filter_map(named).collect(), new.iter().filter_map(named).collect());
+        for (identity, held) in &old {
+            self.in_force.remove(identity);
+            for address in &held.addresses {
+                self.addresses.remove(address);
+            }
+        }
+        for (identity, held) in &new {
+            self.in_force.insert(Rc::clone(identity), Rc::clone(held));
+            let addresses = held.addresses.iter();
+            self.addresses
+                .extend(addresses.map(|address| (address.clone(), Rc::clone(identity))));
+        }
+        self.index(&old, &new)
     }
 
     /// What a file says now; where it says something bad, what it said before.
@@ -216,25 +280,26 @@ impl Store {
         let now = names
             .map(|(identity, held)| (Rc::clone(identity), Rc::clone(held)))
             .collect();
+        let owners = claims.addresses.iter();
+        let addresses = owners.map(|(address, owner)| ((*address).to_string(), Rc::clone(owner)));
+        self.addresses = addresses.collect();
         let before = std::mem::replace(&mut self.in_force, now);
-        self.index(&before)
+        let now = std::mem::take(&mut self.in_force);
+        let touched = self.index(&before, &now);
+        self.in_force = now;
+        touched
     }
 
     /// Brings the registry from what was in force to what is.
-    fn index(&mut self, before: &HashMap<Rc<Identity>, Rc<Held>>) -> Touched {
+    fn index(&mut self, before: &InForce, now: &InForce) -> Touched {
         let mut touched = Touched::default();
         let mut pods = Vec::new();
-        let gone = before
-            .iter()
-            .filter(|(id, held)| !is_same(self.in_force.get(*id), held));
+        let gone = before.iter().filter(|(id, held)| !is_same(now.get(*id), held));
         for (identity, held) in gone {
             remove(&mut self.registry, identity, &held.content);
             touch(&mut touched, &mut pods, identity, &held.content);
         }
-        let new = self
-            .in_force
-            .iter()
-            .filter(|(id, held)| !is_same(before.get(*id), held));
+        let new = now.iter().filter(|(id, held)| !is_same(before.get(*id), held));
         for (identity, held) in new {
             if let Content::Slice(slice) = &held.content {
                 touched.triggers.extend(slice.trigger_time.clone());
@@ -248,6 +313,9 @@ impl Store {
 
     /// Services whose selector finds one of these Pods, where no slice says better.
     fn touch_by_pods(&self, touched: &mut Touched, pods: &[Rc<Pod>]) {
+        if pods.is_empty() {
+            return;
+        }
         let namespaces: BTreeSet<&str> = pods.iter().map(|pod| namespace_of(&pod.metadata)).collect();
         for (key, service) in &self.registry.services {
             if !namespaces.contains(key.0.as_str())

@@ -9,7 +9,7 @@
 //! | [`build`] | service ports and endpoints → the rule set kube-proxy would write |
 //! | [`fixed`] | the part of that rule set that no Service changes |
 //! | [`text`] | rules → `iptables-restore` text |
-//! | [`parse`] | `iptables-save` text → rule set |
+//! | [`parse`], [`dump`] | `iptables-save` text → rule set |
 //! | [`delta`] | what the kernel has, what is wanted → the smallest change |
 //! | [`known`] | what the kernel has after a change that it took |
 //! | [`keep`] | a rule set → what single service ports have in it |
@@ -18,6 +18,7 @@
 
 pub mod build;
 pub mod delta;
+pub mod dump;
 pub mod fixed;
 pub mod keep;
 pub mod known;
