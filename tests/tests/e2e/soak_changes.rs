@@ -107,7 +107,7 @@ impl<'a> World<'a> {
     /// Makes one change, or a few at once.
     pub(crate) fn change(&mut self) {
         let kind = match self.dice.below(100) {
-            0..35 => self.move_live(),
+            0..35 | 92..95 => self.move_live(),
             35..60 => self.move_cold(),
             60..68 => self.readdress(),
             68..76 => self.come_or_go(),
@@ -115,7 +115,6 @@ impl<'a> World<'a> {
             80..84 => self.break_one(true),
             84..89 => self.foreign(),
             89..92 => self.damage(),
-            92..95 => self.move_live(),
             _ => self.burst(),
         };
         *self.made.entry(kind).or_default() += 1;
