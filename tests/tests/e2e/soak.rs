@@ -22,9 +22,8 @@ use crate::soak_changes::{LIVE, PODS, World, live_address};
 const SECONDS: u64 = 300;
 /// As many as a busy cluster has.
 const SERVICES: u16 = 1000;
-/// The kernel takes 208 KiB at once from a plain user's iptables-nft, and the jumps to all new Services
-/// go in one transaction.
-const SERVICES_OF_A_PLAIN_USER: u16 = 300;
+/// The kernel takes 208 KiB at once from a plain user's iptables-nft: some 500 lines.
+const SERVICES_OF_A_PLAIN_USER: u16 = 40;
 /// How often the watch is looked at.
 const LOOK: Duration = Duration::from_millis(500);
 /// What memory may grow by: a fifth, and what an allocator keeps back.
