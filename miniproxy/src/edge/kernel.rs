@@ -18,7 +18,7 @@ pub const HOLDER: &str = "miniproxy";
 
 /// New chains in one document for iptables-nft: enough that starting a process is no matter, few
 /// enough that its list of new chains, which it walks for each of them, stays short, and that their
-/// rules fit into the 208 KiB that the kernel takes at once from a plain user (`net.core.wmem_max`).
+/// rules fit into the 208 KiB that the kernel takes at once from a plain user (`net.core.wmem_default`).
 const NFT_CHAINS: usize = 200;
 /// A write that takes longer than this says how far it is.
 const SILENT: Duration = Duration::from_secs(1);

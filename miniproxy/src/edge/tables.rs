@@ -118,9 +118,11 @@ fn explained(words: String) -> Failure {
     if says("Permission denied") || says("must be root") || says("Operation not permitted") {
         return Failure::host_lacks(words).hint("run as root (sudo), or inside `netns-lab sandbox`");
     }
+    // iptables asks for a larger buffer as root can (SO_SNDBUFFORCE) or not at all; then the default
+    // counts, and not net.core.wmem_max.
     if says("Message too long") {
         return Failure::failed(words).hint(
-            "the kernel takes less at once from a plain user: sudo sysctl -w net.core.wmem_max=16777216",
+            "the kernel takes less at once from a plain user: sudo sysctl -w net.core.wmem_default=16777216",
         );
     }
     if says("xtables lock") {

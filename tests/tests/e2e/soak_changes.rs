@@ -11,9 +11,6 @@ use serde_json::{Value, json};
 pub(crate) const LIVE: u16 = 6;
 /// Pods of the lab; each serves all the time, listed or not.
 pub(crate) const PODS: u16 = 6;
-/// Services that nobody calls.
-const COLD: u16 = 994;
-
 /// splitmix64: the same seed makes the same changes.
 pub(crate) struct Dice(pub u64);
 
@@ -64,8 +61,9 @@ pub(crate) struct World<'a> {
 }
 
 impl<'a> World<'a> {
-    /// A registry of a thousand files.
-    pub(crate) fn new(machine: &'a Machine, seed: u64) -> Self {
+    /// A registry of so many files.
+    pub(crate) fn new(machine: &'a Machine, services: u16, seed: u64) -> Self {
+        let cold = services - LIVE;
         let folder = machine.folder().join("registry");
         fs::create_dir(&folder).expect("our own folder");
         let mut world = Self {
@@ -75,7 +73,7 @@ impl<'a> World<'a> {
             cold: Vec::new(),
             broken: Vec::new(),
             foreign: Vec::new(),
-            next_address: COLD,
+            next_address: cold,
             next_foreign: 0,
             made: BTreeMap::new(),
         };
@@ -83,7 +81,7 @@ impl<'a> World<'a> {
             let pods: Vec<u16> = (0..PODS).collect();
             world.publish(&format!("live-{number}"), &live(number, &pods));
         }
-        for number in 0..COLD {
+        for number in 0..cold {
             let endpoints = world.some_endpoints();
             world.cold.push(Cold {
                 address: number,
@@ -107,7 +105,7 @@ impl<'a> World<'a> {
     /// Makes one change, or a few at once.
     pub(crate) fn change(&mut self) {
         let kind = match self.dice.below(100) {
-            0..35 => self.move_live(),
+            0..35 | 92..95 => self.move_live(),
             35..60 => self.move_cold(),
             60..68 => self.readdress(),
             68..76 => self.come_or_go(),
@@ -115,7 +113,6 @@ impl<'a> World<'a> {
             80..84 => self.break_one(true),
             84..89 => self.foreign(),
             89..92 => self.damage(),
-            92..95 => self.move_live(),
             _ => self.burst(),
         };
         *self.made.entry(kind).or_default() += 1;
@@ -169,7 +166,7 @@ impl<'a> World<'a> {
     fn readdress(&mut self) -> &'static str {
         let number = self.whole_one();
         self.cold[usize::from(number)].address = self.next_address;
-        self.next_address = self.next_address.checked_add(1).unwrap_or(COLD);
+        self.next_address = self.next_address.saturating_add(1);
         self.write(number);
         "other address"
     }
@@ -267,7 +264,9 @@ impl<'a> World<'a> {
     /// A cold Service whose file is not broken.
     fn whole_one(&mut self) -> u16 {
         loop {
-            let number = self.dice.below(COLD);
+            let number = self
+                .dice
+                .below(u16::try_from(self.cold.len()).unwrap_or(u16::MAX));
             if !self.broken.contains(&number) {
                 return number;
             }
