@@ -145,7 +145,7 @@ pub(super) fn run(args: &SyncArgs) -> Result<Outcome, Failure> {
 /// Some objects were refused, the others are in force.
 pub(super) fn refused(problems: &[Problem]) -> Failure {
     let what = count(problems.len(), "object");
-    Failure::new(Kind::Usage, problem::lines(problems))
+    Failure::new(Kind::Usage, problem::refusals(problems))
         .context(format!("{what} refused"))
         .hint("what is refused keeps the rules it had; all else is in force")
         .hint("to refuse all of it instead: --strict")

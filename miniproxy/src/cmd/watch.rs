@@ -156,7 +156,7 @@ impl Follower {
         }
         let problems = self.driver.problems();
         let words = failures.iter().map(|failure| failure.message().to_string());
-        let words = words.chain((!problems.is_empty()).then(|| problem::lines(&problems)));
+        let words = words.chain((!problems.is_empty()).then(|| problem::refusals(&problems)));
         let words: Vec<String> = words.collect();
         (!words.is_empty()).then(|| format!("error: {}", words.join("\n")))
     }

@@ -17,9 +17,11 @@ use crate::rules::set::Found;
 pub const HOLDER: &str = "miniproxy";
 
 /// New chains in one document for iptables-nft: enough that starting a process is no matter, few
-/// enough that its list of new chains, which it walks for each of them, stays short, and that their
-/// rules fit into the 208 KiB that the kernel takes at once from a plain user (`net.core.wmem_default`).
+/// enough that its list of new chains, which it walks for each of them, stays short.
 const NFT_CHAINS: usize = 200;
+/// The same where the kernel takes only 208 KiB at once: iptables-nft asks for more by a call that
+/// only the machine's own root may make. A chain of a Service takes up to 1.5 KiB.
+const NFT_CHAINS_OF_A_USER: usize = 100;
 /// A write that takes longer than this says how far it is.
 const SILENT: Duration = Duration::from_secs(1);
 
@@ -134,6 +136,7 @@ impl Kernel {
         }
         fault::point("sync:held");
         let limit = match self.xtables.flavour {
+            Flavour::Nft if is_in_user_namespace() => NFT_CHAINS_OF_A_USER,
             Flavour::Nft => NFT_CHAINS,
             // Legacy replaces the whole table with each document.
             Flavour::Legacy => usize::MAX,
@@ -171,4 +174,11 @@ impl Kernel {
         }
         self.xtables.has_canary().map(Look::Canary)
     }
+}
+
+/// Whether root here is root of a user namespace only: the machine's own maps all users to themselves.
+fn is_in_user_namespace() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let all = ["0", "0", "4294967295"];
+    !map.split_whitespace().eq(all)
 }

@@ -12,6 +12,7 @@
 //! | [`model`] | objects → the service ports of one IP family |
 
 pub mod check;
+mod content;
 pub mod locate;
 pub mod model;
 pub mod parse;
@@ -21,10 +22,13 @@ pub mod slice;
 pub mod store;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::rc::Rc;
 
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use serde::Serialize;
 
 use problem::Problem;
 use slice::Slice;
@@ -43,7 +47,7 @@ pub struct SourceFile {
 }
 
 /// What tells one object from all others.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct Identity {
     /// `Service`, `EndpointSlice`, `Pod` or `Node`.
     pub kind: &'static str,
@@ -51,6 +55,17 @@ pub struct Identity {
     pub namespace: String,
     /// The name.
     pub name: String,
+}
+
+impl fmt::Display for Identity {
+    /// `Service default/web`, `Node node-1`
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ", self.kind)?;
+        if !self.namespace.is_empty() {
+            write!(f, "{}/", self.namespace)?;
+        }
+        f.write_str(&self.name)
+    }
 }
 
 /// Namespace and name of a Service.

@@ -75,6 +75,7 @@ impl Origin {
             field: path_text(&path),
             what: what.into(),
             expected: expected.into(),
+            object: None,
         }
     }
 
@@ -141,6 +142,7 @@ pub fn parse(file: &SourceFile) -> Result<Parsed, Problem> {
         field: String::new(),
         what,
         expected: "JSON of one Kubernetes object or a v1.List, as `kubectl get -o json` prints it".into(),
+        object: None,
     };
     let text = std::str::from_utf8(&file.bytes).map_err(|error| {
         let before = &file.bytes[..error.valid_up_to()];

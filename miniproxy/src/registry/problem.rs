@@ -6,6 +6,8 @@ use labkit::Failure;
 use labkit::text::printable;
 use serde::Serialize;
 
+use super::Identity;
+
 /// One thing that is wrong in one file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Problem {
@@ -21,6 +23,9 @@ pub struct Problem {
     pub what: String,
     /// What should be.
     pub expected: String,
+    /// The object that it is in, where that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub object: Option<Box<Identity>>,
 }
 
 impl fmt::Display for Problem {
@@ -41,9 +46,16 @@ impl fmt::Display for Problem {
 /// How many problems one message tells; more would scroll the first ones away.
 const SHOWN: usize = 5;
 
-/// The first problems, a line each.
-pub fn lines(problems: &[Problem]) -> String {
-    let mut lines: Vec<String> = problems.iter().take(SHOWN).map(ToString::to_string).collect();
+/// The first problems, a line each, which also says which object is refused.
+pub fn refusals(problems: &[Problem]) -> String {
+    listed(problems, |problem| match &problem.object {
+        Some(object) => format!("{problem} (refused: {})", printable(&object.to_string())),
+        None => problem.to_string(),
+    })
+}
+
+fn listed(problems: &[Problem], line: impl Fn(&Problem) -> String) -> String {
+    let mut lines: Vec<String> = problems.iter().take(SHOWN).map(line).collect();
     if problems.len() > SHOWN {
         lines.push(format!("… and {} more", problems.len() - SHOWN));
     }
@@ -52,5 +64,6 @@ pub fn lines(problems: &[Problem]) -> String {
 
 /// All problems as one failure of kind `Usage`.
 pub fn failure(problems: &[Problem]) -> Failure {
-    Failure::usage(lines(problems)).hint("nothing was changed; mend the file and try again")
+    Failure::usage(listed(problems, ToString::to_string))
+        .hint("nothing was changed; mend the file and try again")
 }

@@ -6,8 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::rc::Rc;
 
-use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use k8s_openapi::api::core::v1::Pod;
 
+use super::content::{Content, content, insert, remove, touch};
 use super::parse::{Item, Object, Origin, Parsed, Refused, parse};
 use super::problem::Problem;
 use super::slice::Slice;
@@ -59,17 +60,6 @@ impl Refusals {
     pub fn keeps(&self, service: &ServiceKey, known: bool) -> bool {
         self.services.contains(service) || (self.unknown && !known)
     }
-}
-
-/// What is kept of an object.
-#[derive(Debug)]
-enum Content {
-    Service(Rc<Service>),
-    Slice(Rc<Slice>),
-    Pod(Rc<Pod>),
-    Node(Rc<Node>),
-    /// A kind that is passed over.
-    Other(String),
 }
 
 /// A good object of a file.
@@ -181,7 +171,9 @@ impl Store {
                 None => return false,
             }
         }
-        let in_force = gone.iter().all(|(id, held)| is_same(self.in_force.get(*id), held));
+        let in_force = gone
+            .iter()
+            .all(|(id, held)| is_same(self.in_force.get(*id), held));
         let mut names = HashSet::new();
         let mut addresses = HashSet::new();
         for held in new {
@@ -205,8 +197,10 @@ impl Store {
     /// Puts some objects into the places of others; what it costs does not grow with all others.
     fn exchange(&mut self, old: &[Rc<Held>], new: &[Rc<Held>]) -> Touched {
         let named = |held: &Rc<Held>| Some((Rc::clone(held.identity.as_ref()?), Rc::clone(held)));
-        let (old, new): (InForce, InForce) =
-            (old.iter().filter_map(named).collect(), new.iter().filter_map(named).collect());
+        let (old, new): (InForce, InForce) = (
+            old.iter().filter_map(named).collect(),
+            new.iter().filter_map(named).collect(),
+        );
         for (identity, held) in &old {
             self.in_force.remove(identity);
             for address in &held.addresses {
@@ -230,7 +224,10 @@ impl Store {
             match item.and_then(held) {
                 Ok(held) => file.held.push(Rc::new(held)),
                 Err(refused) => {
-                    file.problems.push(refused.problem.clone());
+                    file.problems.push(Problem {
+                        object: refused.identity.clone().map(Box::new),
+                        ..refused.problem.clone()
+                    });
                     let identity = refused.identity.clone().filter(is_possible);
                     anonymous |= identity.is_none();
                     if let Some(identity) = identity {
@@ -265,7 +262,13 @@ impl Store {
                 let ignored = format!("{kind} in {}", held.origin.file);
                 self.registry.ignored.push(ignored);
             } else if let Err(problem) = claims.add(held) {
-                self.conflicts.push(problem);
+                self.conflicts.push(Problem {
+                    object: held
+                        .identity
+                        .as_ref()
+                        .map(|identity| Box::new((**identity).clone())),
+                    ..problem
+                });
                 losers.push(held);
             }
         }
@@ -364,25 +367,6 @@ fn held(item: Item) -> Result<Held, Box<Refused>> {
     })
 }
 
-/// What is kept: of many objects, without what only takes room.
-fn content(object: Object) -> Content {
-    match object {
-        Object::Service(mut service) => {
-            if let Some(service) = Rc::get_mut(&mut service) {
-                service.metadata.managed_fields = None;
-                if let Some(ports) = service.spec.as_mut().and_then(|spec| spec.ports.as_mut()) {
-                    ports.shrink_to_fit();
-                }
-            }
-            Content::Service(service)
-        }
-        Object::EndpointSlice(slice) => Content::Slice(Rc::new(Slice::of(&slice))),
-        Object::Pod(pod) => Content::Pod(pod),
-        Object::Node(node) => Content::Node(node),
-        Object::Other(kind) => Content::Other(kind),
-    }
-}
-
 /// A name that no object can have tells nothing about which one was meant.
 fn is_possible(identity: &Identity) -> bool {
     let in_namespace = identity.kind != "Node";
@@ -442,70 +426,4 @@ impl<'a> Claims<'a> {
 
 fn is_same(one: Option<&Rc<Held>>, other: &Rc<Held>) -> bool {
     one.is_some_and(|one| Rc::ptr_eq(one, other))
-}
-
-fn key(identity: &Identity) -> ServiceKey {
-    (identity.namespace.clone(), identity.name.clone())
-}
-
-/// The Service of a slice; slices without one stand together under no name.
-fn owner(identity: &Identity, slice: &Slice) -> ServiceKey {
-    let service = slice.service.clone().unwrap_or_default();
-    (identity.namespace.clone(), service)
-}
-
-fn insert(registry: &mut Registry, identity: &Identity, content: &Content) {
-    let name = identity.name.clone();
-    match content {
-        Content::Service(service) => drop(registry.services.insert(key(identity), Rc::clone(service))),
-        Content::Slice(slice) => {
-            let slices = registry.slices.entry(owner(identity, slice)).or_default();
-            let at = slices.partition_point(|(known, _)| *known < name);
-            slices.reserve_exact(1);
-            slices.insert(at, (name, Rc::clone(slice)));
-        }
-        Content::Pod(pod) => {
-            let pods = registry.pods.entry(identity.namespace.clone()).or_default();
-            pods.insert(name, Rc::clone(pod));
-        }
-        Content::Node(node) => drop(registry.nodes.insert(name, Rc::clone(node))),
-        Content::Other(_) => {}
-    }
-}
-
-fn remove(registry: &mut Registry, identity: &Identity, content: &Content) {
-    match content {
-        Content::Service(_) => drop(registry.services.remove(&key(identity))),
-        Content::Slice(slice) => {
-            let owner = owner(identity, slice);
-            if let Some(slices) = registry.slices.get_mut(&owner) {
-                slices.retain(|(name, _)| *name != identity.name);
-                if slices.is_empty() {
-                    registry.slices.remove(&owner);
-                }
-            }
-        }
-        Content::Pod(_) => {
-            if let Some(pods) = registry.pods.get_mut(&identity.namespace) {
-                pods.remove(&identity.name);
-            }
-        }
-        Content::Node(_) => drop(registry.nodes.remove(&identity.name)),
-        Content::Other(_) => {}
-    }
-}
-
-fn touch(touched: &mut Touched, pods: &mut Vec<Rc<Pod>>, identity: &Identity, content: &Content) {
-    match content {
-        Content::Service(_) => {
-            touched.service_objects += usize::from(touched.services.insert(key(identity)));
-        }
-        Content::Slice(slice) => {
-            touched.services.insert(owner(identity, slice));
-            touched.slice_objects += 1;
-        }
-        Content::Pod(pod) => pods.push(Rc::clone(pod)),
-        Content::Node(_) => touched.nodes = true,
-        Content::Other(_) => {}
-    }
 }

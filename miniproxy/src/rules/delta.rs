@@ -372,7 +372,11 @@ fn chain_lines<'a>(table: TableName, changes: &'a TableDelta, done: &BTreeSet<&s
 /// rules between, where a chain may have one for each of ten thousand Services.
 fn edits(there: &[Rule], wanted: &[Rule]) -> Vec<Edit> {
     let all = there;
-    let head = there.iter().zip(wanted).take_while(|(old, new)| old == new).count();
+    let head = there
+        .iter()
+        .zip(wanted)
+        .take_while(|(old, new)| old == new)
+        .count();
     let (there, wanted) = (&there[head..], &wanted[head..]);
     let pairs = there.iter().rev().zip(wanted.iter().rev());
     let end = pairs.take_while(|(old, new)| old == new).count();

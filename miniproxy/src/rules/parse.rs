@@ -5,8 +5,8 @@
 
 use ipnet::IpNet;
 
-use super::rule::{Clauses, Match, Probability, Rule, Side, Target};
 pub use super::dump::{DumpError, Reader, parse};
+use super::rule::{Clauses, Match, Probability, Rule, Side, Target};
 use crate::model::Protocol;
 
 /// `[12:345] -A CHAIN …` → the chain and the rule.
