@@ -138,6 +138,12 @@ impl Driver {
         Ok(touched)
     }
 
+    /// Gives back what only further changes would need. A single sync is done with the objects once
+    /// the engine knows what is wanted, and the rules take as much room again.
+    pub(super) fn forget_objects(&mut self) {
+        self.store = std::mem::take(&mut self.store).into_nodes();
+    }
+
     /// Whether anything was ever wanted.
     pub(super) fn is_told(&self) -> bool {
         self.told
@@ -165,7 +171,7 @@ impl Driver {
                         Err(failure) => self.failed(family, failure, &mut on)?,
                     }
                 }
-                Action::Write(family, delta) => self.write(family, &delta, &mut on)?,
+                Action::Write(family, delta) => self.write(family, delta, &mut on)?,
             }
         };
         self.settle(&mut on)?;
@@ -213,11 +219,14 @@ impl Driver {
     fn write(
         &mut self,
         family: Family,
-        delta: &Rc<Delta>,
+        delta: Rc<Delta>,
         on: &mut impl FnMut(Event) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
         let (expected, insists) = (self.engine.count(), self.engine.insists(family));
-        match self.kernel.write(family, delta, expected, insists) {
+        let wrote = self.kernel.write(family, &delta, expected, insists);
+        // As large as the rules at a first sync; the engine has its own.
+        drop(delta);
+        match wrote {
             Wrote::Told(outcome) => match self.engine.wrote(family, outcome, self.now()) {
                 Some(report) => self.done(report, on),
                 None => Ok(()),

@@ -103,6 +103,7 @@ pub(super) fn run(args: &SyncArgs) -> Result<Outcome, Failure> {
     }
     remark(&driver.node, driver.store.registry());
     driver.want(false)?;
+    driver.forget_objects();
     let mut report = Report {
         iptables: driver.kernel.xtables.name(),
         refused: problems,
@@ -136,6 +137,8 @@ pub(super) fn run(args: &SyncArgs) -> Result<Outcome, Failure> {
         OutputFormat::Table if args.dry_run => emit(&dry_run_text(&report))?,
         OutputFormat::Table => emit(&text(&driver.kernel.xtables, &report))?,
     }
+    // The process ends: giving back a million small pieces would take as long as making them did.
+    std::mem::forget(driver);
     if !report.refused.is_empty() {
         aside.push(refused(&report.refused));
     }

@@ -14,7 +14,7 @@ use crate::report::changes::{Change, changes};
 use crate::rules::delta::Delta;
 use crate::rules::keep;
 use crate::rules::set::{Found, TableName, Wanted};
-use crate::rules::view;
+use crate::rules::view::{self, ServiceView};
 
 /// What waits for the next write.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -217,17 +217,24 @@ impl Lane {
         };
         let asked = touched.as_ref().is_none_or(|touched| !touched.is_empty());
         let services_changed = self.pairs(touched.as_ref());
+        let left_behind = self.left_behind(&plan, &services_changed);
+        let first = plan.read.as_ref().filter(|_| self.in_force.is_none());
+        let before = first.map(|(found, _)| view::services(found));
+        let (full, absent, empty) = (plan.full, plan.absent, plan.delta.is_empty());
+        let written = (!empty).then(|| Written::of(&plan.delta));
+        // The plan is as large as the rules: it goes before what is told of them is made.
+        self.know(plan, trusted);
         let report = Report {
             family: self.family,
-            full: plan.full,
-            repaired: !asked && !plan.delta.is_empty(),
-            written: (!plan.delta.is_empty()).then(|| Written::of(&plan.delta)),
-            changes: if plan.absent {
+            full,
+            repaired: !asked && !empty,
+            written,
+            changes: if absent {
                 Vec::new()
             } else {
-                self.changes(&plan, &services_changed)
+                self.changes(before.as_ref(), &services_changed)
             },
-            left_behind: self.left_behind(&plan, &services_changed),
+            left_behind,
             services_changed,
             services: self
                 .desired
@@ -235,12 +242,11 @@ impl Lane {
                 .values()
                 .map(|rules| rules.parts.len())
                 .sum(),
-            absent: plan.absent,
+            absent,
             waited: now.saturating_sub(self.since.take().unwrap_or(now)),
             took: now.saturating_sub(self.began.take().unwrap_or(now)),
         };
         self.remember(touched.as_ref());
-        self.know(plan, trusted);
         (self.suspect, self.failures, self.overtaken, self.retry_at) = (false, 0, 0, None);
         self.ended = Some((now, report.took));
         Some(report)
@@ -304,15 +310,13 @@ impl Lane {
         })
     }
 
-    /// What happened to each service port: at first to what was found, later to what was in force.
-    fn changes(&self, plan: &Plan, pairs: &[Pair]) -> Vec<Change> {
-        if self.in_force.is_none() {
-            let Some((found, _)) = &plan.read else {
-                return Vec::new();
-            };
+    /// What happened to each service port: at first to what was found `before`, later to what was in
+    /// force.
+    fn changes(&self, before: Option<&BTreeMap<view::Key, ServiceView>>, pairs: &[Pair]) -> Vec<Change> {
+        if let Some(before) = before {
             let services = self.desired.services().values();
             let after = services.flat_map(|rules| view::services(&rules.alone()));
-            return changes(&view::services(found), &after.collect());
+            return changes(before, after.collect());
         }
         let views = |rules: &Option<Rc<ServiceRules>>| {
             rules
@@ -322,7 +326,7 @@ impl Lane {
         };
         let each = pairs
             .iter()
-            .flat_map(|(before, after)| changes(&views(before), &views(after)));
+            .flat_map(|(before, after)| changes(&views(before), views(after)));
         each.collect()
     }
 
@@ -348,8 +352,11 @@ impl Lane {
             return;
         }
         if let Some((mut found, wanted)) = plan.read {
-            found.apply(&plan.delta);
-            share(&mut found, &wanted);
+            // The chains as they are wanted, which shares every rule with the Services.
+            found.apply_besides(&plan.delta);
+            for (table, chains) in wanted.tables {
+                found.tables.entry(table).or_default().extend(chains);
+            }
             self.known = Some(found);
         } else if let Some(known) = &mut self.known {
             known.apply(&plan.delta);
@@ -383,20 +390,6 @@ impl Written {
         Self {
             chains: delta.chain_count(),
             rules: rules.collect(),
-        }
-    }
-}
-
-/// Lets equal rules be the same ones, so that they are kept once.
-fn share(known: &mut Found, wanted: &Wanted) {
-    for (table, chains) in &wanted.tables {
-        let Some(there) = known.tables.get_mut(table) else {
-            continue;
-        };
-        for (chain, rules) in chains {
-            if let Some(there) = there.get_mut(chain).filter(|there| *there == rules) {
-                there.clone_from(rules);
-            }
         }
     }
 }

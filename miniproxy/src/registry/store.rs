@@ -108,6 +108,18 @@ impl Store {
         self.registry
     }
 
+    /// The Nodes in force, and nothing else.
+    #[must_use]
+    pub fn into_nodes(self) -> Self {
+        Self {
+            registry: Registry {
+                nodes: self.registry.nodes,
+                ..Registry::default()
+            },
+            ..Self::default()
+        }
+    }
+
     /// Everything that is wrong now, in the order of the files.
     pub fn problems(&self) -> Vec<Problem> {
         let of_files = self.files.values().flat_map(|file| &file.problems);

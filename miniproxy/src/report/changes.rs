@@ -31,26 +31,21 @@ pub enum Change {
 }
 
 /// Compares two states, in the order of names.
-pub fn changes(before: &BTreeMap<Key, ServiceView>, after: &BTreeMap<Key, ServiceView>) -> Vec<Change> {
+pub fn changes(before: &BTreeMap<Key, ServiceView>, after: BTreeMap<Key, ServiceView>) -> Vec<Change> {
+    let gone = before.iter().filter(|(key, _)| !after.contains_key(*key));
+    let gone: Vec<ServiceView> = gone.map(|(_, service)| service.clone()).collect();
     let mut all = Vec::new();
     for (key, service) in after {
-        match before.get(key) {
-            None => all.push(Change::New {
-                service: service.clone(),
+        match before.get(&key) {
+            None => all.push(Change::New { service }),
+            Some(old) if *old != service => all.push(Change::Changed {
+                before: old.clone(),
+                service,
             }),
-            Some(old) if old != service => {
-                all.push(Change::Changed {
-                    before: old.clone(),
-                    service: service.clone(),
-                });
-            }
             Some(_) => {}
         }
     }
-    let gone = before.iter().filter(|(key, _)| !after.contains_key(*key));
-    all.extend(gone.map(|(_, service)| Change::Removed {
-        service: service.clone(),
-    }));
+    all.extend(gone.into_iter().map(|service| Change::Removed { service }));
     all
 }
 
@@ -145,7 +140,7 @@ mod tests {
             view("a/less", &["1:1", "3:3"]),
             view("a/none", &[]),
         ]);
-        let lines: Vec<String> = changes(&before, &after).iter().map(Change::line).collect();
+        let lines: Vec<String> = changes(&before, after).iter().map(Change::line).collect();
         assert_eq!(
             lines,
             [

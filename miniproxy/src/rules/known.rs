@@ -13,6 +13,15 @@ impl Found {
     }
 }
 
+impl Found {
+    /// Follows what a change does besides making chains what they should be: jumps, and what goes.
+    pub fn apply_besides(&mut self, delta: &Delta) {
+        for (table, changes) in &delta.tables {
+            besides(self.tables.entry(*table).or_default(), changes);
+        }
+    }
+}
+
 fn apply(chains: &mut Chains, changes: &TableDelta) {
     for (chain, rules) in &changes.rewritten {
         chains.insert(chain.clone(), rules.clone());
@@ -20,6 +29,10 @@ fn apply(chains: &mut Chains, changes: &TableDelta) {
     for (chain, edits) in &changes.edited {
         edit(chains.entry(chain.clone()).or_default(), edits);
     }
+    besides(chains, changes);
+}
+
+fn besides(chains: &mut Chains, changes: &TableDelta) {
     for (chain, rule) in &changes.unjumps {
         let rules = chains.entry(chain.clone()).or_default();
         if let Some(at) = rules.iter().position(|known| known == rule) {
