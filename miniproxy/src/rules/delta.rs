@@ -17,9 +17,9 @@ use super::text::{append_line, rule_text};
 /// One step of editing a chain in place; numbers count from 1 at the time the step is done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Edit {
-    /// `-D CHAIN rule`, for the rule that has this number: somebody else may have moved the numbers.
-    /// `-D CHAIN number` where the rule cannot be told from another one by its words.
-    Delete(usize, Option<Rule>),
+    /// `-D CHAIN number`: iptables finds a rule by its words only if they come in the order in which
+    /// it was made, and that order is not known of a rule that was read.
+    Delete(usize),
     /// `-I CHAIN number rule`
     Insert(usize, Rule),
 }
@@ -323,8 +323,7 @@ fn write_table(text: &mut String, table: TableName, changes: &TableDelta, done: 
     for (chain, edits) in &changes.edited {
         for edit in edits {
             let _ = match edit {
-                Edit::Delete(number, None) => writeln!(text, "-D {chain} {number}"),
-                Edit::Delete(_, Some(rule)) => writeln!(text, "-D {chain} {}", rule_text(rule)),
+                Edit::Delete(number) => writeln!(text, "-D {chain} {number}"),
                 Edit::Insert(number, rule) => writeln!(text, "-I {chain} {number} {}", rule_text(rule)),
             };
         }
@@ -371,7 +370,6 @@ fn chain_lines<'a>(table: TableName, changes: &'a TableDelta, done: &BTreeSet<&s
 /// What is the same at the head and at the end is cut off first: comparing texts is for the few
 /// rules between, where a chain may have one for each of ten thousand Services.
 fn edits(there: &[Rule], wanted: &[Rule]) -> Vec<Edit> {
-    let all = there;
     let head = there
         .iter()
         .zip(wanted)
@@ -383,21 +381,13 @@ fn edits(there: &[Rule], wanted: &[Rule]) -> Vec<Edit> {
     let (there, wanted) = (&there[..there.len() - end], &wanted[..wanted.len() - end]);
     let key = |rules: &[Rule]| -> Vec<String> { rules.iter().map(meaning_key).collect() };
     let operations = capture_diff_slices(Algorithm::Myers, &key(there), &key(wanted));
-    // Looking for each of many rules in a long chain would take longer than the write.
-    let few = there.len() <= 100;
-    let delete = |index: usize| {
-        let rule = &there[index];
-        let alone = || all.iter().filter(|other| *other == rule).count() == 1;
-        let named = (few && rule.is_known() && alone()).then(|| rule.clone());
-        Edit::Delete(head + index + 1, named)
-    };
     let mut edits = Vec::new();
     for operation in operations.into_iter().rev() {
         let (_, old, new) = match operation {
             DiffOp::Equal { .. } => continue,
             other => other.as_tag_tuple(),
         };
-        edits.extend(old.clone().rev().map(delete));
+        edits.extend(old.clone().rev().map(|index| Edit::Delete(head + index + 1)));
         let insert = |rule: &Rule| Edit::Insert(head + old.start + 1, rule.clone());
         edits.extend(wanted[new].iter().rev().map(insert));
     }

@@ -51,7 +51,7 @@ fn besides(chains: &mut Chains, changes: &TableDelta) {
 pub(super) fn edit(rules: &mut Vec<Rule>, edits: &[Edit]) {
     for edit in edits {
         match edit {
-            Edit::Delete(number, _) if (1..=rules.len()).contains(number) => drop(rules.remove(number - 1)),
+            Edit::Delete(number) if (1..=rules.len()).contains(number) => drop(rules.remove(number - 1)),
             Edit::Insert(number, rule) if (1..=rules.len() + 1).contains(number) => {
                 rules.insert(number - 1, rule.clone());
             }

@@ -290,12 +290,6 @@ impl Rule {
         (matches, self.target.as_ref())
     }
 
-    /// Whether all of its words are understood, so that it can be named by what it says.
-    pub fn is_known(&self) -> bool {
-        let known = |condition: &Match| !matches!(condition, Match::Other(_));
-        self.matches.iter().all(known) && !matches!(self.target, Some(Target::Other(_)))
-    }
-
     /// The rule's comment, if it has one.
     pub fn comment_text(&self) -> Option<&str> {
         self.matches.iter().find_map(|condition| match condition {
