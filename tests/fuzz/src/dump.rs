@@ -67,9 +67,9 @@ fn assert_told(found: &Found) {
         );
     }
     let (before, after) = (view::services(found), view::services(&nothing));
-    for change in changes(&before, &after)
+    for change in changes(&before, after.clone())
         .into_iter()
-        .chain(changes(&after, &before))
+        .chain(changes(&after, before.clone()))
     {
         let line = change.line();
         assert!(!line.chars().any(char::is_control), "{line:?}");
