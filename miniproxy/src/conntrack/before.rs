@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use super::{addresses, is_udp, serving};
 use crate::model::{Protocol, ServicePort};
 use crate::rules::fixed::{EXTERNAL_SERVICES, NODE_PORTS, SERVICES};
-use crate::rules::rule::{Match, Rule, Side, Target};
+use crate::rules::rule::{Match, Rule, Target};
 use crate::rules::set::{Chains, Found, TableName};
 
 /// Where UDP Services were reached, for [`super::Frontends::add_before`].
@@ -63,15 +63,7 @@ fn udp_port(rule: &Rule) -> Option<u16> {
 
 /// `-d ADDRESS -p udp --dport PORT`
 fn udp_address(rule: &Rule) -> Option<SocketAddr> {
-    let ip = rule.matches.iter().find_map(|condition| match condition {
-        Match::Address {
-            side: Side::Destination,
-            network,
-            negated: false,
-        } if network.prefix_len() == network.max_prefix_len() => Some(network.addr()),
-        _ => None,
-    });
-    Some(SocketAddr::new(ip?, udp_port(rule)?))
+    Some(SocketAddr::new(rule.destination()?, udp_port(rule)?))
 }
 
 fn collect_endpoints(nat: &Chains, chain: &str, depth: usize, into: &mut HashSet<SocketAddr>) {

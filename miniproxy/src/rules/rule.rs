@@ -290,6 +290,18 @@ impl Rule {
         (matches, self.target.as_ref())
     }
 
+    /// The only destination address that the rule matches.
+    pub fn destination(&self) -> Option<IpAddr> {
+        self.matches.iter().find_map(|condition| match condition {
+            Match::Address {
+                side: Side::Destination,
+                network,
+                negated: false,
+            } if network.prefix_len() == network.max_prefix_len() => Some(network.addr()),
+            _ => None,
+        })
+    }
+
     /// The rule's comment, if it has one.
     pub fn comment_text(&self) -> Option<&str> {
         self.matches.iter().find_map(|condition| match condition {

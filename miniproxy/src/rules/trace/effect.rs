@@ -2,24 +2,12 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::super::rule::{Match, Rule, Side, Target};
+use super::super::rule::{Match, Rule, Target};
 use super::Verdict;
-
-/// The only destination address that a rule matches.
-pub(super) fn host(rule: &Rule) -> Option<IpAddr> {
-    rule.matches.iter().find_map(|condition| match condition {
-        Match::Address {
-            side: Side::Destination,
-            network,
-            negated: false,
-        } if network.prefix_len() == network.max_prefix_len() => Some(network.addr()),
-        _ => None,
-    })
-}
 
 pub(super) fn asks_for_destination(rule: &Rule) -> bool {
     let port = |condition: &Match| matches!(condition, Match::DestinationPort(_));
-    host(rule).is_some() || rule.matches.iter().any(port)
+    rule.destination().is_some() || rule.matches.iter().any(port)
 }
 
 /// What a rule's target does, its words read.

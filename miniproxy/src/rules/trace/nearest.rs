@@ -9,7 +9,7 @@ use super::super::set::{Chains, Found, TableName};
 use super::super::text::rule_text;
 use super::Nearest;
 use super::condition::{Met, Scene};
-use super::effect::{Effect, effect, host};
+use super::effect::{Effect, effect};
 use super::state::{Spot, State};
 use super::{NodeFacts, Packet};
 
@@ -57,7 +57,7 @@ impl<'a> Search<'a> {
         if self.scene.node.is_own(destination) {
             return false;
         }
-        let names_it = |rule: &Rule| host(rule) == Some(destination);
+        let names_it = |rule: &Rule| rule.destination() == Some(destination);
         let filter = [SERVICES, EXTERNAL_SERVICES]
             .into_iter()
             .filter_map(|chain| self.found.chain(TableName::Filter, chain));

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::super::rule::{Rule, Side};
 use super::super::set::{Found, TableName};
 use super::condition::{Hook, Met, Scene};
-use super::effect::{Effect, asks_for_destination, effect, host};
+use super::effect::{Effect, asks_for_destination, effect};
 use super::state::{Spot, State, States, add, certain, merge};
 use super::{NodeFacts, Packet, Verdict, Why};
 
@@ -223,7 +223,7 @@ impl<'a> Walk<'a> {
                 met => may_match.push((*state, *share, met)),
             }
         };
-        match host(rule) {
+        match rule.destination() {
             Some(host) => here
                 .range(State::new(host, 0)..)
                 .take_while(|(state, _)| state.destination == host)
