@@ -248,8 +248,11 @@ fn is_object_file(file: &Path) -> bool {
     !hidden && file.extension().is_some_and(|extension| extension == "json")
 }
 
-/// Name and registry of each lab, in the order of names.
-fn labs() -> Result<Vec<(String, PathBuf)>, Failure> {
+/// Name and registry of each lab that is up, in the order of names.
+///
+/// # Errors
+/// When the directory of labs cannot be listed.
+pub fn labs() -> Result<Vec<(String, PathBuf)>, Failure> {
     let entries = match fs::read_dir(RUN_DIRECTORY) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),

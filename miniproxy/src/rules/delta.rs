@@ -6,23 +6,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use similar::{Algorithm, DiffOp, capture_diff_slices};
-
+use super::edit::{self, Edit};
 use super::fixed;
 use super::name::ChainKind;
 use super::rule::{Rule, Target};
 use super::set::{Chains, Found, TableName, Wanted};
 use super::text::{append_line, rule_text};
-
-/// One step of editing a chain in place; numbers count from 1 at the time the step is done.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Edit {
-    /// `-D CHAIN number`: iptables finds a rule by its words only if they come in the order in which
-    /// it was made, and that order is not known of a rule that was read.
-    Delete(usize),
-    /// `-I CHAIN number rule`
-    Insert(usize, Rule),
-}
 
 /// The changes to one table.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -116,7 +105,10 @@ impl Delta {
                 match found.chain(*table, chain) {
                     Some(there) if there == rules.as_slice() => {}
                     Some(there) if ChainKind::of(chain).is_none() && !there.is_empty() => {
-                        changes.edited.insert(chain.clone(), edits(there, rules));
+                        let edits = edit::edits(chain, there, rules);
+                        if !edits.is_empty() {
+                            changes.edited.insert(chain.clone(), edits);
+                        }
                     }
                     there => {
                         if there.is_none() {
@@ -324,6 +316,8 @@ fn write_table(text: &mut String, table: TableName, changes: &TableDelta, done: 
         for edit in edits {
             let _ = match edit {
                 Edit::Delete(number) => writeln!(text, "-D {chain} {number}"),
+                // Without a number iptables need not list the chain to find the place.
+                Edit::Insert(1, rule) => writeln!(text, "-I {chain} {}", rule_text(rule)),
                 Edit::Insert(number, rule) => writeln!(text, "-I {chain} {number} {}", rule_text(rule)),
             };
         }
@@ -364,69 +358,12 @@ fn chain_lines<'a>(table: TableName, changes: &'a TableDelta, done: &BTreeSet<&s
     lines
 }
 
-/// Steps that turn one list of rules into another, from the end to the head, so that no step moves
-/// the numbers of a later one.
-///
-/// What is the same at the head and at the end is cut off first: comparing texts is for the few
-/// rules between, where a chain may have one for each of ten thousand Services.
-fn edits(there: &[Rule], wanted: &[Rule]) -> Vec<Edit> {
-    let head = there
-        .iter()
-        .zip(wanted)
-        .take_while(|(old, new)| old == new)
-        .count();
-    let (there, wanted) = (&there[head..], &wanted[head..]);
-    let pairs = there.iter().rev().zip(wanted.iter().rev());
-    let end = pairs.take_while(|(old, new)| old == new).count();
-    let (there, wanted) = (&there[..there.len() - end], &wanted[..wanted.len() - end]);
-    let key = |rules: &[Rule]| -> Vec<String> { rules.iter().map(meaning_key).collect() };
-    let operations = capture_diff_slices(Algorithm::Myers, &key(there), &key(wanted));
-    let mut edits = Vec::new();
-    for operation in operations.into_iter().rev() {
-        let (_, old, new) = match operation {
-            DiffOp::Equal { .. } => continue,
-            other => other.as_tag_tuple(),
-        };
-        edits.extend(old.clone().rev().map(|index| Edit::Delete(head + index + 1)));
-        let insert = |rule: &Rule| Edit::Insert(head + old.start + 1, rule.clone());
-        edits.extend(wanted[new].iter().rev().map(insert));
-    }
-    edits
-}
-
-/// Equal for two rules that mean the same.
-pub fn meaning_key(rule: &Rule) -> String {
-    let (matches, target) = rule.meaning();
-    format!("{matches:?} {target:?}")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn rule(comment: &str) -> Rule {
         Rule::new().comment(comment).to(Target::Accept)
-    }
-
-    #[test]
-    fn edits_lead_from_one_list_to_the_other() {
-        let lists = ["", "a", "abc", "abd", "xabc", "cba", "aabb", "abxycd"];
-        for from in lists {
-            for to in lists {
-                let make = |text: &str| -> Vec<Rule> { text.chars().map(|c| rule(&c.to_string())).collect() };
-                let (mut there, wanted) = (make(from), make(to));
-                let steps = edits(&there, &wanted);
-                super::super::known::edit(&mut there, &steps);
-                assert_eq!(there, wanted, "{from} to {to}");
-            }
-        }
-    }
-
-    #[test]
-    fn one_rule_more_is_one_insert() {
-        let there = vec![rule("a"), rule("c"), rule("last")];
-        let wanted = vec![rule("a"), rule("b"), rule("c"), rule("last")];
-        assert_eq!(edits(&there, &wanted), vec![Edit::Insert(2, rule("b"))]);
     }
 
     #[test]
