@@ -92,6 +92,20 @@ impl Delta {
         delta
     }
 
+    /// From a kernel that has nothing yet: the same as [`Self::between`] nothing and `wanted`.
+    pub fn from_nothing(wanted: Wanted) -> Self {
+        let mut delta = Self::default();
+        let nothing = Found::default();
+        delta.add_jumps(&nothing, &wanted);
+        for (table, chains) in wanted.tables {
+            let changes = delta.tables.entry(table).or_default();
+            changes.created = chains.keys().cloned().collect();
+            changes.rewritten = chains;
+        }
+        delta.tables.retain(|_, changes| !changes.is_empty());
+        delta
+    }
+
     /// The same for some chains only: those that are wanted here, and those of nat that may go.
     ///
     /// What it costs does not grow with the number of the other chains.
@@ -432,6 +446,8 @@ mod tests {
     #[test]
     fn a_jump_that_was_removed_comes_back_in_its_place_and_foreign_rules_stay() {
         let wanted = fixed::base(&crate::model::ProxyConfig::defaults(labkit::xtables::Family::V4));
+        let delta = Delta::between(&Found::default(), &wanted);
+        assert_eq!(Delta::from_nothing(wanted.clone()), delta);
         let mut found = Found::from(&wanted);
         assert!(Delta::between(&found, &wanted).is_empty());
         let forward = found
