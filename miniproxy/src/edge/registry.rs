@@ -256,7 +256,8 @@ fn listed(path: &Path) -> io::Result<Vec<PathBuf>> {
             files.push(file);
         }
     }
-    files.sort();
+    // By their bytes: the part before the name is the same, and paths are compared name by name.
+    files.sort_unstable_by(|one, other| one.as_os_str().cmp(other.as_os_str()));
     Ok(files)
 }
 

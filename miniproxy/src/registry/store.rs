@@ -186,8 +186,8 @@ impl Store {
         let in_force = gone
             .iter()
             .all(|(id, held)| is_same(self.in_force.get(*id), held));
-        let mut names = HashSet::new();
-        let mut addresses = HashSet::new();
+        let mut names = HashSet::with_capacity(new.len());
+        let mut addresses = HashSet::with_capacity(new.len());
         for held in new {
             let Some(identity) = &held.identity else {
                 return false;
@@ -208,24 +208,33 @@ impl Store {
 
     /// Puts some objects into the places of others; what it costs does not grow with all others.
     fn exchange(&mut self, old: &[Arc<Held>], new: &[Arc<Held>]) -> Touched {
-        let named = |held: &Arc<Held>| Some((Arc::clone(held.identity.as_ref()?), Arc::clone(held)));
-        let (old, new): (InForce, InForce) = (
-            old.iter().filter_map(named).collect(),
-            new.iter().filter_map(named).collect(),
-        );
-        for (identity, held) in &old {
-            self.in_force.remove(identity);
+        let of = |all: &[Arc<Held>]| all.iter().map(Arc::as_ptr).collect::<HashSet<_>>();
+        let (was, is) = (of(old), of(new));
+        let gone: Vec<&Arc<Held>> = old
+            .iter()
+            .filter(|held| !is.contains(&Arc::as_ptr(held)))
+            .collect();
+        let new: Vec<&Arc<Held>> = new
+            .iter()
+            .filter(|held| !was.contains(&Arc::as_ptr(held)))
+            .collect();
+        for held in &gone {
+            if let Some(identity) = &held.identity {
+                self.in_force.remove(identity);
+            }
             for address in &held.addresses {
                 self.addresses.remove(address);
             }
         }
-        for (identity, held) in &new {
+        self.in_force.reserve(new.len());
+        for held in &new {
+            let Some(identity) = &held.identity else { continue };
             self.in_force.insert(Arc::clone(identity), Arc::clone(held));
             let addresses = held.addresses.iter();
             self.addresses
                 .extend(addresses.map(|address| (address.clone(), Arc::clone(identity))));
         }
-        self.index(&old, &new)
+        self.index(&gone, &new)
     }
 
     /// What a file says now; where it says something bad, what it said before.
@@ -303,22 +312,28 @@ impl Store {
         self.addresses = addresses.collect();
         let before = std::mem::replace(&mut self.in_force, now);
         let now = std::mem::take(&mut self.in_force);
-        let touched = self.index(&before, &now);
+        let gone = before.iter().filter(|(id, held)| !is_same(now.get(*id), held));
+        let new = now.iter().filter(|(id, held)| !is_same(before.get(*id), held));
+        let (gone, new): (Vec<_>, Vec<_>) = (
+            gone.map(|(_, held)| held).collect(),
+            new.map(|(_, held)| held).collect(),
+        );
+        let touched = self.index(&gone, &new);
         self.in_force = now;
         touched
     }
 
-    /// Brings the registry from what was in force to what is.
-    fn index(&mut self, before: &InForce, now: &InForce) -> Touched {
+    /// Takes objects out of the registry, and puts others in.
+    fn index(&mut self, gone: &[&Arc<Held>], new: &[&Arc<Held>]) -> Touched {
         let mut touched = Touched::default();
         let mut pods = Vec::new();
-        let gone = before.iter().filter(|(id, held)| !is_same(now.get(*id), held));
-        for (identity, held) in gone {
+        for held in gone {
+            let Some(identity) = &held.identity else { continue };
             remove(&mut self.registry, identity, &held.content);
             touch(&mut touched, &mut pods, identity, &held.content);
         }
-        let new = now.iter().filter(|(id, held)| !is_same(before.get(*id), held));
-        for (identity, held) in new {
+        for held in new {
+            let Some(identity) = &held.identity else { continue };
             if let Content::Slice(slice) = &held.content {
                 touched.triggers.extend(slice.trigger_time.clone());
             }

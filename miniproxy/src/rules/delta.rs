@@ -13,6 +13,7 @@ use super::name::ChainKind;
 use super::rule::{Rule, Target};
 use super::set::{Chains, Found, TableName, Wanted};
 use super::text::{append_line, rule_text};
+use crate::spread;
 
 /// One step of editing a chain in place; numbers count from 1 at the time the step is done.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -325,15 +326,7 @@ fn write_table(text: &mut String, table: TableName, changes: &TableDelta, done: 
     for chain in chain_lines(table, changes, done) {
         let _ = writeln!(text, ":{chain} - [0:0]");
     }
-    for (chain, rules) in changes
-        .rewritten
-        .iter()
-        .filter(|(chain, _)| !done.contains(chain.as_str()))
-    {
-        for rule in rules {
-            append_line(text, chain, rule);
-        }
-    }
+    write_chains(text, changes, done);
     for (chain, edits) in &changes.edited {
         for edit in edits {
             let _ = match edit {
@@ -352,6 +345,29 @@ fn write_table(text: &mut String, table: TableName, changes: &TableDelta, done: 
         let _ = writeln!(text, "-X {chain}");
     }
     text.push_str("COMMIT\n");
+}
+
+/// Chains that one processor writes in one go.
+const CHAINS_AT_ONCE: usize = 64;
+/// As many times that are held besides the text: a large one is not held twice.
+const GOES: usize = 128;
+
+fn write_chains(text: &mut String, changes: &TableDelta, done: &BTreeSet<&str>) {
+    let chains = changes.rewritten.iter();
+    let chains: Vec<_> = chains
+        .filter(|(chain, _)| !done.contains(chain.as_str()))
+        .collect();
+    let goes: Vec<_> = chains.chunks(CHAINS_AT_ONCE).collect();
+    for some in goes.chunks(GOES) {
+        let lines = |chains: &&[(&String, &Vec<Rule>)]| {
+            let mut lines = String::new();
+            for (chain, rules) in *chains {
+                rules.iter().for_each(|rule| append_line(&mut lines, chain, rule));
+            }
+            lines
+        };
+        text.extend(spread::map(some, lines));
+    }
 }
 
 /// A chain line makes or empties a chain. The fixed ones come in kube-proxy's order, the others
