@@ -11,6 +11,7 @@ use labkit::{Failure, Kind};
 use nix::libc::O_NONBLOCK;
 
 use crate::registry::problem::failure;
+use crate::registry::store::Store;
 use crate::registry::{Registry, SourceFile};
 use crate::spread;
 
@@ -177,8 +178,17 @@ impl Source {
     /// # Errors
     /// `Usage` with each problem's file, line, column and field.
     pub fn read(&self) -> Result<Registry, Failure> {
+        self.store().map(Store::into_registry)
+    }
+
+    /// The same with what further changes would need. To give that back takes a tenth of the time
+    /// that reading takes.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn store(&self) -> Result<Store, Failure> {
         let files = self.files()?;
-        Registry::read(&files).map_err(|problems| failure(&problems))
+        Store::read(&files).map_err(|problems| failure(&problems))
     }
 
     /// Reads the files; the objects in them are not looked at.

@@ -187,10 +187,7 @@ impl Desired {
             .services
             .values()
             .flat_map(|rules| rules.parts.iter().map(|(_, part)| part));
-        let own = parts.flat_map(|part| part.own.iter().cloned());
-        let nat = wanted.tables.entry(TableName::Nat).or_default();
-        // Made at once from all, not chain by chain.
-        *nat = std::mem::take(nat).into_iter().chain(own).collect();
+        wanted.add_own(parts.flat_map(|part| part.own.iter().cloned()));
         wanted
     }
 

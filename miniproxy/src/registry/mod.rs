@@ -92,14 +92,7 @@ impl Registry {
     /// # Errors
     /// Everything that is wrong, one problem for each object at most.
     pub fn read(files: &[SourceFile]) -> Result<Self, Vec<Problem>> {
-        let mut store = Store::default();
-        store.update(files, &[]);
-        let problems = store.problems();
-        if problems.is_empty() {
-            Ok(store.into_registry())
-        } else {
-            Err(problems)
-        }
+        Store::read(files).map(Store::into_registry)
     }
 
     /// How many EndpointSlices there are.

@@ -99,6 +99,21 @@ pub struct Store {
 }
 
 impl Store {
+    /// Reads all files, in the order of their paths.
+    ///
+    /// # Errors
+    /// Everything that is wrong, one problem for each object at most.
+    pub fn read(files: &[SourceFile]) -> Result<Self, Vec<Problem>> {
+        let mut store = Self::default();
+        store.update(files, &[]);
+        let problems = store.problems();
+        if problems.is_empty() {
+            Ok(store)
+        } else {
+            Err(problems)
+        }
+    }
+
     /// The objects in force.
     pub fn registry(&self) -> &Registry {
         &self.registry

@@ -23,9 +23,7 @@ pub fn build(model: &Model) -> Wanted {
         wanted.add_shared(&part);
         own.extend(part.own);
     }
-    let nat = wanted.tables.entry(TableName::Nat).or_default();
-    // Made at once from all, not chain by chain.
-    *nat = std::mem::take(nat).into_iter().chain(own).collect();
+    wanted.add_own(own);
     wanted
         .chain(TableName::Nat, SERVICES)
         .extend(fixed::node_port_rules(&model.config));
