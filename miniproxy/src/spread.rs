@@ -1,5 +1,8 @@
 //! The same work on each of many things, on all processors. The results stand in the order of the
 //! things, so nobody can tell how many there were.
+//!
+//! No pool: its threads would live on in the network namespace of the node whose thread began it, and
+//! keep that namespace alive after its lab.
 
 use std::num::NonZero;
 use std::thread::{self, Builder};

@@ -166,7 +166,7 @@ impl Store {
             old.extend(self.files.remove(path).into_iter().flat_map(|file| file.held));
         }
         let mut new: Vec<Arc<Held>> = Vec::new();
-        let read = spread::map(changed, |source| read(source));
+        let read = spread::map(changed, read);
         for (source, read) in changed.iter().zip(read) {
             let before = self.files.remove(&source.path);
             old.extend(before.iter().flat_map(|file| &file.held).cloned());

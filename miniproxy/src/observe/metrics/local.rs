@@ -87,7 +87,9 @@ mod tests {
     #[test]
     fn a_policy_without_what_it_insists_on_counts_unless_there_is_nothing_anywhere() {
         let (both, elsewhere, nothing) = ([true, false], [false, false], []);
-        let cases: [(TrafficPolicy, TrafficPolicy, &[bool], (usize, usize)); 7] = [
+        // Internal and external policy, which endpoints are here, and what is counted.
+        type Case<'a> = (TrafficPolicy, TrafficPolicy, &'a [bool], (usize, usize));
+        let cases: [Case; 7] = [
             (LOCAL, CLUSTER, &both, (0, 0)),
             (CLUSTER, LOCAL, &both, (0, 0)),
             (LOCAL, LOCAL, &both, (0, 0)),
