@@ -7,6 +7,7 @@ use clap::{Args, Subcommand};
 use labkit::shell::OutputFormat;
 
 use crate::model::container::{CapabilityName, Cpu, Memory};
+use crate::model::ledger::ProcessId;
 use crate::model::name::Label;
 
 /// `exec`.
@@ -189,12 +190,9 @@ pub struct ContainerArgs {
 /// `enter`.
 #[derive(Debug, Args)]
 pub struct EnterArgs {
-    /// The first process of the container
-    #[arg(long)]
-    pub process: i32,
-    /// When that started
-    #[arg(long)]
-    pub start_time: u64,
+    /// The first process of the container, and when that started
+    #[arg(long, value_name = "PID:START")]
+    pub process: ProcessId,
     /// Become its user, with its capabilities
     #[arg(long)]
     pub same_user: bool,

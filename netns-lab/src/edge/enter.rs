@@ -85,13 +85,9 @@ pub fn in_container(container: ProcessId, same_user: bool, command: &[OsString])
 pub fn stage(container: ProcessId, same_user: bool) -> Result<Command, Failure> {
     process::enter(container, &["pid"]).map_err(refused("the container's processes"))?;
     let mut command = Command::new("/proc/self/exe");
-    command.arg0("netns-lab").args([
-        "enter",
-        "--process",
-        &container.pid.to_string(),
-        "--start-time",
-        &container.start_time.to_string(),
-    ]);
+    command
+        .arg0("netns-lab")
+        .args(["enter", "--process", &container.to_string()]);
     if same_user {
         command.arg("--same-user");
     }

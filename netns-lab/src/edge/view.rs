@@ -75,6 +75,10 @@ fn build(lab: &Label) -> Result<View, Refused> {
     for folder in [VOLUME, STAGE, EMPTY] {
         folder_at(&root, folder)?;
     }
+    // What is below are empty files with the names of the pods.
+    let names = root.join(&namespace::DIRECTORY[1..]);
+    mount(Some(&root.join(&EMPTY[1..])), &names, NONE, MsFlags::MS_BIND, NONE)
+        .map_err(at("an empty /run/netns"))?;
     become_root(&root).map_err(at("a new root"))?;
     let read_only = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
     mount(NONE, "/", NONE, read_only, NONE).map_err(at("a read-only root"))?;

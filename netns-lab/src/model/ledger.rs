@@ -1,7 +1,9 @@
 //! The ledger: what a lab intends and what it made, written down before it is made.
 
+use std::fmt;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
@@ -84,6 +86,27 @@ pub struct ProcessId {
     pub pid: i32,
     /// When it started, in ticks since boot (field 22 of `/proc/PID/stat`).
     pub start_time: u64,
+}
+
+impl fmt::Display for ProcessId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.pid, self.start_time)
+    }
+}
+
+impl FromStr for ProcessId {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parse = || {
+            let (pid, start_time) = text.split_once(':')?;
+            Some(Self {
+                pid: pid.parse().ok()?,
+                start_time: start_time.parse().ok()?,
+            })
+        };
+        parse().ok_or_else(|| "expected PID:START".to_string())
+    }
 }
 
 /// A pod and what is known of it since it was made.

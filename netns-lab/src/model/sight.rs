@@ -169,6 +169,7 @@ fn capabilities(sight: &Sight) -> String {
     match sight.capabilities.len() {
         0 => "none".into(),
         all if all == sight.all_capabilities => format!("all {all}"),
+        many @ 6.. => format!("{many} of {}", sight.all_capabilities),
         _ => list(&sight.capabilities),
     }
 }
