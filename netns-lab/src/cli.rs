@@ -8,7 +8,8 @@ use ipnet::Ipv4Net;
 use labkit::shell::{OutputFormat, Shell};
 
 pub use containers::{
-    ContainerArgs, EnterArgs, ExecArgs, ImageArgs, ImageCommand, InsideArgs, LogsArgs, NamespacesArgs, RunArgs,
+    ContainerArgs, EnterArgs, ExecArgs, ImageArgs, ImageCommand, InsideArgs, LogsArgs, NamespacesArgs,
+    RunArgs,
 };
 
 use crate::app::Listen;

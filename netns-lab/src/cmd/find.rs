@@ -94,7 +94,11 @@ pub(super) fn pod(name: Option<&Label>, pod: &Label) -> Result<(Ledger, PodRecor
 
 /// The names of a pod's containers: those that were started, else those that are wanted.
 pub(super) fn container_names(record: &PodRecord) -> Vec<Label> {
-    let mut names: Vec<_> = record.containers.iter().map(|container| container.name.clone()).collect();
+    let mut names: Vec<_> = record
+        .containers
+        .iter()
+        .map(|container| container.name.clone())
+        .collect();
     for wanted in record.pod.containers() {
         if !names.contains(&wanted.name) {
             names.push(wanted.name);

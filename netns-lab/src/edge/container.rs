@@ -80,7 +80,12 @@ fn own_root(rootfs: &Path) -> Result<PathBuf, (String, io::Error)> {
         });
         tracing::debug!(?target, ?bound, "a device");
     }
-    for (name, target) in [("fd", "fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")] {
+    for (name, target) in [
+        ("fd", "fd"),
+        ("stdin", "fd/0"),
+        ("stdout", "fd/1"),
+        ("stderr", "fd/2"),
+    ] {
         let link = std::os::unix::fs::symlink(format!("/proc/self/{target}"), devices.join(name));
         tracing::debug!(name, ?link, "a device");
     }

@@ -32,7 +32,9 @@ impl Credentials {
         let all = caps::all().into_iter();
         Some(Self {
             user: field("Uid:")?.parse().ok()?,
-            capabilities: all.filter(|capability| bits & capability.bitmask() != 0).collect(),
+            capabilities: all
+                .filter(|capability| bits & capability.bitmask() != 0)
+                .collect(),
         })
     }
 

@@ -105,7 +105,13 @@ pub fn back_to_own_processes() -> Result<(), Failure> {
 /// start, for held back signals would be inherited.
 fn hold_back_signals() -> SigSet {
     let mut awaited = SigSet::empty();
-    for signal in [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGCHLD] {
+    for signal in [
+        Signal::SIGTERM,
+        Signal::SIGHUP,
+        Signal::SIGUSR1,
+        Signal::SIGUSR2,
+        Signal::SIGCHLD,
+    ] {
         awaited.add(signal);
     }
     let mut blocked = awaited;

@@ -150,7 +150,10 @@ impl Image<'_> {
             self.parents(&walked)?;
             return self.file(&walked);
         }
-        Err(io::Error::other(format!("{} is a circle of links", path.display())))
+        Err(io::Error::other(format!(
+            "{} is a circle of links",
+            path.display()
+        )))
     }
 
     /// Links beside a library that lead to it: programs ask for `libx.so.1`, the file is `libx.so.1.2`.
@@ -172,7 +175,10 @@ impl Image<'_> {
     fn parents(&mut self, path: &Path) -> io::Result<()> {
         let mut parents: Vec<_> = inner(path).ancestors().skip(1).collect();
         parents.reverse();
-        for parent in parents.into_iter().filter(|parent| !parent.as_os_str().is_empty()) {
+        for parent in parents
+            .into_iter()
+            .filter(|parent| !parent.as_os_str().is_empty())
+        {
             self.folder(parent, 0o755)?;
         }
         Ok(())
@@ -238,7 +244,9 @@ fn interpreter(program: &[u8]) -> Option<PathBuf> {
     let number = |at: usize, length: usize| {
         let bytes = program.get(at..at + length)?;
         let digits = bytes.iter().enumerate();
-        let value = digits.fold(0_u64, |value, (place, byte)| value | u64::from(*byte) << (8 * place));
+        let value = digits.fold(0_u64, |value, (place, byte)| {
+            value | u64::from(*byte) << (8 * place)
+        });
         usize::try_from(value).ok()
     };
     // 64 bits, the lowest byte first: all that this program is built for.

@@ -85,7 +85,11 @@ fn unpack(mut file: File, folder: &Path) -> Result<(), String> {
             }
             EntryType::XGlobalHeader => continue,
             // A device would be the host's own.
-            _ => return Err(format!("the entry {shown} is neither a file, a folder nor a link")),
+            _ => {
+                return Err(format!(
+                    "the entry {shown} is neither a file, a folder nor a link"
+                ));
+            }
         }
         bytes = bytes.saturating_add(entry.size());
         if bytes > MOST_BYTES {
@@ -171,10 +175,16 @@ mod tests {
             (&[("../evil", EntryType::Regular, "")][..], "leaves the root"),
             (&[("/etc/evil", EntryType::Regular, "")], "leaves the root"),
             (&[("a/../../evil", EntryType::Regular, "")], "leaves the root"),
-            (&[("hard", EntryType::Link, "../../etc/passwd")], "leaves the root"),
+            (
+                &[("hard", EntryType::Link, "../../etc/passwd")],
+                "leaves the root",
+            ),
             (&[("hard", EntryType::Link, "/etc/passwd")], "leaves the root"),
             (
-                &[("out", EntryType::Symlink, ".."), ("out/evil", EntryType::Regular, "")],
+                &[
+                    ("out", EntryType::Symlink, ".."),
+                    ("out/evil", EntryType::Regular, ""),
+                ],
                 "through a link",
             ),
             (&[("disk", EntryType::Block, "")], "neither a file"),

@@ -75,10 +75,17 @@ fn build(lab: &Label) -> Result<View, Refused> {
     for folder in [VOLUME, STAGE, EMPTY] {
         folder_at(&root, folder)?;
     }
+    mount(NONE, &root, NONE, MsFlags::MS_PRIVATE, NONE).map_err(at("a private tmpfs"))?;
     // What is below are empty files with the names of the pods.
     let names = root.join(&namespace::DIRECTORY[1..]);
-    mount(Some(&root.join(&EMPTY[1..])), &names, NONE, MsFlags::MS_BIND, NONE)
-        .map_err(at("an empty /run/netns"))?;
+    mount(
+        Some(&root.join(&EMPTY[1..])),
+        &names,
+        NONE,
+        MsFlags::MS_BIND,
+        NONE,
+    )
+    .map_err(at("an empty /run/netns"))?;
     become_root(&root).map_err(at("a new root"))?;
     let read_only = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
     mount(NONE, "/", NONE, read_only, NONE).map_err(at("a read-only root"))?;
@@ -90,7 +97,13 @@ fn build(lab: &Label) -> Result<View, Refused> {
 /// An empty file system at a folder.
 pub(super) fn new_root(root: &Path) -> nix::Result<()> {
     let plain = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    mount(Some("tmpfs"), root, Some("tmpfs"), plain, Some("mode=0755,size=1m"))?;
+    mount(
+        Some("tmpfs"),
+        root,
+        Some("tmpfs"),
+        plain,
+        Some("mode=0755,size=1m"),
+    )?;
     // A recursive bind of the folder above would otherwise take it along, and itself, and so on.
     mount(NONE, root, NONE, MsFlags::MS_UNBINDABLE, NONE)
 }

@@ -17,13 +17,14 @@ use crate::model::pod_files;
 pub fn add_container(mut ledger: Ledger, pod: &Label, spec: &ContainerSpec) -> Result<(), Failure> {
     let lab = ledger.lab.clone();
     let gone = || {
-        Failure::failed(format!("the pod {pod} is not whole")).hint(format!(
-            "`netns-lab up --name {}` repairs the lab",
-            lab.name
-        ))
+        Failure::failed(format!("the pod {pod} is not whole"))
+            .hint(format!("`netns-lab up --name {}` repairs the lab", lab.name))
     };
     let record = ledger.pod(pod).cloned().ok_or_else(gone)?;
-    let holder = record.holder.filter(|holder| process::runs(*holder)).ok_or_else(gone)?;
+    let holder = record
+        .holder
+        .filter(|holder| process::runs(*holder))
+        .ok_or_else(gone)?;
     refuse_taken(&ledger, pod, spec)?;
     let settled = !ledger.unsettled;
     ledger.unsettled = true;
@@ -61,7 +62,11 @@ fn refuse_taken(ledger: &Ledger, pod: &Label, spec: &ContainerSpec) -> Result<()
     let Some(record) = ledger.pod(pod) else {
         return Ok(());
     };
-    let of_topology = record.pod.containers().iter().any(|wanted| wanted.name == spec.name);
+    let of_topology = record
+        .pod
+        .containers()
+        .iter()
+        .any(|wanted| wanted.name == spec.name);
     let runs = record.process(&spec.name).is_some_and(process::runs);
     if of_topology || runs {
         return Err(

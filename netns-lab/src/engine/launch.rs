@@ -203,7 +203,10 @@ impl Launcher<'_> {
         let errors = log.try_clone().map_err(failed)?;
         let mut command = self.first_process(pod, container);
         let paths = [("--rootfs", rootfs), ("--cgroup", group)];
-        for (flag, path) in paths.iter().filter_map(|(flag, path)| Some((flag, path.as_ref()?))) {
+        for (flag, path) in paths
+            .iter()
+            .filter_map(|(flag, path)| Some((flag, path.as_ref()?)))
+        {
             command.arg(flag).arg(path);
         }
         if !container.is_app() {

@@ -12,8 +12,8 @@ use labkit::rundir::RunDirectory;
 use labkit::{Failure, fault, footprint, shell};
 
 use super::down::{self, holder};
-use super::progress::Progress;
 use super::launch::{self, Start, Started};
+use super::progress::Progress;
 use super::settle;
 use crate::edge::node::Node;
 use crate::edge::pod::PodMaker;

@@ -192,7 +192,9 @@ fn parse_cpu(text: &str) -> Option<u32> {
         None => digits(text)?.checked_mul(1000)?,
     };
     // The kernel hands out time in slices of 1 ms of each 100.
-    u32::try_from(thousandths).ok().filter(|value| (10..=1_000_000).contains(value))
+    u32::try_from(thousandths)
+        .ok()
+        .filter(|value| (10..=1_000_000).contains(value))
 }
 
 fn parse_memory(text: &str) -> Option<u64> {
@@ -208,7 +210,9 @@ fn parse_memory(text: &str) -> Option<u64> {
     let (number, unit) = UNITS
         .iter()
         .find_map(|(suffix, unit)| Some((text.strip_suffix(suffix)?, *unit)))?;
-    digits(number)?.checked_mul(unit).filter(|bytes| *bytes >= 1 << 20)
+    digits(number)?
+        .checked_mul(unit)
+        .filter(|bytes| *bytes >= 1 << 20)
 }
 
 fn digits(text: &str) -> Option<u64> {
@@ -248,13 +252,22 @@ mod tests {
     #[test]
     fn what_cannot_be_is_refused_with_its_place() {
         for (text, word) in [
-            (r#"[{"name":"a"},{"name":"a"}]"#, "[1].name: two containers are named a"),
+            (
+                r#"[{"name":"a"},{"name":"a"}]"#,
+                "[1].name: two containers are named a",
+            ),
             (r#"[{"name":"a"},{"name":"b"}]"#, "8080/TCP"),
-            (r#"[{"name":"a","app":"serve","command":["x"]}]"#, "a command and an app"),
+            (
+                r#"[{"name":"a","app":"serve","command":["x"]}]"#,
+                "a command and an app",
+            ),
             (r#"[{"name":"a","app":"none"}]"#, "expected a command"),
             (r#"[{"name":"a","cpu":"-1"}]"#, "expected processors"),
             (r#"[{"name":"a","memory":"64 Mi"}]"#, "expected memory"),
-            (r#"[{"name":"a","capabilities":["ROOT"]}]"#, "expected a capability"),
+            (
+                r#"[{"name":"a","capabilities":["ROOT"]}]"#,
+                "expected a capability",
+            ),
         ] {
             let error = pod(&format!(r#"{{"name":"db","containers":{text}}}"#)).unwrap_err();
             assert!(error.contains(word), "{text}: {error}");
@@ -269,7 +282,12 @@ mod tests {
         for text in ["", "m", "5m", "+1", "1.5", "99999999999"] {
             assert_eq!(parse_cpu(text), None, "{text}");
         }
-        for (text, value) in [("64Mi", 64 << 20), ("1Gi", 1 << 30), ("2M", 2_000_000), ("1048576", 1 << 20)] {
+        for (text, value) in [
+            ("64Mi", 64 << 20),
+            ("1Gi", 1 << 30),
+            ("2M", 2_000_000),
+            ("1048576", 1 << 20),
+        ] {
             assert_eq!(parse_memory(text), Some(value), "{text}");
         }
         for text in ["", "Mi", "1", "-1Mi", "99999999999999Gi"] {

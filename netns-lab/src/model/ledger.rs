@@ -176,7 +176,11 @@ impl PodRecord {
 
     /// Writes down the process of a container, which is new or was started again.
     pub fn set_process(&mut self, name: &Label, process: Option<ProcessId>) {
-        match self.containers.iter_mut().find(|container| container.name == *name) {
+        match self
+            .containers
+            .iter_mut()
+            .find(|container| container.name == *name)
+        {
             Some(container) => container.process = process,
             None => self.containers.push(ContainerRecord {
                 name: name.clone(),

@@ -104,7 +104,9 @@ fn containers(pod: &Pod) -> Vec<Container> {
         Container {
             name,
             image: Some(IMAGE.into()),
-            command: spec.map(|spec| spec.command.clone()).filter(|command| !command.is_empty()),
+            command: spec
+                .map(|spec| spec.command.clone())
+                .filter(|command| !command.is_empty()),
             ports,
             ..Default::default()
         }

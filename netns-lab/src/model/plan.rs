@@ -87,9 +87,12 @@ pub fn plan(wanted: &Wanted, ledger: Option<&Ledger>, observed: &Observed) -> Ve
     steps.extend(bridge_and_pods(wanted, observed, bridge, &kept));
     steps.extend(container_steps(wanted, ledger, observed, &kept));
     steps.extend(registry_steps(wanted, ledger, observed));
-    let apps_change = steps
-        .iter()
-        .any(|step| matches!(step, Step::StartContainer(..) | Step::StopContainer(..) | Step::AddPod(..) | Step::RemovePod(_)));
+    let apps_change = steps.iter().any(|step| {
+        matches!(
+            step,
+            Step::StartContainer(..) | Step::StopContainer(..) | Step::AddPod(..) | Step::RemovePod(_)
+        )
+    });
     if apps_change || !observed.agent {
         steps.push(Step::StartAgent);
     }

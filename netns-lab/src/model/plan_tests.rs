@@ -198,7 +198,11 @@ fn a_pod_whose_holder_is_dead_is_made_again_with_its_address() {
     world.observed.held.remove(&Label::web(2));
     let steps = world.up(3);
     assert!(matches!(&steps[0], Step::RemovePod(record) if record.pod.spec.name == Label::web(2)));
-    assert!(steps.iter().any(|step| matches!(step, Step::AddPod(_, pod) if pod.spec.name == Label::web(2))));
+    assert!(
+        steps
+            .iter()
+            .any(|step| matches!(step, Step::AddPod(_, pod) if pod.spec.name == Label::web(2)))
+    );
     assert_eq!(steps.len(), 4, "{}", sentences(&steps));
 }
 

@@ -70,7 +70,10 @@ impl Comparison {
         for kind in KINDS {
             let outside = host.first().and_then(|host| id(host, kind));
             let inside: BTreeSet<_> = containers.iter().filter_map(|place| id(place, kind)).collect();
-            let list = match (inside.len(), outside.is_some_and(|outside| inside.contains(&outside))) {
+            let list = match (
+                inside.len(),
+                outside.is_some_and(|outside| inside.contains(&outside)),
+            ) {
                 (0, _) => continue,
                 (1, true) => &mut with_host,
                 // One container alone has what it would share.
@@ -90,7 +93,11 @@ impl Comparison {
 
     /// A screen for people.
     pub fn table(&self) -> String {
-        let names: Vec<_> = self.places.iter().map(|place| place.name.to_uppercase()).collect();
+        let names: Vec<_> = self
+            .places
+            .iter()
+            .map(|place| place.name.to_uppercase())
+            .collect();
         let mut header = vec!["ASKED".to_string()];
         header.extend(names);
         let header: Vec<_> = header.iter().map(String::as_str).collect();
@@ -185,7 +192,12 @@ mod tests {
             sight: Sight {
                 hostname: if host { "laptop" } else { "web-1" }.into(),
                 processes: if host { 212 } else { 1 },
-                first_process: if host { "/sbin/init splash" } else { "netns-lab serve" }.into(),
+                first_process: if host {
+                    "/sbin/init splash"
+                } else {
+                    "netns-lab serve"
+                }
+                .into(),
                 interfaces: if host {
                     vec!["lo".into(), "wlan0".into(), "cni0".into(), "veth-web-1".into()]
                 } else {

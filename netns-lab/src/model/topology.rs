@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 use super::address::MAX_PODS;
 use super::container::ContainerSpec;
 use super::name::Label;
-use reading::{InWords as _, Object, one_node_only, unique_containers, unique_labels, unique_pods, unique_ports};
+use reading::{
+    InWords as _, Object, one_node_only, unique_containers, unique_labels, unique_pods, unique_ports,
+};
 
 pub(super) use reading::unique_ports as read_ports;
 

@@ -84,7 +84,9 @@ pub(super) fn unique_containers<'de, D: Deserializer<'de>>(
     Ok(containers)
 }
 
-pub(in super::super) fn unique_ports<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Port>, D::Error> {
+pub(in super::super) fn unique_ports<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Vec<Port>, D::Error> {
     collect(deserializer, "a list of ports", |ports: &[Port], port| {
         if port.protocol == Protocol::Udp && port.answers == Some(Answers::Http) {
             return Err("expected \"echo\" on a UDP port: HTTP here is HTTP/1.1".to_string());
