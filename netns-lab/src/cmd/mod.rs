@@ -2,11 +2,16 @@
 
 mod agent;
 mod arp;
+mod container;
 mod doctor;
 mod down;
 mod exec;
 mod find;
+pub mod holder;
+mod image;
 mod logs;
+mod namespaces;
+mod run;
 mod serve;
 mod status;
 mod up;
@@ -26,6 +31,11 @@ pub fn run(command: Command) -> Result<Outcome, Failure> {
         Command::Exec(args) => exec::run(args),
         Command::Logs(args) => logs::run(&args),
         Command::Serve(args) => serve::run(&args),
+        Command::Run(args) => run::run(args),
+        Command::Namespaces(args) => namespaces::run(&args),
+        Command::Image(args) => image::run(&args),
+        Command::Container(args) => container::run(&args),
+        Command::Enter(args) => exec::enter(args),
         Command::Agent(args) => agent::run(&args),
         Command::Completions { shell } => shell::emit_completions(Cli::command(), shell),
         Command::Man => shell::emit_man(Cli::command()),

@@ -2,6 +2,7 @@
 
 pub mod address;
 pub mod check;
+pub mod container;
 pub mod doctor;
 pub mod ledger;
 pub mod name;
@@ -11,4 +12,5 @@ pub mod plan;
 pub mod pod_files;
 pub mod report;
 pub mod rule;
+pub mod sight;
 pub mod topology;
