@@ -7,6 +7,8 @@ use clap::{Args, Parser, Subcommand};
 use ipnet::Ipv4Net;
 use labkit::shell::{OutputFormat, Shell};
 
+pub mod objects;
+
 use crate::app::Listen;
 use crate::model::name::Label;
 
@@ -51,6 +53,8 @@ pub enum Command {
     Doctor(DoctorArgs),
     /// Start a private machine: own network, own /run, root inside, no uplink
     Sandbox(SandboxArgs),
+    /// Answer names of Services and pods, as a cluster's DNS does
+    Dns(objects::DnsArgs),
     /// The app that runs in a pod
     Serve(ServeArgs),
     /// The process that marks pods as not ready when their app ends

@@ -2,6 +2,7 @@
 
 mod agent;
 mod arp;
+mod dns;
 mod doctor;
 mod down;
 mod exec;
@@ -25,6 +26,7 @@ pub fn run(command: Command) -> Result<Outcome, Failure> {
         Command::Status(args) => status::run(&args),
         Command::Exec(args) => exec::run(args),
         Command::Logs(args) => logs::run(&args),
+        Command::Dns(args) => dns::run(&args),
         Command::Serve(args) => serve::run(&args),
         Command::Agent(args) => agent::run(&args),
         Command::Completions { shell } => shell::emit_completions(Cli::command(), shell),

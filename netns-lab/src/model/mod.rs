@@ -3,12 +3,14 @@
 pub mod address;
 pub mod check;
 pub mod doctor;
+pub mod endpoints;
 pub mod ledger;
 pub mod name;
 pub mod object;
 pub mod observed;
 pub mod plan;
 pub mod pod_files;
+pub mod registry;
 pub mod report;
 pub mod rule;
 pub mod topology;
