@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use k8s_openapi::api::core::v1::{Service, ServiceSpec};
 
 use super::store::Objects;
-use crate::model::endpoints::{Endpoint, namespace_of};
+use crate::model::endpoints::{Endpoint, cluster_ips, namespace_of};
 use crate::model::name::Label;
 
 /// The version of the specification that is followed.
@@ -210,19 +210,6 @@ fn of_address(ip: IpAddr) -> Data {
 
 fn is_headless(spec: &ServiceSpec) -> bool {
     spec.cluster_ip.as_deref() == Some("None")
-}
-
-/// The virtual IPs of a Service.
-pub fn cluster_ips(spec: &ServiceSpec) -> Vec<IpAddr> {
-    let several = spec.cluster_ips.iter().flatten();
-    let texts = several.chain(&spec.cluster_ip);
-    let mut found: Vec<IpAddr> = Vec::new();
-    for ip in texts.filter_map(|text| text.parse().ok()) {
-        if !found.contains(&ip) {
-            found.push(ip);
-        }
-    }
-    found
 }
 
 /// What an endpoint is called within its Service: as it asks, else as its Pod, else its address.

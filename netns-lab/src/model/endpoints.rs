@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use k8s_openapi::api::core::v1::{Pod, Service, ServicePort};
+use k8s_openapi::api::core::v1::{Pod, Service, ServicePort, ServiceSpec};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -31,6 +31,19 @@ pub fn namespace_of(metadata: &ObjectMeta) -> &str {
     namespace
         .filter(|namespace| !namespace.is_empty())
         .unwrap_or(DEFAULT_NAMESPACE)
+}
+
+/// The virtual IPs of a Service.
+pub fn cluster_ips(spec: &ServiceSpec) -> Vec<IpAddr> {
+    let several = spec.cluster_ips.iter().flatten();
+    let texts = several.chain(&spec.cluster_ip);
+    let mut found: Vec<IpAddr> = Vec::new();
+    for ip in texts.filter_map(|text| text.parse().ok()) {
+        if !found.contains(&ip) {
+            found.push(ip);
+        }
+    }
+    found
 }
 
 /// The ready endpoints that the slices of a Service list.
