@@ -5,7 +5,7 @@ use labkit::{Failure, Outcome};
 use super::find;
 use crate::cli::ExecArgs;
 use crate::edge::enter::{self, Surroundings};
-use crate::edge::{namespace, store};
+use crate::edge::{namespace, registry, store};
 use crate::model::pod_files;
 
 /// Runs `exec`.
@@ -14,7 +14,7 @@ pub(super) fn run(args: ExecArgs) -> Result<Outcome, Failure> {
     let pod = &record.pod;
     let lab = &ledger.lab.name;
     let files = store::pod_files(lab, &pod.spec.name);
-    store::write_pod_files(&files, &pod_files::all(&ledger, pod))?;
+    store::write_pod_files(&files, &pod_files::all(&ledger, pod, &registry::names(lab)))?;
     let surroundings = Surroundings {
         namespace: namespace::open(&pod.namespace)?,
         hostname: pod.spec.name.as_str(),

@@ -10,6 +10,7 @@ pub mod pod;
 pub mod privilege;
 pub mod probe;
 pub mod process;
+pub mod registry;
 pub mod rules;
 pub mod sandbox;
 pub mod store;

@@ -2,6 +2,7 @@
 
 pub mod address;
 pub mod check;
+pub mod deployment;
 pub mod doctor;
 pub mod document;
 pub mod endpoints;

@@ -58,7 +58,11 @@ pub fn table(kind: Kind, objects: &[&Value], look: Look<'_>) -> String {
         table.row(cells);
     }
     // Whoever asks for wide gets wide.
-    if look.wide { table.render_whole() } else { table.render() }
+    if look.wide {
+        table.render_whole()
+    } else {
+        table.render()
+    }
 }
 
 fn columns(kind: Kind) -> (&'static [&'static str], &'static [&'static str]) {
