@@ -53,6 +53,14 @@ pub enum Command {
     Doctor(DoctorArgs),
     /// Start a private machine: own network, own /run, root inside, no uplink
     Sandbox(SandboxArgs),
+    /// Show Services, pods and other objects
+    Get(objects::GetArgs),
+    /// Make a Service for an app or a pod
+    Expose(objects::ExposeArgs),
+    /// Take Kubernetes objects from a file
+    Apply(objects::ApplyArgs),
+    /// Remove objects
+    Delete(objects::DeleteArgs),
     /// Answer names of Services and pods, as a cluster's DNS does
     Dns(objects::DnsArgs),
     /// The app that runs in a pod

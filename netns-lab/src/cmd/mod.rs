@@ -1,13 +1,18 @@
 //! One file for each sub-command: glue and words.
 
 mod agent;
+mod apply;
 mod arp;
+mod delete;
 mod dns;
 mod doctor;
 mod down;
 mod exec;
+mod expose;
 mod find;
+mod get;
 mod logs;
+mod objects;
 mod serve;
 mod status;
 mod up;
@@ -26,6 +31,10 @@ pub fn run(command: Command) -> Result<Outcome, Failure> {
         Command::Status(args) => status::run(&args),
         Command::Exec(args) => exec::run(args),
         Command::Logs(args) => logs::run(&args),
+        Command::Get(args) => get::run(&args),
+        Command::Expose(args) => expose::run(&args),
+        Command::Apply(args) => apply::run(&args),
+        Command::Delete(args) => delete::run(&args),
         Command::Dns(args) => dns::run(&args),
         Command::Serve(args) => serve::run(&args),
         Command::Agent(args) => agent::run(&args),

@@ -91,11 +91,15 @@ fn labels_of(template: &PodTemplateSpec) -> BTreeMap<String, String> {
 }
 
 /// The pods that a Deployment wants. Of those that stand, the ones of its template stay, as many as
-/// are wanted.
+/// are wanted and may; those that may not are replaced by others.
 ///
 /// # Errors
 /// The first field of the template that a lab cannot have.
-pub fn pods(deployment: &Deployment, standing: &[PodSpec]) -> Result<Vec<PodSpec>, Refusal> {
+pub fn pods(
+    deployment: &Deployment,
+    standing: &[PodSpec],
+    may_stay: &impl Fn(&str) -> bool,
+) -> Result<Vec<PodSpec>, Refusal> {
     let name = deployment.metadata.name.as_deref().unwrap_or_default();
     let Some(spec) = &deployment.spec else {
         return Ok(Vec::new());
@@ -108,7 +112,7 @@ pub fn pods(deployment: &Deployment, standing: &[PodSpec]) -> Result<Vec<PodSpec
     let stem = format!("{name}-{hash}");
     let of_template = standing
         .iter()
-        .filter(|pod| suffix(pod.name.as_str(), &stem).is_some());
+        .filter(|pod| suffix(pod.name.as_str(), &stem).is_some() && may_stay(pod.name.as_str()));
     let mut found: Vec<PodSpec> = of_template.take(wanted).cloned().collect();
     let mut taken: BTreeSet<String> = standing.iter().map(|pod| pod.name.to_string()).collect();
     let mut number = 0_u32;
@@ -130,7 +134,8 @@ pub fn owns(deployment: &str, pod: &PodSpec) -> bool {
     })
 }
 
-fn suffix<'a>(pod: &'a str, stem: &str) -> Option<&'a str> {
+/// What tells a pod from the others of its template.
+pub(super) fn suffix<'a>(pod: &'a str, stem: &str) -> Option<&'a str> {
     let own = pod.strip_prefix(stem)?.strip_prefix('-')?;
     (own.len() == OWN && !own.contains('-')).then_some(own)
 }
@@ -234,13 +239,17 @@ mod tests {
         .unwrap()
     }
 
+    fn all(_: &str) -> bool {
+        true
+    }
+
     fn names(pods: &[PodSpec]) -> Vec<String> {
         pods.iter().map(|pod| pod.name.to_string()).collect()
     }
 
     #[test]
     fn a_deployment_becomes_pods_with_names_and_labels() {
-        let pods = pods(&deployment(3, "nginx"), &[]).unwrap();
+        let pods = pods(&deployment(3, "nginx"), &[], &all).unwrap();
         insta::assert_json_snapshot!(pods);
         assert!(
             pods.iter()
@@ -250,12 +259,18 @@ mod tests {
 
     #[test]
     fn who_stands_stays_and_another_template_makes_others() {
-        let three = pods(&deployment(3, "nginx"), &[]).unwrap();
-        let five = pods(&deployment(5, "nginx"), &three).unwrap();
+        let three = pods(&deployment(3, "nginx"), &[], &all).unwrap();
+        let five = pods(&deployment(5, "nginx"), &three, &all).unwrap();
         assert_eq!(names(&five)[..3], names(&three));
-        let two = pods(&deployment(2, "nginx"), &five).unwrap();
+        let two = pods(&deployment(2, "nginx"), &five, &all).unwrap();
         assert_eq!(names(&two), names(&three)[..2]);
-        let other = pods(&deployment(3, "nginx:2"), &three).unwrap();
+        let replaced = pods(&deployment(3, "nginx"), &three, &|name: &str| {
+            name != three[0].name.as_str()
+        })
+        .unwrap();
+        assert_eq!(names(&replaced)[..2], names(&three)[1..]);
+        assert!(!names(&three).contains(&names(&replaced)[2]));
+        let other = pods(&deployment(3, "nginx:2"), &three, &all).unwrap();
         assert!(names(&other).iter().all(|name| !names(&three).contains(name)));
     }
 
@@ -266,7 +281,7 @@ mod tests {
             let mut value = serde_json::to_value(deployment(1, "x")).unwrap();
             change(&mut value);
             let deployment = serde_json::from_value(value).unwrap();
-            let settled = settle(deployment, None, &now).and_then(|settled| pods(&settled, &[]));
+            let settled = settle(deployment, None, &now).and_then(|settled| pods(&settled, &[], &all));
             settled.unwrap_err().field
         };
         assert_eq!(

@@ -20,5 +20,6 @@ pub mod report;
 pub mod rule;
 pub mod service;
 pub mod service_check;
+pub mod slice;
 pub mod topology;
 pub mod view;

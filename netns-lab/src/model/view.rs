@@ -299,6 +299,14 @@ fn slice_cells(slice: &EndpointSlice, now: &Time) -> Vec<String> {
     ]
 }
 
+/// Whether a Pod is one of a Deployment's.
+pub fn is_owned(deployment: &str, pod: &Pod) -> bool {
+    let labels = pod.metadata.labels.as_ref();
+    let hash = labels.and_then(|labels| labels.get(super::deployment::TEMPLATE_LABEL));
+    let name = pod.metadata.name.as_deref().unwrap_or_default();
+    hash.is_some_and(|hash| super::deployment::suffix(name, &format!("{deployment}-{hash}")).is_some())
+}
+
 /// How many of a Deployment's pods there are and are ready, as its status says it.
 pub fn deployment_status(pods: &[&Pod]) -> Value {
     let ready = pods.iter().filter(|pod| is_ready(pod)).count();
