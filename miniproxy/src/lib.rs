@@ -27,4 +27,5 @@ pub mod pace;
 pub mod registry;
 pub mod report;
 pub mod rules;
+pub mod spread;
 pub mod sysctls;

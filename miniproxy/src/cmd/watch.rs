@@ -1,7 +1,7 @@
 //! `miniproxy sync --watch`: follows the registry, and keeps the kernel as the registry wants it.
 
 use std::collections::BTreeMap;
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use labkit::shell::tell;
@@ -251,7 +251,7 @@ impl Follower {
             let registry = self.driver.store.registry();
             let models = Family::ALL.map(|family| self.driver.engine.desired(family).model());
             let node = registry.nodes.get(&self.driver.node.node_name(registry));
-            self.observer.registry(&models, node.map(Rc::as_ref));
+            self.observer.registry(&models, node.map(Arc::as_ref));
         }
         Ok(wait)
     }

@@ -12,6 +12,7 @@ use super::name::ChainKind;
 use super::rule::{Rule, Target};
 use super::set::{Chains, Found, TableName, Wanted};
 use super::text::{append_line, rule_text};
+use crate::spread;
 
 /// The changes to one table.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -77,6 +78,20 @@ impl Delta {
             delta.tables.entry(*table).or_default().removed = stale.cloned().collect();
         }
         delta.add_jumps(found, wanted);
+        delta.tables.retain(|_, changes| !changes.is_empty());
+        delta
+    }
+
+    /// From a kernel that has nothing yet: the same as [`Self::between`] nothing and `wanted`.
+    pub fn from_nothing(wanted: Wanted) -> Self {
+        let mut delta = Self::default();
+        let nothing = Found::default();
+        delta.add_jumps(&nothing, &wanted);
+        for (table, chains) in wanted.tables {
+            let changes = delta.tables.entry(table).or_default();
+            changes.created = chains.keys().cloned().collect();
+            changes.rewritten = chains;
+        }
         delta.tables.retain(|_, changes| !changes.is_empty());
         delta
     }
@@ -303,15 +318,7 @@ fn write_table(text: &mut String, table: TableName, changes: &TableDelta, done: 
     for chain in chain_lines(table, changes, done) {
         let _ = writeln!(text, ":{chain} - [0:0]");
     }
-    for (chain, rules) in changes
-        .rewritten
-        .iter()
-        .filter(|(chain, _)| !done.contains(chain.as_str()))
-    {
-        for rule in rules {
-            append_line(text, chain, rule);
-        }
-    }
+    write_chains(text, changes, done);
     for (chain, edits) in &changes.edited {
         for edit in edits {
             let _ = match edit {
@@ -332,6 +339,29 @@ fn write_table(text: &mut String, table: TableName, changes: &TableDelta, done: 
         let _ = writeln!(text, "-X {chain}");
     }
     text.push_str("COMMIT\n");
+}
+
+/// Chains that one processor writes in one go.
+const CHAINS_AT_ONCE: usize = 64;
+/// As many times that are held besides the text: a large one is not held twice.
+const GOES: usize = 128;
+
+fn write_chains(text: &mut String, changes: &TableDelta, done: &BTreeSet<&str>) {
+    let chains = changes.rewritten.iter();
+    let chains: Vec<_> = chains
+        .filter(|(chain, _)| !done.contains(chain.as_str()))
+        .collect();
+    let goes: Vec<_> = chains.chunks(CHAINS_AT_ONCE).collect();
+    for some in goes.chunks(GOES) {
+        let lines = |chains: &&[(&String, &Vec<Rule>)]| {
+            let mut lines = String::new();
+            for (chain, rules) in *chains {
+                rules.iter().for_each(|rule| append_line(&mut lines, chain, rule));
+            }
+            lines
+        };
+        text.extend(spread::map(some, lines));
+    }
 }
 
 /// A chain line makes or empties a chain. The fixed ones come in kube-proxy's order, the others
@@ -369,6 +399,8 @@ mod tests {
     #[test]
     fn a_jump_that_was_removed_comes_back_in_its_place_and_foreign_rules_stay() {
         let wanted = fixed::base(&crate::model::ProxyConfig::defaults(labkit::xtables::Family::V4));
+        let delta = Delta::between(&Found::default(), &wanted);
+        assert_eq!(Delta::from_nothing(wanted.clone()), delta);
         let mut found = Found::from(&wanted);
         assert!(Delta::between(&found, &wanted).is_empty());
         let forward = found
