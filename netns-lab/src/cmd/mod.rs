@@ -10,6 +10,7 @@ mod logs;
 mod serve;
 mod status;
 mod up;
+mod up_lab;
 
 use clap::CommandFactory as _;
 use labkit::{Failure, Outcome, shell};

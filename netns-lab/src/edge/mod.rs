@@ -14,6 +14,7 @@ pub mod rules;
 pub mod sandbox;
 pub mod store;
 pub mod sysctl;
+pub mod ways;
 
 use std::thread::ScopedJoinHandle;
 

@@ -34,6 +34,11 @@ pub fn pod_files(lab: &Label, pod: &Label) -> PathBuf {
     lab_directory(lab).join("pods").join(pod.as_str())
 }
 
+/// The same for a namespace that is not a pod's. A dot is in no pod's name.
+pub fn host_files(lab: &Label, namespace: &str) -> PathBuf {
+    lab_directory(lab).join("pods").join(format!(".{namespace}"))
+}
+
 fn ledger_path(lab: &Label) -> PathBuf {
     lab_directory(lab).join("ledger.json")
 }

@@ -1,9 +1,11 @@
 //! Plans carried out: look at the host, take the steps, take a lab down again.
 
 pub mod down;
+pub mod hosts;
 pub mod launch;
 pub mod observe;
 pub mod progress;
 pub mod salvage;
 pub mod settle;
 pub mod up;
+pub mod visit;

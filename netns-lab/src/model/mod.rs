@@ -3,12 +3,21 @@
 pub mod address;
 pub mod check;
 pub mod doctor;
+pub mod layout;
 pub mod ledger;
 pub mod name;
+pub mod node;
 pub mod object;
 pub mod observed;
 pub mod plan;
 pub mod pod_files;
+pub mod quantity;
 pub mod report;
 pub mod rule;
+#[cfg(test)]
+pub(crate) mod samples;
+pub mod schedule;
+pub mod settings;
+pub mod step;
 pub mod topology;
+pub mod way;
