@@ -1,7 +1,8 @@
 //! The part of an `up` that concerns nodes, the underlay and outside.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::AtomicU32;
+use std::fs::File;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use labkit::rundir::RunDirectory;
 use labkit::{Failure, fault};
@@ -80,7 +81,12 @@ impl Hosts<'_> {
         let hosts: Vec<_> = missing.keys().cloned().collect();
         visit(self.lab, &hosts, |host| {
             let rules = missing.get(host).map_or(&[][..], Vec::as_slice);
-            Rules::new(program).add(rules)
+            // Only the namespace that `up` was called in has rules of others.
+            if self.is_own(host) {
+                Rules::new(program).append(rules)
+            } else {
+                Rules::new(program).add(rules)
+            }
         })
         .map(|_| ())
     }
@@ -190,7 +196,7 @@ impl Hosts<'_> {
         let mut bridge = Bridge::here(self.lab, index, indexes)?;
         pod::enter(&own)?;
         let end = End::machine(underlay, host.to_string(), machine);
-        let number = indexes.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let number = indexes.fetch_add(1, Ordering::Relaxed);
         bridge.join(&end, number)
     }
 
@@ -200,65 +206,31 @@ impl Hosts<'_> {
             Step::AddPod(node, pod) => Some((node, pod)),
             _ => None,
         });
-        let mut by_node: BTreeMap<&Label, Vec<&Pod>> = BTreeMap::new();
-        for (node, pod) in &pods {
-            by_node.entry(node.name()).or_default().push(pod);
-        }
-        let hosts: Vec<_> = by_node.keys().map(|name| Host::Node((*name).clone())).collect();
-        let bridges: BTreeMap<Host, u32> = visit(self.lab, &hosts, |host| {
-            let node = Node::open()?;
-            Ok((host.clone(), node.index(&self.lab.bridge)?))
-        })?
-        .into_iter()
-        .collect();
-        let first: BTreeMap<&Label, u32> = by_node
-            .keys()
-            .map(|name| {
-                let host = Host::Node((*name).clone());
-                let highest = self.view(&host).map_or(0, View::highest_index);
-                let bridge = bridges.get(&host).copied().unwrap_or(0);
-                (*name, highest.max(bridge) + 1)
-            })
-            .collect();
-        let spare: BTreeMap<&Label, AtomicU32> = by_node
-            .iter()
-            .map(|(name, pods)| {
-                let first = first.get(name).copied().unwrap_or(1);
-                (
-                    *name,
-                    AtomicU32::new(first + u32::try_from(pods.len()).unwrap_or(0)),
-                )
-            })
-            .collect();
-        let mut next = first.clone();
+        let sites = self.sites(&pods)?;
         // In the order of the topology, whichever thread is quicker.
+        let mut next: BTreeMap<&Label, u32> = BTreeMap::new();
         let jobs: Vec<(&LabNode, &Pod, u32)> = pods
             .into_iter()
-            .map(|(node, pod)| {
-                let number = next.entry(node.name()).or_insert(1);
+            .filter_map(|(node, pod)| {
+                let first = sites.get(node.name())?.first;
+                let number = next.entry(node.name()).or_insert(first);
                 *number += 1;
-                (node, pod, *number - 1)
+                Some((node, pod, *number - 1))
             })
             .collect();
         let total = jobs.len();
-        let home = namespace::current()?;
         let made = on_workers(
             &jobs,
             || Ok(BTreeMap::<&Label, Bridge>::new()),
             |open, (node, pod, index)| {
                 let name = node.name();
+                let missing = || Failure::failed(format!("the node {name} is not there"));
+                let site = sites.get(name).ok_or_else(missing)?;
                 if !open.contains_key(name) {
-                    match &node.machine {
-                        Some(machine) => pod::enter(&namespace::open(&machine.namespace)?)?,
-                        None => pod::enter(&home)?,
-                    }
-                    let bridge = bridges.get(&node.host()).copied().unwrap_or(0);
-                    let spare = spare.get(name).unwrap_or(&NONE_SPARE);
-                    open.insert(name, Bridge::here(self.lab, bridge, spare)?);
+                    pod::enter(&site.namespace)?;
+                    open.insert(name, Bridge::here(self.lab, site.bridge, &site.spare)?);
                 }
-                let Some(bridge) = open.get_mut(name) else {
-                    return Err(Failure::failed(format!("the node {name} is not there")));
-                };
+                let bridge = open.get_mut(name).ok_or_else(missing)?;
                 let inode = bridge.make_pod(pod, &End::pod(self.lab, node, pod), *index)?;
                 fault::point("up:pod");
                 progress.tick("made pods", total);
@@ -266,6 +238,40 @@ impl Hosts<'_> {
             },
         )?;
         Ok(made.into_iter().collect())
+    }
+
+    /// What is to be known of each node that gets pods.
+    fn sites<'s>(&self, pods: &[(&'s LabNode, &Pod)]) -> Result<BTreeMap<&'s Label, Site>, Failure> {
+        let mut numbers: BTreeMap<&Label, u32> = BTreeMap::new();
+        for (node, _) in pods {
+            *numbers.entry(node.name()).or_default() += 1;
+        }
+        let hosts: Vec<_> = numbers.keys().map(|name| Host::Node((*name).clone())).collect();
+        let looked = visit(self.lab, &hosts, |host| {
+            let links = Node::open()?.links()?;
+            let bridge = links.iter().find(|link| link.name == self.lab.bridge);
+            let bridge = bridge
+                .ok_or_else(|| Failure::failed(format!("{host} has no bridge {}", self.lab.bridge)))?
+                .index;
+            let first = links.iter().map(|link| link.index).max().unwrap_or(0) + 1;
+            Ok((host.clone(), (namespace::current()?, bridge, first)))
+        })?;
+        let mut looked: BTreeMap<Host, _> = looked.into_iter().collect();
+        let sites = numbers.into_iter().filter_map(|(name, number)| {
+            let (namespace, bridge, first) = looked.remove(&Host::Node(name.clone()))?;
+            let site = Site {
+                namespace,
+                bridge,
+                first,
+                spare: AtomicU32::new(first.saturating_add(number)),
+            };
+            Some((name, site))
+        });
+        Ok(sites.collect())
+    }
+
+    fn is_own(&self, host: &Host) -> bool {
+        self.lab.machines().any(|(other, _)| other == *host)
     }
 
     fn view(&self, host: &Host) -> Option<&View> {
@@ -297,5 +303,13 @@ impl Hosts<'_> {
 
 /// Below it are the links that the underlay has from its begin.
 const UNDERLAY_FIRST: u32 = 10;
-/// For a node that has none, which cannot be.
-static NONE_SPARE: AtomicU32 = AtomicU32::new(1_000_000);
+
+/// A node that gets pods.
+struct Site {
+    namespace: File,
+    bridge: u32,
+    /// The index of the first pod's link.
+    first: u32,
+    /// Indexes that are free after all pods', for those whose own is taken.
+    spare: AtomicU32,
+}
