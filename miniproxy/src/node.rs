@@ -1,7 +1,7 @@
 //! Whose rules are built: the node, how it is configured, and what its host has.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -187,7 +187,7 @@ impl Settings {
 }
 
 fn find<'a>(registry: &'a Registry, name: &str) -> Option<&'a Node> {
-    registry.nodes.get(name).map(Rc::as_ref)
+    registry.nodes.get(name).map(Arc::as_ref)
 }
 
 fn is_of(ip: IpAddr, family: Family) -> bool {

@@ -149,7 +149,7 @@ fn occupied(found: &Found) -> BTreeMap<(TableName, String), Vec<String>> {
             if chain.starts_with("KUBE-") || !rules.is_empty() {
                 all.insert(
                     (*table, chain.clone()),
-                    rules.iter().map(miniproxy::rules::delta::meaning_key).collect(),
+                    rules.iter().map(miniproxy::rules::edit::meaning_key).collect(),
                 );
             }
         }

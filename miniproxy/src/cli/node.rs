@@ -64,6 +64,15 @@ fn gate(text: &str) -> Result<(String, bool), String> {
 }
 
 impl NodeArgs {
+    /// The same for one node of several.
+    #[must_use]
+    pub fn named(&self, node: &str) -> Self {
+        Self {
+            node: Some(node.to_string()),
+            ..self.clone()
+        }
+    }
+
     /// Writes what the flags say over what the file said.
     pub fn write_over(&self, draft: &mut Draft) {
         let text = |field: &mut Option<Given<String>>, value: &Option<String>, flag| {

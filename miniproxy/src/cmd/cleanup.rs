@@ -7,13 +7,14 @@ use labkit::xtables::{Family, Flavour, Xtables, legacy_tables_exist};
 use labkit::{Failure, Outcome, fault, footprint};
 use serde::Serialize;
 
+use super::nodes;
 use crate::cli::CleanupArgs;
 use crate::edge::kernel::HOLDER;
 use crate::edge::tables::{Tables, every_flavour};
 use crate::edge::{processes, sysctls};
 use crate::rules::delta::Delta;
 
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 struct Report {
     removed: Vec<Removed>,
     /// Settings of the kernel that were put back: `net.ipv4.conf.all.route_localnet=0 (was 1)`.
@@ -22,29 +23,59 @@ struct Report {
 
 #[derive(Serialize)]
 struct Removed {
+    /// The node, where it is one of a lab's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    node: Option<String>,
     iptables: String,
     family: &'static str,
     chains: usize,
 }
 
-/// Puts back settings of the kernel, removes our jumps and chains from every flavour and family, then
-/// what of the tables is empty and was not there before.
+/// Cleans this node, and every node of a lab that is a network namespace of its own.
 pub(super) fn run(args: &CleanupArgs) -> Result<Outcome, Failure> {
+    let run = RunDirectory::lock()?;
+    let (mut report, mut failures) = clean_up(args, &run)?;
+    let homes = nodes::of_all_labs()?;
+    let (done, failed) = nodes::failures(nodes::on_each(&homes, |_| clean_up(args, &run)));
+    failures.extend(failed);
+    for (node, (part, failed)) in done {
+        let named = part.removed.into_iter().map(|removed| Removed {
+            node: Some(node.clone()),
+            ..removed
+        });
+        report.removed.extend(named);
+        let settings = part
+            .settings
+            .into_iter()
+            .map(|setting| format!("{setting} on {node}"));
+        report.settings.extend(settings);
+        failures.extend(failed.into_iter().map(|failure| failure.context(&node)));
+    }
+    match args.output {
+        OutputFormat::Json => emit_json(&report)?,
+        OutputFormat::Table => emit(&text(&report))?,
+    }
+    Failure::all(failures).map_or(Ok(Outcome::Done), Err)
+}
+
+/// Puts back settings of the kernel, removes our jumps and chains from every flavour and family, then
+/// what of the tables is empty and was not there before: all of it of this thread's network namespace.
+fn clean_up(args: &CleanupArgs, run: &RunDirectory) -> Result<(Report, Vec<Failure>), Failure> {
     let flavours = flavours(args)?;
     for watcher in processes::watchers() {
         tell(&format!(
             "warning: `sync --watch` (process {watcher}) will write the rules again; end it first"
         ));
     }
-    let run = RunDirectory::lock()?;
     // Before the rules go, for one of them keeps strangers away from 127.0.0.0/8.
-    let restored = sysctls::restore(&run);
+    let restored = sysctls::restore(run);
     let (mut removed, mut failures) = (Vec::new(), Vec::new());
     for xtables in &flavours {
         for family in Family::ALL {
             match clean(xtables, family) {
                 Ok(0) => {}
                 Ok(chains) => removed.push(Removed {
+                    node: None,
                     iptables: xtables.name(),
                     family: family.name(),
                     chains,
@@ -59,19 +90,14 @@ pub(super) fn run(args: &CleanupArgs) -> Result<Outcome, Failure> {
         }
     }
     if failures.is_empty() {
-        footprint::release(&run, HOLDER).unwrap_or_else(|failure| failures.push(failure));
+        footprint::release(run, HOLDER).unwrap_or_else(|failure| failures.push(failure));
         fault::point("cleanup:released");
     }
     let settings = restored.unwrap_or_else(|failure| {
         failures.push(failure);
         Vec::new()
     });
-    let report = Report { removed, settings };
-    match args.output {
-        OutputFormat::Json => emit_json(&report)?,
-        OutputFormat::Table => emit(&text(&report))?,
-    }
-    Failure::all(failures).map_or(Ok(Outcome::Done), Err)
+    Ok((Report { removed, settings }, failures))
 }
 
 /// The program that is given, else every one that may have written rules of ours: the one a sync
@@ -117,11 +143,14 @@ fn text(report: &Report) -> String {
         return "nothing to remove\n".to_string();
     }
     let chains = report.removed.iter().map(|part| {
+        let node = part
+            .node
+            .as_ref()
+            .map_or(String::new(), |node| format!(" on {node}"));
+        let chains = count(part.chains, "chain");
         format!(
-            "removed {} of {} from {}\n",
-            count(part.chains, "chain"),
-            part.family,
-            part.iptables
+            "removed {chains} of {} from {}{node}\n",
+            part.family, part.iptables
         )
     });
     let settings = report

@@ -7,25 +7,41 @@ use labkit::shell::{OutputFormat, emit, emit_json};
 use labkit::text::count;
 use labkit::xtables::{Family, Xtables};
 use labkit::{Failure, Outcome};
+use serde::Serialize;
 
+use super::nodes;
 use super::render::family;
 use super::sync::options;
-use crate::cli::{DiffArgs, RegistryArgs};
+use crate::cli::{DiffArgs, NodeArgs, RegistryArgs};
 use crate::edge::tables::Tables;
+use crate::lab::Home;
 use crate::report::difference::{Finding, Sides, compare};
 use crate::rules::parse;
 use crate::rules::set::Found;
 
+/// What differs on one node of several.
+#[derive(Serialize)]
+struct Part {
+    node: String,
+    findings: Vec<Finding>,
+}
+
 /// Prints the findings; exit code 0 when there is none, 1 when there is any.
 pub(super) fn run(args: &DiffArgs) -> Result<Outcome, Failure> {
+    if args.left.is_none() {
+        let homes = nodes::homes(&args.registry, args.node.node.as_deref())?;
+        if !homes.is_empty() {
+            return on_nodes(args, &homes);
+        }
+    }
     let findings = match (&args.left, &args.right) {
-        (None, _) => kernel_and_registry(args)?,
+        (None, _) => kernel_and_registry(args, &args.node)?,
         (Some(left), None) => {
             let family = chosen_family(args, left)?;
             let dump = dump(left)?;
             compare(
                 &dump,
-                &registry(args, &args.registry, family)?,
+                &registry(&args.node, &args.registry, family)?,
                 Sides {
                     left: "the dump",
                     right: "the registry",
@@ -45,7 +61,30 @@ pub(super) fn run(args: &DiffArgs) -> Result<Outcome, Failure> {
     })
 }
 
-fn kernel_and_registry(args: &DiffArgs) -> Result<Vec<Finding>, Failure> {
+/// The kernel of each node and the registry.
+fn on_nodes(args: &DiffArgs, homes: &[Home]) -> Result<Outcome, Failure> {
+    let answers = nodes::on_each(homes, |home| {
+        kernel_and_registry(args, &args.node.named(&home.node))
+    });
+    let (done, failures) = nodes::failures(answers);
+    let parts: Vec<Part> = done
+        .into_iter()
+        .map(|(node, findings)| Part { node, findings })
+        .collect();
+    match args.output {
+        OutputFormat::Json => emit_json(&parts)?,
+        OutputFormat::Table => {
+            for part in &parts {
+                emit(&format!("{}: {}", part.node, text(&part.findings)))?;
+            }
+        }
+    }
+    let same = parts.iter().all(|part| part.findings.is_empty());
+    let outcome = if same { Outcome::Done } else { Outcome::No };
+    Failure::all(failures).map_or(Ok(outcome), Err)
+}
+
+fn kernel_and_registry(args: &DiffArgs, node: &NodeArgs) -> Result<Vec<Finding>, Failure> {
     let xtables = Xtables::detect(args.iptables.as_deref())?;
     let families = match args.family {
         Some(number) => vec![family(number)?],
@@ -53,7 +92,7 @@ fn kernel_and_registry(args: &DiffArgs) -> Result<Vec<Finding>, Failure> {
     };
     let mut findings = Vec::new();
     for family in families {
-        let wanted = registry(args, &args.registry, family)?;
+        let wanted = registry(node, &args.registry, family)?;
         let Some(found) = xtables.read(family, None)? else {
             continue;
         };
@@ -75,7 +114,7 @@ fn two_files(args: &DiffArgs, left: &Path, right: &Path) -> Result<Vec<Finding>,
     let side = |path: &Path, family: Family| {
         if is_registry(path) {
             registry(
-                args,
+                &args.node,
                 &RegistryArgs {
                     paths: vec![path.to_path_buf()],
                     lab: None,
@@ -98,9 +137,9 @@ fn two_files(args: &DiffArgs, left: &Path, right: &Path) -> Result<Vec<Finding>,
     ))
 }
 
-fn registry(args: &DiffArgs, paths: &RegistryArgs, family: Family) -> Result<Found, Failure> {
+fn registry(node: &NodeArgs, paths: &RegistryArgs, family: Family) -> Result<Found, Failure> {
     let registry = super::source(paths)?.read()?;
-    Ok(Found::from(&options(&args.node)?.wanted(&registry, family)))
+    Ok(Found::from(&options(node)?.wanted(&registry, family)))
 }
 
 /// What --family says, else IPv6 for a dump that ip6tables-save wrote.

@@ -2,7 +2,7 @@
 
 use labkit::Failure;
 use labkit::rundir::RunDirectory;
-use labkit::shell::tell;
+use labkit::shell::note_once;
 use labkit::text::count;
 use labkit::xtables::Family;
 use serde::Serialize;
@@ -35,7 +35,7 @@ pub(super) fn settle(
     let wanted = wanted(&node.settings, localhost, sysctls::cpus());
     let applied = sysctls::apply(run, &wanted)?;
     for note in applied.notes.into_iter().chain(sysctls::bridge_note()) {
-        tell(&format!("note: {note}"));
+        note_once(&note);
     }
     Ok(applied.changed)
 }

@@ -2,9 +2,12 @@
 
 mod check;
 mod cleanup;
+mod crew;
 mod diff;
 mod drive;
 mod host;
+mod nodes;
+mod nodes_report;
 mod observe;
 mod render;
 mod sync;

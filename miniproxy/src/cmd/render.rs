@@ -7,16 +7,15 @@ use labkit::{Failure, Outcome};
 use super::sync::options;
 use crate::cli::RenderArgs;
 use crate::rules::delta::Delta;
-use crate::rules::set::Found;
 
 /// Prints what a sync would send to a kernel that has nothing yet.
 pub(super) fn run(args: &RenderArgs) -> Result<Outcome, Failure> {
-    let registry = super::source(&args.registry)?.read()?;
-    let wanted = options(&args.node)?.wanted(&registry, family(args.family)?);
-    let delta = Delta::between(&Found::default(), &wanted);
+    let store = super::source(&args.registry)?.store()?;
+    let wanted = options(&args.node)?.wanted(store.registry(), family(args.family)?);
+    let delta = Delta::from_nothing(wanted);
     emit(&delta.document())?;
     // The process ends: giving back a million small pieces would take as long as making them did.
-    std::mem::forget((registry, wanted, delta));
+    std::mem::forget((store, delta));
     Ok(Outcome::Done)
 }
 

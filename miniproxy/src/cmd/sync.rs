@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use labkit::shell::{OutputFormat, emit, emit_json, tell};
+use labkit::shell::{OutputFormat, emit, emit_json, note_once};
 use labkit::text::count;
 use labkit::xtables::{Family, Xtables};
 use labkit::{Failure, Kind, Outcome, fault};
 use serde::Serialize;
 
 use super::drive::{Driver, Event};
-use super::host;
+use super::{host, nodes, nodes_report};
 use crate::cli::{NodeArgs, SyncArgs};
 use crate::config::draft::Draft;
 use crate::config::failure;
@@ -88,10 +88,59 @@ impl Report {
     }
 }
 
-/// Runs the command.
+/// A sync that is done, on one node.
+struct Ran {
+    xtables: Xtables,
+    report: Report,
+    /// What failed besides rules, and what was refused.
+    aside: Vec<Failure>,
+}
+
+/// Runs the command: here, or on every node of a lab whose nodes are network namespaces.
 pub(super) fn run(args: &SyncArgs) -> Result<Outcome, Failure> {
+    let homes = nodes::homes(&args.registry, args.node.node.as_deref())?;
+    if homes.is_empty() {
+        let ran = sync(args, &args.node)?;
+        show_one(args, &ran)?;
+        return Failure::all(ran.aside).map_or(Ok(Outcome::Done), Err);
+    }
+    let answers = nodes::on_each(&homes, |home| sync(args, &args.node.named(&home.node)));
+    let (done, mut failures) = nodes::failures(answers);
+    let (mut reports, mut programs) = (Vec::new(), Vec::new());
+    for (node, ran) in done {
+        // The same registry: what is refused is refused for all of them.
+        failures.extend(
+            ran.aside
+                .into_iter()
+                .filter(|_| reports.is_empty() || ran.report.refused.is_empty()),
+        );
+        programs.push(ran.xtables);
+        reports.push((node, ran.report));
+    }
+    match args.output {
+        OutputFormat::Json => emit_json(&nodes_report::json(&reports))?,
+        OutputFormat::Table if args.dry_run => {
+            for (node, report) in &reports {
+                emit(&format!("# node {node}\n{}", dry_run_text(report)))?;
+            }
+        }
+        OutputFormat::Table => emit(&nodes_report::text(&programs, &reports))?,
+    }
+    Failure::all(failures).map_or(Ok(Outcome::Done), Err)
+}
+
+fn show_one(args: &SyncArgs, ran: &Ran) -> Result<(), Failure> {
+    match args.output {
+        OutputFormat::Json => emit_json(&ran.report),
+        OutputFormat::Table if args.dry_run => emit(&dry_run_text(&ran.report)),
+        OutputFormat::Table => emit(&text(&ran.xtables, &ran.report)),
+    }
+}
+
+/// Syncs the node whose network namespace this thread is in.
+fn sync(args: &SyncArgs, node: &NodeArgs) -> Result<Ran, Failure> {
     let source = super::source(&args.registry)?;
-    let node = options(&args.node)?;
+    let node = options(node)?;
     let xtables = Xtables::detect(args.iptables.as_deref())?;
     let mut driver = Driver::new(node, source, xtables, args.strict, PATIENCE);
     if let Some(failure) = driver.read(None).into_iter().next() {
@@ -132,17 +181,17 @@ pub(super) fn run(args: &SyncArgs) -> Result<Outcome, Failure> {
         })?;
         fault::point("sync:done");
     }
-    match args.output {
-        OutputFormat::Json => emit_json(&report)?,
-        OutputFormat::Table if args.dry_run => emit(&dry_run_text(&report))?,
-        OutputFormat::Table => emit(&text(&driver.kernel.xtables, &report))?,
-    }
+    let xtables = driver.kernel.xtables.clone();
     // The process ends: giving back a million small pieces would take as long as making them did.
     std::mem::forget(driver);
     if !report.refused.is_empty() {
         aside.push(refused(&report.refused));
     }
-    Failure::all(aside).map_or(Ok(Outcome::Done), Err)
+    Ok(Ran {
+        xtables,
+        report,
+        aside,
+    })
 }
 
 /// Some objects were refused, the others are in force.
@@ -165,7 +214,7 @@ pub(super) fn options(args: &NodeArgs) -> Result<NodeOptions, Failure> {
     args.write_over(&mut draft);
     let settings = draft.settle(args.compat).map_err(|problems| failure(&problems))?;
     for note in &draft.notes {
-        tell(&format!("note: {note}"));
+        note_once(note);
     }
     let given = !args.node_addresses.is_empty();
     let mut host = addresses::host(settings.needs_host_addresses() && !given)?;
@@ -178,19 +227,27 @@ pub(super) fn options(args: &NodeArgs) -> Result<NodeOptions, Failure> {
 /// Says what of the registry and the configuration the reader may have meant otherwise.
 pub(super) fn remark(node: &NodeOptions, registry: &Registry) {
     for remark in node.remarks(registry) {
-        tell(&format!("note: {remark}"));
+        note_once(&remark);
     }
 }
 
-fn text(xtables: &Xtables, report: &Report) -> String {
+/// `using iptables (nf_tables): plain `iptables` is this one`
+pub(super) fn chosen(xtables: &Xtables) -> String {
     let mut text = format!("using {}: {}\n", xtables.name(), xtables.reason);
     if xtables.mixed {
         text.push_str("warning: the host has rules in both flavours of iptables; see `netns-lab doctor`\n");
     }
-    for change in &report.changes {
-        text.push_str(&change.line());
-        text.push('\n');
-    }
+    text
+}
+
+/// A line for each change.
+pub(super) fn changes(report: &Report) -> String {
+    report.changes.iter().map(|change| change.line() + "\n").collect()
+}
+
+fn text(xtables: &Xtables, report: &Report) -> String {
+    let mut text = chosen(xtables);
+    text.push_str(&changes(report));
     let ports = count(report.services, "service port");
     if report.written.is_empty() {
         text.push_str(&format!("nothing to do: the rules of {ports} are in place\n"));

@@ -1,22 +1,25 @@
 //! `miniproxy sync --watch`: follows the registry, and keeps the kernel as the registry wants it.
 
 use std::collections::BTreeMap;
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
-use labkit::shell::{OutputFormat, emit, tell};
+use labkit::shell::tell;
 use labkit::xtables::{Family, Xtables};
 use labkit::{Failure, Outcome};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::sleep;
 
+use super::crew::{self, End, Place, Voice};
 use super::drive::{Driver, Event};
 use super::host::Done;
+use super::nodes;
 use super::observe::Observer;
 use super::sync::{Report, options, remark};
 use crate::cli::SyncArgs;
 use crate::edge::watch::{Changed, Watch};
 use crate::engine;
+use crate::lab::homes;
 use crate::registry::problem;
 
 /// How long to wait for another command's lock; the signals that end the watch wait as long.
@@ -30,12 +33,25 @@ const HALF_WRITTEN: Duration = Duration::from_millis(60);
 
 /// Runs the command until SIGINT or SIGTERM. The rules stay: only `cleanup` removes them.
 pub(super) fn run(args: &SyncArgs) -> Result<Outcome, Failure> {
+    let homes = nodes::homes(&args.registry, args.node.node.as_deref())?;
+    if homes.is_empty() {
+        return follow(args, None).map(|_| Outcome::Done);
+    }
+    let grows = args.node.node.is_none();
+    Ok(crew::run(homes, grows, |place| follow(args, Some(place))))
+}
+
+/// Follows the registry for one node: here, or where this thread was moved to.
+fn follow(args: &SyncArgs, place: Option<Place>) -> Result<End, Failure> {
     let source = super::source(&args.registry)?;
     let xtables = Xtables::detect(args.iptables.as_deref())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::failed(format!("cannot start: {error}")))?;
     runtime.block_on(async {
-        let mut node = options(&args.node)?;
+        let mut node = match &place {
+            Some(place) => options(&args.node.named(place.node()))?,
+            None => options(&args.node)?,
+        };
         if let Some(seconds) = args.sync_period {
             node.settings.sync_period = Duration::from_secs(seconds);
         }
@@ -44,7 +60,8 @@ pub(super) fn run(args: &SyncArgs) -> Result<Outcome, Failure> {
         let mut follower = Follower {
             driver: Driver::new(node, source, xtables, args.strict, PATIENCE),
             own_addresses,
-            output: args.output,
+            voice: Voice::new(args.output, place.as_ref()),
+            place,
             complaint: None,
             setbacks: Setbacks::default(),
             scan_at: Duration::ZERO,
@@ -52,8 +69,7 @@ pub(super) fn run(args: &SyncArgs) -> Result<Outcome, Failure> {
             observer,
         };
         follower.follow().await
-    })?;
-    Ok(Outcome::Done)
+    })
 }
 
 /// Follows the files and says what it does.
@@ -61,7 +77,9 @@ struct Follower {
     driver: Driver,
     /// The rules name addresses of this host, which may change.
     own_addresses: bool,
-    output: OutputFormat,
+    voice: Voice,
+    /// Which node this is, where it is one of several.
+    place: Option<Place>,
     /// What was last said about a bad registry, so that it is said once.
     complaint: Option<String>,
     /// What fails now.
@@ -75,7 +93,7 @@ struct Follower {
 }
 
 impl Follower {
-    async fn follow(&mut self) -> Result<(), Failure> {
+    async fn follow(&mut self) -> Result<End, Failure> {
         let failed = |error: std::io::Error| Failure::failed(format!("cannot watch the registry: {error}"));
         let mut stop = Stop::new().map_err(failed)?;
         // Watch before the first look: what changes in between is then seen twice, not never.
@@ -86,11 +104,15 @@ impl Follower {
             remark(&self.driver.node, self.driver.store.registry());
         }
         loop {
+            if self.place.as_ref().is_some_and(Place::is_gone) {
+                self.voice.tell("the node is gone");
+                return Ok(End::Gone);
+            }
             let next = self.drive()?.min(self.scan_at);
             let rest = next.saturating_sub(self.driver.now());
             tokio::select! {
                 biased;
-                () = stop.asked() => return Ok(()),
+                () = stop.asked() => return Ok(End::Asked),
                 changed = watch.changed(QUIET) => self.read(changed.map_err(failed)?).await?,
                 () = sleep(rest) => {
                     if self.driver.now() >= self.scan_at {
@@ -110,9 +132,10 @@ impl Follower {
             .map(|path| path.display().to_string())
             .collect();
         let xtables = &self.driver.kernel.xtables;
-        if self.output == OutputFormat::Table {
-            emit(&format!("using {}: {}\n", xtables.name(), xtables.reason))?;
-            emit(&format!(
+        if self.voice.is_for_people() {
+            self.voice
+                .emit(&format!("using {}: {}\n", xtables.name(), xtables.reason))?;
+            self.voice.emit(&format!(
                 "following {}; Ctrl-C ends it and leaves the rules\n",
                 paths.join(", ")
             ))?;
@@ -129,6 +152,8 @@ impl Follower {
         }
         if complaint != self.complaint {
             match &complaint {
+                // All nodes read the same registry: one of them says so.
+                _ if !self.voice.leads() => {}
                 Some(words) => {
                     tell(words);
                     tell("       the last good state stays in force");
@@ -140,6 +165,9 @@ impl Follower {
         if self.driver.admits(&self.driver.problems()) && !self.lacks_files() {
             let touched = self.driver.want(self.own_addresses)?;
             self.node_changed |= touched.nodes;
+            if let Some(place) = self.place.as_ref().filter(|_| touched.nodes) {
+                place.tell_of(homes(self.driver.store.registry()));
+            }
             self.observer.queued(&touched);
         }
         self.observer.refused(self.driver.problems().len());
@@ -172,20 +200,20 @@ impl Follower {
             events.push(event);
             Ok(())
         })?;
-        let (output, name) = (self.output, self.driver.kernel.xtables.name());
+        let name = self.driver.kernel.xtables.name();
         let changed = !events.is_empty() || std::mem::take(&mut self.node_changed);
         for event in events {
             match event {
                 Event::Done(report) => {
-                    self.setbacks.over(report.family);
+                    self.setbacks.over(&self.voice, report.family);
                     self.observer
                         .done(&report, self.driver.engine.desired(report.family));
-                    say(output, &name, *report)?;
+                    say(&self.voice, &name, *report)?;
                 }
                 Event::Reconciled { family, flows, took } => {
                     self.observer.reconciled(family, flows, took);
                     besides(
-                        output,
+                        &self.voice,
                         &Done {
                             stale_flows: flows,
                             ..Done::default()
@@ -193,13 +221,13 @@ impl Follower {
                     )?;
                 }
                 Event::Settled(settings) => besides(
-                    output,
+                    &self.voice,
                     &Done {
                         settings,
                         ..Done::default()
                     },
                 )?,
-                Event::Aside(failure) => tell(&failure.to_string()),
+                Event::Aside(failure) => self.voice.tell(&failure.to_string()),
                 Event::Failed {
                     family,
                     failure,
@@ -207,7 +235,8 @@ impl Follower {
                 } => {
                     self.observer.failed(family, setback.full, setback.took);
                     let wait = setback.wait.as_secs_f64();
-                    self.setbacks.tell(family, &failure.to_string(), wait);
+                    self.setbacks
+                        .tell(&self.voice, family, &failure.to_string(), wait);
                 }
             }
         }
@@ -222,14 +251,14 @@ impl Follower {
             let registry = self.driver.store.registry();
             let models = Family::ALL.map(|family| self.driver.engine.desired(family).model());
             let node = registry.nodes.get(&self.driver.node.node_name(registry));
-            self.observer.registry(&models, node.map(Rc::as_ref));
+            self.observer.registry(&models, node.map(Arc::as_ref));
         }
         Ok(wait)
     }
 }
 
 /// One line for each change; a line for a write that no change of the registry asked for.
-fn say(output: OutputFormat, iptables: &str, done: engine::Report) -> Result<(), Failure> {
+fn say(voice: &Voice, iptables: &str, done: engine::Report) -> Result<(), Failure> {
     for change in &done.changes {
         tracing::info!(family = done.family.name(), "{}", change.line());
     }
@@ -243,9 +272,8 @@ fn say(output: OutputFormat, iptables: &str, done: engine::Report) -> Result<(),
     if report.written.is_empty() && report.changes.is_empty() {
         return Ok(());
     }
-    if output == OutputFormat::Json {
-        let line = serde_json::to_string(&report).map_err(|error| Failure::failed(error.to_string()))?;
-        return emit(&format!("{line}\n"));
+    if !voice.is_for_people() {
+        return voice.json(&report);
     }
     let mut text = String::new();
     if repaired {
@@ -258,15 +286,15 @@ fn say(output: OutputFormat, iptables: &str, done: engine::Report) -> Result<(),
         text.push_str(&change.line());
         text.push('\n');
     }
-    emit(&text)
+    voice.emit(&text)
 }
 
 /// What was done besides rules.
-fn besides(output: OutputFormat, done: &Done) -> Result<(), Failure> {
-    match output {
-        OutputFormat::Table => emit(&done.text()),
-        OutputFormat::Json => Ok(()),
+fn besides(voice: &Voice, done: &Done) -> Result<(), Failure> {
+    if voice.is_for_people() {
+        voice.emit(&done.text())?;
     }
+    Ok(())
 }
 
 /// Families that failed: in which words, and how often in a row. Words that are known, of whichever
@@ -275,7 +303,7 @@ fn besides(output: OutputFormat, done: &Done) -> Result<(), Failure> {
 struct Setbacks(BTreeMap<Family, (String, u32)>);
 
 impl Setbacks {
-    fn tell(&mut self, family: Family, words: &str, wait: f64) {
+    fn tell(&mut self, voice: &Voice, family: Family, words: &str, wait: f64) {
         let known = self.0.values().any(|(known, _)| known == words);
         let (last, attempt) = self.0.entry(family).or_default();
         words.clone_into(last);
@@ -283,15 +311,15 @@ impl Setbacks {
         let again = format!("trying again in {wait:.1} s");
         if known {
             let family = family.name();
-            tell(&format!("       {family}: the same, attempt {attempt}; {again}"));
+            voice.tell(&format!("       {family}: the same, attempt {attempt}; {again}"));
         } else {
-            tell(&format!("{words}\n       {again}"));
+            voice.tell(&format!("{words}\n       {again}"));
         }
     }
 
-    fn over(&mut self, family: Family) {
+    fn over(&mut self, voice: &Voice, family: Family) {
         if self.0.remove(&family).is_some() {
-            tell(&format!(
+            voice.tell(&format!(
                 "the {} rules are again as they should be",
                 family.name()
             ));

@@ -1,5 +1,6 @@
 //! Does what the engine says: reads and writes the kernel's tables, and looks at their count of changes.
 
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use labkit::nftables::NfTables;
@@ -31,7 +32,7 @@ pub struct Kernel {
     pub xtables: Xtables,
     counter: Option<NfTables>,
     patience: Duration,
-    lock: Option<RunDirectory>,
+    lock: Option<Arc<RunDirectory>>,
 }
 
 /// How a write went, with words where it failed.
@@ -82,7 +83,7 @@ impl Kernel {
     pub fn locked(&mut self) -> Result<&RunDirectory, Failure> {
         let lock = match self.lock.take() {
             Some(lock) => lock,
-            None => RunDirectory::lock_within(self.patience)?,
+            None => shared_lock(self.patience)?,
         };
         Ok(self.lock.insert(lock))
     }
@@ -174,6 +175,19 @@ impl Kernel {
         }
         self.xtables.has_canary().map(Look::Canary)
     }
+}
+
+/// The run directory under this process's one lock: threads that each write another node's rules hold it
+/// together, and other commands wait for all of them.
+fn shared_lock(patience: Duration) -> Result<Arc<RunDirectory>, Failure> {
+    static HELD: Mutex<Weak<RunDirectory>> = Mutex::new(Weak::new());
+    let mut held = HELD.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(lock) = held.upgrade() {
+        return Ok(lock);
+    }
+    let lock = Arc::new(RunDirectory::lock_within(patience)?);
+    *held = Arc::downgrade(&lock);
+    Ok(lock)
 }
 
 /// Whether root here is root of a user namespace only: the machine's own maps all users to themselves.

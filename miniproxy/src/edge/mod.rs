@@ -19,6 +19,7 @@ pub mod config;
 pub mod conntrack;
 pub mod kernel;
 pub mod links;
+pub mod netns;
 pub mod processes;
 pub mod registry;
 pub mod serve;

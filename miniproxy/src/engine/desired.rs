@@ -12,6 +12,7 @@ use crate::rules::fixed;
 use crate::rules::keep::{self, PortKey};
 use crate::rules::part::Part;
 use crate::rules::set::{Found, TableName, Wanted};
+use crate::spread;
 
 /// The ports of one Service and their rules.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -24,10 +25,8 @@ pub struct ServiceRules {
 
 impl ServiceRules {
     fn of(config: &ProxyConfig, ports: Vec<ServicePort>, large: bool) -> Self {
-        let key = |port: &ServicePort| (port.name.to_string(), port.protocol);
-        let parts = ports.iter().map(|port| (key(port), part(config, port, large)));
         Self {
-            parts: parts.collect(),
+            parts: parts(config, &ports, large),
             ports,
         }
     }
@@ -52,6 +51,14 @@ impl ServiceRules {
     fn endpoints(&self) -> usize {
         self.ports.iter().map(|port| port.endpoints.len()).sum()
     }
+}
+
+fn parts(config: &ProxyConfig, ports: &[ServicePort], large: bool) -> Vec<(PortKey, Part)> {
+    let key = |port: &ServicePort| (port.name.to_string(), port.protocol);
+    ports
+        .iter()
+        .map(|port| (key(port), part(config, port, large)))
+        .collect()
 }
 
 /// All Services of one family by name, with their rules.
@@ -107,22 +114,18 @@ impl Desired {
         self.kept.retain(keeps);
         let kept = &self.kept;
         self.services.retain(|key, _| kept.contains(key));
-        let new = || {
-            services
-                .iter()
-                .filter(|(key, ports)| !ports.is_empty() && !kept.contains(key))
-        };
-        self.endpoints = new()
-            .flat_map(|(_, ports)| ports)
-            .map(|port| port.endpoints.len())
-            .sum();
+        let new = services.into_iter();
+        let new: Vec<(ServiceKey, Vec<ServicePort>)> = new
+            .filter(|(key, ports)| !ports.is_empty() && !kept.contains(key))
+            .collect();
+        let ports = new.iter().flat_map(|(_, ports)| ports);
+        self.endpoints = ports.map(|port| port.endpoints.len()).sum();
         self.large = self.endpoints > LARGE_CLUSTER_ENDPOINTS;
-        for (key, ports) in services {
-            if !ports.is_empty() && !self.kept.contains(&key) {
-                let rules = ServiceRules::of(&self.config, ports, self.large);
-                self.services.insert(key, Rc::new(rules));
-            }
-        }
+        let (config, large) = (&self.config, self.large);
+        let rules = spread::map(&new, |(_, ports)| parts(config, ports, large));
+        let new = new.into_iter().zip(rules);
+        self.services
+            .extend(new.map(|((key, ports), parts)| (key, Rc::new(ServiceRules { ports, parts }))));
     }
 
     /// Takes a Service as it is now, without ports when it is gone; true when its rules may differ.
@@ -184,10 +187,7 @@ impl Desired {
             .services
             .values()
             .flat_map(|rules| rules.parts.iter().map(|(_, part)| part));
-        let own = parts.flat_map(|part| part.own.iter().cloned());
-        let nat = wanted.tables.entry(TableName::Nat).or_default();
-        // Made at once from all, not chain by chain.
-        *nat = std::mem::take(nat).into_iter().chain(own).collect();
+        wanted.add_own(parts.flat_map(|part| part.own.iter().cloned()));
         wanted
     }
 

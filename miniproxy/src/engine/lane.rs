@@ -352,11 +352,7 @@ impl Lane {
             return;
         }
         if let Some((mut found, wanted)) = plan.read {
-            // The chains as they are wanted, which shares every rule with the Services.
-            found.apply_besides(&plan.delta);
-            for (table, chains) in wanted.tables {
-                found.tables.entry(table).or_default().extend(chains);
-            }
+            found.become_as(wanted, &plan.delta);
             self.known = Some(found);
         } else if let Some(known) = &mut self.known {
             known.apply(&plan.delta);

@@ -31,6 +31,7 @@ use crate::registry::model::service_ports;
 use crate::registry::store::{Refusals, Store, Touched};
 use crate::rules::delta::Delta;
 use crate::rules::set::Found;
+use crate::spread;
 use lane::{Lane, Pending};
 pub use lane::{Pair, Report, Setback, Written};
 
@@ -149,8 +150,8 @@ impl Engine {
             let config = node.config(registry, lane.family);
             let ports = |key: &ServiceKey| service_ports(registry, key, &config);
             if !lane.has_begun() || *lane.desired.config() != config {
-                let all = registry.services.keys().map(|key| (key.clone(), ports(key)));
-                let all = all.collect();
+                let all: Vec<&ServiceKey> = registry.services.keys().collect();
+                let all = spread::map(&all, |key| ((*key).clone(), ports(key)));
                 lane.desired.replace(config, all, keeps);
                 lane.add(now, Pending::All);
                 continue;

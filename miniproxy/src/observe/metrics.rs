@@ -3,6 +3,7 @@
 //! kube-proxy 1.30 has no `ip_family` label, though its two families write to the same gauges, so
 //! that each overwrites the other's. There we show what both have together.
 
+mod local;
 mod make;
 
 use std::collections::BTreeMap;
@@ -15,9 +16,8 @@ use prometheus::{Counter, CounterVec, Error, Gauge, Histogram, IntGauge, Registr
 
 use super::health::Question;
 use crate::config::Compat;
-use crate::endpoints::Choice;
-use crate::model::{Model, TrafficPolicy};
 use crate::rules::set::TableName;
+pub use local::NoLocalEndpoints;
 use make::Maker;
 
 /// What `/metrics` says it is.
@@ -40,30 +40,6 @@ impl Rules {
             filter: of(TableName::Filter),
             nat: of(TableName::Nat),
         }
-    }
-}
-
-/// Service ports that want local endpoints only, have endpoints, and have none on this node.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct NoLocalEndpoints {
-    /// By `internalTrafficPolicy`.
-    pub internal: usize,
-    /// By `externalTrafficPolicy`.
-    pub external: usize,
-}
-
-impl NoLocalEndpoints {
-    /// Counts them.
-    pub fn of(model: &Model) -> Self {
-        let mut count = Self::default();
-        for port in model.ports.iter().filter(|port| port.uses_local_endpoints()) {
-            let choice = Choice::of(port, &model.config);
-            if choice.has_endpoints && choice.local.is_empty() {
-                count.internal += usize::from(port.internal_policy == TrafficPolicy::Local);
-                count.external += usize::from(port.external_policy == TrafficPolicy::Local);
-            }
-        }
-        count
     }
 }
 

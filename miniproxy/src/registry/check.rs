@@ -1,6 +1,7 @@
 //! One object at a time: what the API server would have refused, we refuse by name and field.
 
 use std::collections::BTreeSet;
+use std::fmt::Arguments;
 use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{Node, Pod, Service, ServicePort, ServiceSpec};
@@ -18,7 +19,7 @@ type Checked = Result<(), Problem>;
 ///
 /// # Errors
 /// The first field that the API server would have refused.
-pub fn check(item: &Item) -> Checked {
+pub fn check(item: &Item<'_>) -> Checked {
     if let Some((kind, metadata)) = item.object.identity() {
         let name = super::name_of(metadata);
         let is_name = is_name(kind, name);
@@ -74,7 +75,7 @@ fn is_subdomain(text: &str) -> bool {
     text.len() <= 253 && text.split('.').all(has_label_form)
 }
 
-fn check_service(item: &Item, service: &Service) -> Checked {
+fn check_service(item: &Item<'_>, service: &Service) -> Checked {
     let Some(spec) = &service.spec else {
         return Err(item.problem(
             "spec",
@@ -84,36 +85,40 @@ fn check_service(item: &Item, service: &Service) -> Checked {
     };
     check_choice(
         item,
-        "spec.type",
+        format_args!("spec.type"),
         spec.type_.as_deref(),
         &["ClusterIP", "NodePort", "LoadBalancer", "ExternalName"],
     )?;
     check_choice(
         item,
-        "spec.sessionAffinity",
+        format_args!("spec.sessionAffinity"),
         spec.session_affinity.as_deref(),
         &["None", "ClientIP"],
     )?;
     check_choice(
         item,
-        "spec.internalTrafficPolicy",
+        format_args!("spec.internalTrafficPolicy"),
         spec.internal_traffic_policy.as_deref(),
         &["Cluster", "Local"],
     )?;
     check_choice(
         item,
-        "spec.externalTrafficPolicy",
+        format_args!("spec.externalTrafficPolicy"),
         spec.external_traffic_policy.as_deref(),
         &["Cluster", "Local"],
     )?;
     check_cluster_ips(item, spec)?;
     check_ingress(item, service)?;
     check_affinity(item, spec)?;
-    check_node_port(item, "spec.healthCheckNodePort", spec.health_check_node_port)?;
+    check_node_port(
+        item,
+        format_args!("spec.healthCheckNodePort"),
+        spec.health_check_node_port,
+    )?;
     check_service_ports(item, spec)
 }
 
-fn check_choice(item: &Item, field: &str, value: Option<&str>, allowed: &[&str]) -> Checked {
+fn check_choice(item: &Item<'_>, field: Arguments<'_>, value: Option<&str>, allowed: &[&str]) -> Checked {
     match value {
         // Old objects carry empty text where newer ones leave the field out.
         None | Some("") => Ok(()),
@@ -122,54 +127,52 @@ fn check_choice(item: &Item, field: &str, value: Option<&str>, allowed: &[&str])
     }
 }
 
-fn check_cluster_ips(item: &Item, spec: &ServiceSpec) -> Checked {
-    let families = spec.ip_families.clone().unwrap_or_default();
+fn check_cluster_ips(item: &Item<'_>, spec: &ServiceSpec) -> Checked {
+    let families = spec.ip_families.as_deref().unwrap_or_default();
     for (index, family) in families.iter().enumerate() {
         check_choice(
             item,
-            &format!("spec.ipFamilies[{index}]"),
+            format_args!("spec.ipFamilies[{index}]"),
             Some(family),
             &["IPv4", "IPv6"],
         )?;
     }
-    let mut addresses = vec![(
-        "spec.clusterIP".to_string(),
-        spec.cluster_ip.clone().unwrap_or_default(),
-        0,
-    )];
-    for (index, address) in spec
-        .cluster_ips
-        .clone()
-        .unwrap_or_default()
-        .into_iter()
-        .enumerate()
-    {
-        addresses.push((format!("spec.clusterIPs[{index}]"), address, index));
-    }
-    for (field, address, index) in addresses {
-        if address.is_empty() || address == "None" {
-            continue;
-        }
-        let Some(ip) = parse_ip(&address) else {
-            return Err(item.problem(
-                &field,
-                format!("{address:?}"),
-                "an IP address, or None for a headless Service",
-            ));
-        };
-        let family = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
-        if families.get(index).is_some_and(|wanted| wanted != family) {
-            let wanted = &families[index];
-            let expected = format!("an {wanted} address, as ipFamilies[{index}] says");
-            return Err(item.problem(&field, format!("{address} is an {family} address"), expected));
-        }
-        check_usable(item, &field, ip)?;
+    let first = spec.cluster_ip.as_deref().unwrap_or_default();
+    check_cluster_ip(item, format_args!("spec.clusterIP"), first, 0, families)?;
+    for (index, address) in spec.cluster_ips.iter().flatten().enumerate() {
+        let field = format_args!("spec.clusterIPs[{index}]");
+        check_cluster_ip(item, field, address, index, families)?;
     }
     Ok(())
 }
 
+fn check_cluster_ip(
+    item: &Item<'_>,
+    field: Arguments<'_>,
+    address: &str,
+    index: usize,
+    families: &[String],
+) -> Checked {
+    if address.is_empty() || address == "None" {
+        return Ok(());
+    }
+    let Some(ip) = parse_ip(address) else {
+        return Err(item.problem(
+            field,
+            format!("{address:?}"),
+            "an IP address, or None for a headless Service",
+        ));
+    };
+    let family = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
+    if let Some(wanted) = families.get(index).filter(|wanted| *wanted != family) {
+        let expected = format!("an {wanted} address, as ipFamilies[{index}] says");
+        return Err(item.problem(field, format!("{address} is an {family} address"), expected));
+    }
+    check_usable(item, field, ip)
+}
+
 /// An address that means "this host", "everybody" or nobody cannot be a Service's or a pod's.
-fn check_usable(item: &Item, field: &str, ip: IpAddr) -> Checked {
+fn check_usable(item: &Item<'_>, field: Arguments<'_>, ip: IpAddr) -> Checked {
     if ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() {
         let expected = "a unicast address that is not of this host alone";
         return Err(item.problem(field, format!("{ip} cannot be sent to from elsewhere"), expected));
@@ -179,7 +182,7 @@ fn check_usable(item: &Item, field: &str, ip: IpAddr) -> Checked {
 
 /// External IPs and source ranges are not checked here: of those, kube-proxy passes over what it
 /// cannot read and keeps the others.
-fn check_ingress(item: &Item, service: &Service) -> Checked {
+fn check_ingress(item: &Item<'_>, service: &Service) -> Checked {
     let ingress = service
         .status
         .iter()
@@ -189,20 +192,20 @@ fn check_ingress(item: &Item, service: &Service) -> Checked {
         .enumerate()
     {
         if let Some(ip) = entry.ip.as_deref().filter(|ip| !ip.is_empty()) {
-            check_ip(item, &format!("status.loadBalancer.ingress[{index}].ip"), ip)?;
+            check_ip(item, format_args!("status.loadBalancer.ingress[{index}].ip"), ip)?;
         }
     }
     Ok(())
 }
 
-fn check_ip(item: &Item, field: &str, address: &str) -> Result<(), Problem> {
+fn check_ip(item: &Item<'_>, field: Arguments<'_>, address: &str) -> Result<(), Problem> {
     match parse_ip(address) {
         Some(_) => Ok(()),
         None => Err(item.problem(field, format!("{address:?}"), "an IP address")),
     }
 }
 
-fn check_affinity(item: &Item, spec: &ServiceSpec) -> Checked {
+fn check_affinity(item: &Item<'_>, spec: &ServiceSpec) -> Checked {
     let config = spec
         .session_affinity_config
         .as_ref()
@@ -216,7 +219,7 @@ fn check_affinity(item: &Item, spec: &ServiceSpec) -> Checked {
     }
 }
 
-fn check_service_ports(item: &Item, spec: &ServiceSpec) -> Checked {
+fn check_service_ports(item: &Item<'_>, spec: &ServiceSpec) -> Checked {
     let ports: Vec<&ServicePort> = spec.ports.iter().flatten().collect();
     let headless = spec.cluster_ip.as_deref() == Some("None");
     if ports.is_empty() && !headless && spec.type_.as_deref() != Some("ExternalName") {
@@ -224,57 +227,56 @@ fn check_service_ports(item: &Item, spec: &ServiceSpec) -> Checked {
     }
     let (mut names, mut numbers) = (BTreeSet::new(), BTreeSet::new());
     for (index, port) in ports.iter().enumerate() {
-        let field = |name: &str| format!("spec.ports[{index}].{name}");
         let name = port.name.as_deref().unwrap_or_default();
+        let refused = |what: String, expected: &str| {
+            Err(item.problem(format_args!("spec.ports[{index}].name"), what, expected))
+        };
         if name.is_empty() && ports.len() > 1 {
-            return Err(item.problem(
-                &field("name"),
-                "a port without a name",
-                "a name for each of several ports",
-            ));
+            return refused("a port without a name".into(), "a name for each of several ports");
         }
         if !name.is_empty() && !is_label(name) {
-            return Err(item.problem(&field("name"), format!("port name {name:?}"), "a DNS label"));
+            return refused(format!("port name {name:?}"), "a DNS label");
         }
         if !names.insert(name) {
-            return Err(item.problem(
-                &field("name"),
-                format!("a second port {name:?}"),
-                "each name once",
-            ));
+            return refused(format!("a second port {name:?}"), "each name once");
         }
-        check_port(item, &field("port"), port.port)?;
+        check_port(item, format_args!("spec.ports[{index}].port"), port.port)?;
         let protocol = port
             .protocol
             .as_deref()
             .filter(|protocol| !protocol.is_empty())
             .unwrap_or("TCP");
-        check_protocol(item, &field("protocol"), protocol)?;
+        check_protocol(item, format_args!("spec.ports[{index}].protocol"), protocol)?;
         if !numbers.insert((port.port, protocol)) {
+            let field = format_args!("spec.ports[{index}].port");
             let what = format!("{}/{protocol} a second time", port.port);
-            return Err(item.problem(&field("port"), what, "each port and protocol once"));
+            return Err(item.problem(field, what, "each port and protocol once"));
         }
-        check_node_port(item, &field("nodePort"), port.node_port)?;
-        match &port.target_port {
-            Some(IntOrString::Int(number)) => check_port(item, &field("targetPort"), *number)?,
-            Some(IntOrString::String(name)) if !is_label(name) || name.len() > 15 => {
-                let expected = "a number from 1 to 65535, or the name of a container port";
-                return Err(item.problem(&field("targetPort"), format!("{name:?}"), expected));
-            }
-            _ => {}
-        }
+        check_node_port(item, format_args!("spec.ports[{index}].nodePort"), port.node_port)?;
+        check_target_port(item, format_args!("spec.ports[{index}].targetPort"), port)?;
     }
     Ok(())
 }
 
-fn check_port(item: &Item, field: &str, port: i32) -> Checked {
+fn check_target_port(item: &Item<'_>, field: Arguments<'_>, port: &ServicePort) -> Checked {
+    match &port.target_port {
+        Some(IntOrString::Int(number)) => check_port(item, field, *number),
+        Some(IntOrString::String(name)) if !is_label(name) || name.len() > 15 => {
+            let expected = "a number from 1 to 65535, or the name of a container port";
+            Err(item.problem(field, format!("{name:?}"), expected))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_port(item: &Item<'_>, field: Arguments<'_>, port: i32) -> Checked {
     if (1..=65_535).contains(&port) {
         return Ok(());
     }
     Err(item.problem(field, format!("port {port}"), "1 to 65535"))
 }
 
-fn check_node_port(item: &Item, field: &str, port: Option<i32>) -> Checked {
+fn check_node_port(item: &Item<'_>, field: Arguments<'_>, port: Option<i32>) -> Checked {
     match port {
         // The API server writes 0 for "none".
         None | Some(0) => Ok(()),
@@ -282,63 +284,59 @@ fn check_node_port(item: &Item, field: &str, port: Option<i32>) -> Checked {
     }
 }
 
-fn check_protocol(item: &Item, field: &str, protocol: &str) -> Checked {
+fn check_protocol(item: &Item<'_>, field: Arguments<'_>, protocol: &str) -> Checked {
     match Protocol::parse(protocol) {
         Some(_) => Ok(()),
         None => Err(item.problem(field, format!("protocol {protocol:?}"), "TCP, UDP or SCTP")),
     }
 }
 
-fn check_slice(item: &Item, slice: &EndpointSlice) -> Checked {
+fn check_slice(item: &Item<'_>, slice: &EndpointSlice) -> Checked {
     check_choice(
         item,
-        "addressType",
+        format_args!("addressType"),
         Some(&slice.address_type),
         &["IPv4", "IPv6", "FQDN"],
     )?;
     for (index, port) in slice.ports.iter().flatten().enumerate() {
-        let field = |name: &str| format!("ports[{index}].{name}");
-        check_node_port(item, &field("port"), port.port)?;
-        check_protocol(
-            item,
-            &field("protocol"),
-            port.protocol.as_deref().unwrap_or("TCP"),
-        )?;
-        match port.name.as_deref() {
-            None | Some("") => {}
-            Some(name) if is_label(name) => {}
-            Some(name) => {
-                return Err(item.problem(&field("name"), format!("port name {name:?}"), "a DNS label"));
-            }
+        check_node_port(item, format_args!("ports[{index}].port"), port.port)?;
+        let protocol = port.protocol.as_deref().unwrap_or("TCP");
+        check_protocol(item, format_args!("ports[{index}].protocol"), protocol)?;
+        let name = port.name.as_deref().unwrap_or_default();
+        if !name.is_empty() && !is_label(name) {
+            let field = format_args!("ports[{index}].name");
+            return Err(item.problem(field, format!("port name {name:?}"), "a DNS label"));
         }
     }
     for (index, endpoint) in slice.endpoints.iter().enumerate() {
         for (place, address) in endpoint.addresses.iter().enumerate() {
-            let field = format!("endpoints[{index}].addresses[{place}]");
-            check_slice_address(item, &field, address, &slice.address_type)?;
+            let field = format_args!("endpoints[{index}].addresses[{place}]");
+            check_slice_address(item, field, address, &slice.address_type)?;
         }
     }
     Ok(())
 }
 
-fn check_slice_address(item: &Item, field: &str, address: &str, family: &str) -> Checked {
+fn check_slice_address(item: &Item<'_>, field: Arguments<'_>, address: &str, family: &str) -> Checked {
     if family == "FQDN" {
         return Ok(());
     }
-    let expected = format!("an {family} address, as addressType says");
     match parse_ip(address) {
         Some(ip) if ip.is_ipv4() == (family == "IPv4") => check_usable(item, field, ip),
-        _ => Err(item.problem(field, format!("{address:?}"), expected)),
+        _ => {
+            let expected = format!("an {family} address, as addressType says");
+            Err(item.problem(field, format!("{address:?}"), expected))
+        }
     }
 }
 
-fn check_pod(item: &Item, pod: &Pod) -> Checked {
+fn check_pod(item: &Item<'_>, pod: &Pod) -> Checked {
     if let Some(status) = &pod.status {
         if let Some(ip) = status.pod_ip.as_deref().filter(|ip| !ip.is_empty()) {
-            check_ip(item, "status.podIP", ip)?;
+            check_ip(item, format_args!("status.podIP"), ip)?;
         }
         for (index, ip) in status.pod_ips.iter().flatten().enumerate() {
-            check_ip(item, &format!("status.podIPs[{index}].ip"), &ip.ip)?;
+            check_ip(item, format_args!("status.podIPs[{index}].ip"), &ip.ip)?;
         }
     }
     let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
@@ -346,7 +344,7 @@ fn check_pod(item: &Item, pod: &Pod) -> Checked {
         for (place, port) in container.ports.iter().flatten().enumerate() {
             check_port(
                 item,
-                &format!("spec.containers[{index}].ports[{place}].containerPort"),
+                format_args!("spec.containers[{index}].ports[{place}].containerPort"),
                 port.container_port,
             )?;
         }
@@ -354,7 +352,7 @@ fn check_pod(item: &Item, pod: &Pod) -> Checked {
     Ok(())
 }
 
-fn check_node(item: &Item, node: &Node) -> Checked {
+fn check_node(item: &Item<'_>, node: &Node) -> Checked {
     let spec = node.spec.as_ref();
     for (index, network) in spec
         .iter()

@@ -1,6 +1,6 @@
 //! What is kept of an object, and where in the registry it stands.
 
-use std::rc::Rc;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 
@@ -12,10 +12,10 @@ use super::{Identity, Registry, ServiceKey};
 /// What is kept of an object.
 #[derive(Debug)]
 pub(super) enum Content {
-    Service(Rc<Service>),
-    Slice(Rc<Slice>),
-    Pod(Rc<Pod>),
-    Node(Rc<Node>),
+    Service(Arc<Service>),
+    Slice(Arc<Slice>),
+    Pod(Arc<Pod>),
+    Node(Arc<Node>),
     /// A kind that is passed over.
     Other(String),
 }
@@ -24,7 +24,7 @@ pub(super) enum Content {
 pub(super) fn content(object: Object) -> Content {
     match object {
         Object::Service(mut service) => {
-            if let Some(service) = Rc::get_mut(&mut service) {
+            if let Some(service) = Arc::get_mut(&mut service) {
                 service.metadata.managed_fields = None;
                 if let Some(ports) = service.spec.as_mut().and_then(|spec| spec.ports.as_mut()) {
                     ports.shrink_to_fit();
@@ -32,7 +32,7 @@ pub(super) fn content(object: Object) -> Content {
             }
             Content::Service(service)
         }
-        Object::EndpointSlice(slice) => Content::Slice(Rc::new(Slice::of(&slice))),
+        Object::EndpointSlice(slice) => Content::Slice(Arc::new(Slice::of(&slice))),
         Object::Pod(pod) => Content::Pod(pod),
         Object::Node(node) => Content::Node(node),
         Object::Other(kind) => Content::Other(kind),
@@ -53,18 +53,18 @@ fn owner(identity: &Identity, slice: &Slice) -> ServiceKey {
 pub(super) fn insert(registry: &mut Registry, identity: &Identity, content: &Content) {
     let name = identity.name.clone();
     match content {
-        Content::Service(service) => drop(registry.services.insert(key(identity), Rc::clone(service))),
+        Content::Service(service) => drop(registry.services.insert(key(identity), Arc::clone(service))),
         Content::Slice(slice) => {
             let slices = registry.slices.entry(owner(identity, slice)).or_default();
             let at = slices.partition_point(|(known, _)| *known < name);
             slices.reserve_exact(1);
-            slices.insert(at, (name, Rc::clone(slice)));
+            slices.insert(at, (name, Arc::clone(slice)));
         }
         Content::Pod(pod) => {
             let pods = registry.pods.entry(identity.namespace.clone()).or_default();
-            pods.insert(name, Rc::clone(pod));
+            pods.insert(name, Arc::clone(pod));
         }
-        Content::Node(node) => drop(registry.nodes.insert(name, Rc::clone(node))),
+        Content::Node(node) => drop(registry.nodes.insert(name, Arc::clone(node))),
         Content::Other(_) => {}
     }
 }
@@ -93,7 +93,7 @@ pub(super) fn remove(registry: &mut Registry, identity: &Identity, content: &Con
 }
 
 /// Notes which Services an object that came or went touches.
-pub(super) fn touch(touched: &mut Touched, pods: &mut Vec<Rc<Pod>>, identity: &Identity, content: &Content) {
+pub(super) fn touch(touched: &mut Touched, pods: &mut Vec<Arc<Pod>>, identity: &Identity, content: &Content) {
     match content {
         Content::Service(_) => {
             touched.service_objects += usize::from(touched.services.insert(key(identity)));
@@ -102,7 +102,7 @@ pub(super) fn touch(touched: &mut Touched, pods: &mut Vec<Rc<Pod>>, identity: &I
             touched.services.insert(owner(identity, slice));
             touched.slice_objects += 1;
         }
-        Content::Pod(pod) => pods.push(Rc::clone(pod)),
+        Content::Pod(pod) => pods.push(Arc::clone(pod)),
         Content::Node(_) => touched.nodes = true,
         Content::Other(_) => {}
     }

@@ -23,7 +23,7 @@ pub mod store;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -75,13 +75,13 @@ pub type ServiceKey = (String, String);
 #[derive(Debug, Default, Clone)]
 pub struct Registry {
     /// All Services.
-    pub services: BTreeMap<ServiceKey, Rc<Service>>,
+    pub services: BTreeMap<ServiceKey, Arc<Service>>,
     /// EndpointSlices in the order of their names, under the Service that their label names.
-    pub slices: BTreeMap<ServiceKey, Vec<(String, Rc<Slice>)>>,
+    pub slices: BTreeMap<ServiceKey, Vec<(String, Arc<Slice>)>>,
     /// Pods by name, under their namespace.
-    pub pods: BTreeMap<String, BTreeMap<String, Rc<Pod>>>,
+    pub pods: BTreeMap<String, BTreeMap<String, Arc<Pod>>>,
     /// All Nodes.
-    pub nodes: BTreeMap<String, Rc<Node>>,
+    pub nodes: BTreeMap<String, Arc<Node>>,
     /// What was passed over: `Deployment in web.json`.
     pub ignored: Vec<String>,
 }
@@ -92,14 +92,7 @@ impl Registry {
     /// # Errors
     /// Everything that is wrong, one problem for each object at most.
     pub fn read(files: &[SourceFile]) -> Result<Self, Vec<Problem>> {
-        let mut store = Store::default();
-        store.update(files, &[]);
-        let problems = store.problems();
-        if problems.is_empty() {
-            Ok(store.into_registry())
-        } else {
-            Err(problems)
-        }
+        Store::read(files).map(Store::into_registry)
     }
 
     /// How many EndpointSlices there are.

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Service, ServicePort as ApiPort, ServiceSpec};
@@ -18,6 +18,7 @@ use crate::config::Compat;
 use crate::model::{
     Endpoint, Hints, Model, Protocol, ProxyConfig, ServicePort, ServicePortName, TrafficPolicy, host_port,
 };
+use crate::spread;
 
 /// Objects with one of these labels are for another proxy, or for none.
 const NOT_OURS: [&str; 2] = [
@@ -33,10 +34,10 @@ const AFFINITY_SECONDS: u32 = 10_800;
 
 /// What one node's proxy of one family sees.
 pub fn model(registry: &Registry, config: ProxyConfig) -> Model {
-    let services = registry.services.keys();
-    let ports = services.flat_map(|service| service_ports(registry, service, &config));
+    let services: Vec<&ServiceKey> = registry.services.keys().collect();
+    let ports = spread::map(&services, |service| service_ports(registry, service, &config));
     Model {
-        ports: ports.collect(),
+        ports: ports.into_iter().flatten().collect(),
         config,
     }
 }
@@ -55,7 +56,7 @@ pub fn service_ports(registry: &Registry, key: &ServiceKey, config: &ProxyConfig
         .into_iter()
         .flatten()
         .map(|(_, slice)| slice);
-    let own: Vec<&Slice> = slices.map(Rc::as_ref).filter(|slice| slice.is_ours).collect();
+    let own: Vec<&Slice> = slices.map(Arc::as_ref).filter(|slice| slice.is_ours).collect();
     let seen = Seen {
         registry,
         service,
@@ -124,7 +125,7 @@ impl Seen<'_> {
         };
         let pods = if self.own.is_none() {
             let pods = self.registry.pods.get(namespace_of(&self.service.metadata));
-            let pods = pods.into_iter().flat_map(BTreeMap::values).map(Rc::as_ref);
+            let pods = pods.into_iter().flat_map(BTreeMap::values).map(Arc::as_ref);
             select::matching_pods(self.service, pods)
         } else {
             None
@@ -276,7 +277,12 @@ impl Seen<'_> {
 
 /// Sorted by the text of their targets. Of two with the same target a local one wins, and in newer
 /// kube-proxies one that is not on its way out: a pod may get the address of one that is.
-fn merged(endpoints: Vec<Endpoint>, compat: Compat) -> Vec<Endpoint> {
+fn merged(mut endpoints: Vec<Endpoint>, compat: Compat) -> Vec<Endpoint> {
+    // Mostly no two have the same.
+    endpoints.sort_by(|one, other| one.target.cmp(&other.target));
+    if !endpoints.windows(2).any(|two| two[0].target == two[1].target) {
+        return endpoints;
+    }
     let mut by_target: BTreeMap<String, Endpoint> = BTreeMap::new();
     for endpoint in endpoints {
         let wins = match compat {

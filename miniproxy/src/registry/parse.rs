@@ -1,7 +1,8 @@
 //! The bytes of one file → objects that remember where they stand.
 
 use std::collections::BTreeMap;
-use std::rc::{Rc, Weak};
+use std::fmt::Display;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -19,13 +20,13 @@ use super::{Identity, SERVICE_NAME_LABEL, SourceFile};
 #[derive(Debug, Clone)]
 pub enum Object {
     /// v1 Service
-    Service(Rc<Service>),
+    Service(Arc<Service>),
     /// discovery.k8s.io/v1 EndpointSlice
-    EndpointSlice(Rc<EndpointSlice>),
+    EndpointSlice(Arc<EndpointSlice>),
     /// v1 Pod
-    Pod(Rc<Pod>),
+    Pod(Arc<Pod>),
     /// v1 Node
-    Node(Rc<Node>),
+    Node(Arc<Node>),
     /// A kind that is known and has nothing to do with rules.
     Other(String),
 }
@@ -47,9 +48,7 @@ impl Object {
 #[derive(Debug, Clone)]
 pub struct Origin {
     /// The file.
-    pub file: Rc<str>,
-    /// The file's text, for as long as it is being read: places of fields are looked for in it.
-    text: Weak<str>,
+    pub file: Arc<str>,
     /// Where in the text the object is.
     range: (usize, usize),
     /// Line and column of the object's beginning.
@@ -59,10 +58,18 @@ pub struct Origin {
 }
 
 impl Origin {
-    /// A problem with one field of the object that stands here.
-    pub fn problem(&self, field: &str, what: impl Into<String>, expected: impl Into<String>) -> Problem {
-        let inner = parse_path(field);
-        let (line, column) = self.position(&inner);
+    /// A problem with one field of the object that stands here; where in the file's text the field
+    /// is can only be told with that text.
+    pub fn problem(
+        &self,
+        text: Option<&str>,
+        field: impl Display,
+        what: impl Into<String>,
+        expected: impl Into<String>,
+    ) -> Problem {
+        let inner = parse_path(&field.to_string());
+        let object = text.and_then(|text| text.get(self.range.0..self.range.1));
+        let (line, column) = object.map_or(self.begin, |object| self.position(object, &inner));
         let mut path = Vec::new();
         if let Some(index) = self.index {
             path.extend([Step::Key("items".into()), Step::Index(index)]);
@@ -79,15 +86,8 @@ impl Origin {
         }
     }
 
-    fn position(&self, path: &[Step]) -> (usize, usize) {
+    fn position(&self, object: &str, path: &[Step]) -> (usize, usize) {
         let (line, column) = self.begin;
-        let text = self.text.upgrade();
-        let Some(object) = text
-            .as_ref()
-            .and_then(|text| text.get(self.range.0..self.range.1))
-        else {
-            return self.begin;
-        };
         match position(object, path) {
             (1, inner) => (line, column + inner - 1),
             (below, inner) => (line + below - 1, inner),
@@ -95,19 +95,44 @@ impl Origin {
     }
 }
 
+/// Where an object stands, and the text of the whole file: places of fields are looked for in it.
+#[derive(Debug, Clone)]
+pub struct Place<'a> {
+    /// Where it stands.
+    pub origin: Origin,
+    text: &'a str,
+}
+
+impl Place<'_> {
+    /// A problem with one field of the object that stands here.
+    pub fn problem(
+        &self,
+        field: impl Display,
+        what: impl Into<String>,
+        expected: impl Into<String>,
+    ) -> Problem {
+        self.origin.problem(Some(self.text), field, what, expected)
+    }
+}
+
 /// One object and where it stands.
 #[derive(Debug, Clone)]
-pub struct Item {
+pub struct Item<'a> {
     /// The object.
     pub object: Object,
     /// Where it stands.
-    pub origin: Origin,
+    pub place: Place<'a>,
 }
 
-impl Item {
+impl Item<'_> {
     /// A problem with one field of this object.
-    pub fn problem(&self, field: &str, what: impl Into<String>, expected: impl Into<String>) -> Problem {
-        self.origin.problem(field, what, expected)
+    pub fn problem(
+        &self,
+        field: impl Display,
+        what: impl Into<String>,
+        expected: impl Into<String>,
+    ) -> Problem {
+        self.place.problem(field, what, expected)
     }
 }
 
@@ -122,19 +147,14 @@ pub struct Refused {
     pub service: Option<String>,
 }
 
-/// What one file holds. Places in it can be told for as long as this lives.
-#[derive(Debug)]
-pub struct Parsed {
-    /// Each object of the file, or why it is none.
-    pub items: Vec<Result<Item, Box<Refused>>>,
-    _text: Rc<str>,
-}
+/// An object of a file, or why it is none.
+pub type Parsed<'a> = Result<Item<'a>, Box<Refused>>;
 
 /// Reads one file: a single object, or a list of them as kubectl prints it.
 ///
 /// # Errors
 /// What is wrong with its JSON. Objects that cannot be taken are told one by one.
-pub fn parse(file: &SourceFile) -> Result<Parsed, Problem> {
+pub fn parse(file: &SourceFile) -> Result<Vec<Parsed<'_>>, Problem> {
     let broken = |line, column, what: String| Problem {
         file: file.path.clone(),
         line,
@@ -157,60 +177,57 @@ pub fn parse(file: &SourceFile) -> Result<Parsed, Problem> {
         let what = what.split(" at line ").next().unwrap_or(&what).to_string();
         broken(error.line(), error.column().max(1), what)
     })?;
-    let text: Rc<str> = text.into();
-    let mut places = Places::new(file, &text);
-    let origin = places.origin(offset(&file.bytes, whole), whole.get().len(), None);
-    let items = match list(whole) {
-        None => vec![object(whole.get(), origin)],
+    let mut places = Places::new(&file.path, text);
+    let place = places.place(whole, None);
+    match list(whole.get()) {
+        None => Ok(vec![object(whole.get(), place)]),
         Some(Items::Of(items)) => {
-            let one = |(index, item): (usize, &RawValue)| {
-                let origin = places.origin(offset(&file.bytes, item), item.get().len(), Some(index));
-                object(item.get(), origin)
-            };
-            items.into_iter().enumerate().map(one).collect()
+            let one = |(index, item): (usize, &RawValue)| object(item.get(), places.place(item, Some(index)));
+            Ok(items.into_iter().enumerate().map(one).collect())
         }
-        Some(Items::Missing) => {
-            return Err(origin.problem("items", "a list without items", "an array of objects"));
-        }
-    };
-    Ok(Parsed { items, _text: text })
+        Some(Items::Missing) => Err(place.problem("items", "a list without items", "an array of objects")),
+    }
 }
 
-/// Where in the bytes a value stands that was borrowed from them.
-fn offset(bytes: &[u8], value: &RawValue) -> usize {
-    (value.get().as_ptr() as usize).saturating_sub(bytes.as_ptr() as usize)
-}
-
-/// Tells lines and columns of places that are asked for from the head to the end.
+/// Tells lines and columns of values that are asked for from the head of a text to its end.
 struct Places<'a> {
-    file: Rc<str>,
-    text: &'a Rc<str>,
+    file: Arc<str>,
+    text: &'a str,
     at: usize,
     line: usize,
+    column: usize,
 }
 
 impl<'a> Places<'a> {
-    fn new(file: &SourceFile, text: &'a Rc<str>) -> Self {
+    fn new(path: &str, text: &'a str) -> Self {
         Self {
-            file: file.path.as_str().into(),
+            file: path.into(),
             text,
             at: 0,
             line: 1,
+            column: 1,
         }
     }
 
-    fn origin(&mut self, start: usize, length: usize, index: Option<usize>) -> Origin {
+    /// Of a value that was borrowed from the text.
+    fn place(&mut self, value: &RawValue, index: Option<usize>) -> Place<'a> {
+        let start = (value.get().as_ptr() as usize).saturating_sub(self.text.as_ptr() as usize);
         let passed = self.text.get(self.at..start).unwrap_or_default();
-        self.line += passed.matches('\n').count();
+        if let Some(newline) = passed.rfind('\n') {
+            self.line += passed.matches('\n').count();
+            self.column = passed[newline + 1..].chars().count() + 1;
+        } else {
+            self.column += passed.chars().count();
+        }
         self.at = self.at.max(start);
-        let before = self.text.get(..start).unwrap_or_default();
-        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-        Origin {
-            file: Rc::clone(&self.file),
-            text: Rc::downgrade(self.text),
-            range: (start, start + length),
-            begin: (self.line, before[line_start..].chars().count() + 1),
-            index,
+        Place {
+            origin: Origin {
+                file: Arc::clone(&self.file),
+                range: (start, start + value.get().len()),
+                begin: (self.line, self.column),
+                index,
+            },
+            text: self.text,
         }
     }
 }
@@ -221,8 +238,28 @@ enum Items<'a> {
 }
 
 /// The items of a list; `None` when this is no list.
-fn list(whole: &RawValue) -> Option<Items<'_>> {
-    let fields: BTreeMap<String, &RawValue> = serde_json::from_str(whole.get()).ok()?;
+fn list(whole: &str) -> Option<Items<'_>> {
+    #[derive(Deserialize)]
+    struct Outline<'a> {
+        #[serde(borrow)]
+        kind: &'a str,
+        #[serde(borrow)]
+        items: Option<Vec<&'a RawValue>>,
+    }
+    // An array would be taken for the fields in their order.
+    let outline = whole.starts_with('{').then(|| serde_json::from_str(whole));
+    match outline {
+        Some(Ok(Outline { kind, .. })) if !kind.ends_with("List") => None,
+        Some(Ok(Outline {
+            items: Some(items), ..
+        })) => Some(Items::Of(items)),
+        // Slower, and exact about what is missing and what is said twice.
+        _ => list_by_fields(whole),
+    }
+}
+
+fn list_by_fields(whole: &str) -> Option<Items<'_>> {
+    let fields: BTreeMap<String, &RawValue> = serde_json::from_str(whole).ok()?;
     let kind: String = serde_json::from_str(fields.get("kind")?.get()).ok()?;
     if !kind.ends_with("List") {
         return None;
@@ -234,14 +271,14 @@ fn list(whole: &RawValue) -> Option<Items<'_>> {
     })
 }
 
-fn object(text: &str, origin: Origin) -> Result<Item, Box<Refused>> {
+fn object<'a>(text: &str, place: Place<'a>) -> Parsed<'a> {
     if let Some(object) = directly(text) {
-        return Ok(Item { object, origin });
+        return Ok(Item { object, place });
     }
     // Slower, and with words for what is wrong.
     let value: Value = serde_json::from_str(text).unwrap_or_default();
-    match object_of(&value, &origin) {
-        Ok(object) => Ok(Item { object, origin }),
+    match object_of(&value, &place) {
+        Ok(object) => Ok(Item { object, place }),
         Err(problem) => Err(Box::new(Refused {
             problem: *problem,
             identity: identity(&value),
@@ -260,8 +297,8 @@ fn directly(text: &str) -> Option<Object> {
         #[serde(borrow)]
         kind: &'a str,
     }
-    fn read<T: DeserializeOwned>(text: &str) -> Option<Rc<T>> {
-        serde_json::from_str(text).ok().map(Rc::new)
+    fn read<T: DeserializeOwned>(text: &str) -> Option<Arc<T>> {
+        serde_json::from_str(text).ok().map(Arc::new)
     }
     let head: Head<'_> = serde_json::from_str(text).ok()?;
     match (head.api_version, head.kind) {
@@ -296,11 +333,11 @@ fn service(value: &Value) -> Option<String> {
     Some(labels.get(SERVICE_NAME_LABEL)?.as_str()?.to_string())
 }
 
-fn object_of(value: &Value, origin: &Origin) -> Result<Object, Box<Problem>> {
+fn object_of(value: &Value, place: &Place<'_>) -> Result<Object, Box<Problem>> {
     let field = |name: &str| match value.get(name) {
         Some(Value::String(text)) => Ok(text.as_str()),
-        Some(_) => Err(origin.problem(name, format!("{name} is no text"), "text in quotes")),
-        None => Err(origin.problem(
+        Some(_) => Err(place.problem(name, format!("{name} is no text"), "text in quotes")),
+        None => Err(place.problem(
             name,
             format!("{name} is missing"),
             "apiVersion and kind, as kubectl prints them",
@@ -308,26 +345,26 @@ fn object_of(value: &Value, origin: &Origin) -> Result<Object, Box<Problem>> {
     };
     let (version, kind) = (field("apiVersion")?, field("kind")?);
     Ok(match (version, kind) {
-        ("v1", "Service") => Object::Service(typed(value, origin)?),
-        ("discovery.k8s.io/v1", "EndpointSlice") => Object::EndpointSlice(typed(value, origin)?),
-        ("v1", "Pod") => Object::Pod(typed(value, origin)?),
-        ("v1", "Node") => Object::Node(typed(value, origin)?),
+        ("v1", "Service") => Object::Service(typed(value, place)?),
+        ("discovery.k8s.io/v1", "EndpointSlice") => Object::EndpointSlice(typed(value, place)?),
+        ("v1", "Pod") => Object::Pod(typed(value, place)?),
+        ("v1", "Node") => Object::Node(typed(value, place)?),
         // Other groups are other people's objects; in the core group a kind that nobody knows is a slip.
         (_, kind) if !OUR_KINDS.contains(&kind) && (version.contains('/') || CORE_KINDS.contains(&kind)) => {
             Object::Other(kind.to_string())
         }
-        (_, kind) => return Err(Box::new(wrong_kind(origin, version, kind))),
+        (_, kind) => return Err(Box::new(wrong_kind(place, version, kind))),
     })
 }
 
 const OUR_KINDS: [&str; 4] = ["Service", "EndpointSlice", "Pod", "Node"];
 
-fn wrong_kind(origin: &Origin, version: &str, kind: &str) -> Problem {
+fn wrong_kind(place: &Place<'_>, version: &str, kind: &str) -> Problem {
     let said = format!("{kind} of version {version}");
     match kind {
-        "EndpointSlice" => origin.problem("apiVersion", said, "discovery.k8s.io/v1"),
-        kind if OUR_KINDS.contains(&kind) => origin.problem("apiVersion", said, "v1"),
-        kind => origin.problem(
+        "EndpointSlice" => place.problem("apiVersion", said, "discovery.k8s.io/v1"),
+        kind if OUR_KINDS.contains(&kind) => place.problem("apiVersion", said, "v1"),
+        kind => place.problem(
             "kind",
             format!("there is no kind {kind} in {version}"),
             "Service, EndpointSlice, Pod or Node (other kinds of Kubernetes are passed over)",
@@ -354,9 +391,9 @@ const CORE_KINDS: [&str; 15] = [
     "Status",
 ];
 
-fn typed<T: DeserializeOwned>(value: &Value, origin: &Origin) -> Result<Rc<T>, Problem> {
+fn typed<T: DeserializeOwned>(value: &Value, place: &Place<'_>) -> Result<Arc<T>, Problem> {
     serde_path_to_error::deserialize(value)
-        .map(Rc::new)
+        .map(Arc::new)
         .map_err(|error| {
             let path = error.path().to_string();
             let field = if path == "." { String::new() } else { path };
@@ -365,7 +402,7 @@ fn typed<T: DeserializeOwned>(value: &Value, origin: &Origin) -> Result<Rc<T>, P
                 Some((what, expected)) => (what.to_string(), expected.to_string()),
                 None => (words, "a field as the Kubernetes API has it".to_string()),
             };
-            origin.problem(&field, what, expected)
+            place.problem(&field, what, expected)
         })
 }
 
@@ -373,12 +410,12 @@ fn typed<T: DeserializeOwned>(value: &Value, origin: &Origin) -> Result<Rc<T>, P
 mod tests {
     use super::*;
 
-    fn parse_text(text: &str) -> Result<Vec<Item>, Problem> {
-        let parsed = parse(&SourceFile {
+    fn parse_text(text: &str) -> Result<Vec<Object>, Problem> {
+        let file = SourceFile {
             path: "web.json".into(),
             bytes: text.as_bytes().to_vec(),
-        })?;
-        let items = parsed.items.into_iter();
+        };
+        let items = parse(&file)?.into_iter().map(|item| item.map(|item| item.object));
         items.collect::<Result<_, _>>().map_err(|refused| refused.problem)
     }
 
@@ -404,7 +441,7 @@ mod tests {
     #[test]
     fn other_kinds_are_passed_over_and_slips_are_not() {
         let deployment = parse_text(r#"{"apiVersion":"apps/v1","kind":"Deployment"}"#).unwrap();
-        assert!(matches!(&deployment[0].object, Object::Other(kind) if kind == "Deployment"));
+        assert!(matches!(&deployment[0], Object::Other(kind) if kind == "Deployment"));
         let slip = parse_text(r#"{"apiVersion":"v1","kind":"Servise"}"#).unwrap_err();
         assert_eq!(
             slip.to_string(),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
 use labkit::xtables::Family;
@@ -56,7 +56,7 @@ pub struct SliceEndpoint {
     /// Is on its way out.
     pub terminating: bool,
     /// The Node it is on.
-    pub node: Option<Rc<str>>,
+    pub node: Option<Arc<str>>,
     /// Zones that should use it.
     pub zone_hints: Box<[String]>,
     /// Nodes that should use it.
@@ -97,7 +97,7 @@ fn port(port: &EndpointPort) -> Option<SlicePort> {
     })
 }
 
-fn one(endpoint: &Endpoint, family: Family, nodes: &mut Vec<Rc<str>>) -> Option<SliceEndpoint> {
+fn one(endpoint: &Endpoint, family: Family, nodes: &mut Vec<Arc<str>>) -> Option<SliceEndpoint> {
     let address = endpoint.addresses.first()?;
     let ip = parse_ip(address).filter(|ip| ip.is_ipv4() == (family == Family::V4))?;
     let condition = |pick: fn(&EndpointConditions) -> Option<bool>, absent| {

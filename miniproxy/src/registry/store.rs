@@ -4,16 +4,17 @@
 //! and all others as they are. A file that is no JSON at all keeps what it said before.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::rc::Rc;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
 
 use super::content::{Content, content, insert, remove, touch};
-use super::parse::{Item, Object, Origin, Parsed, Refused, parse};
+use super::parse::{Item, Object, Origin, Refused, parse};
 use super::problem::Problem;
 use super::slice::Slice;
 use super::{Identity, Registry, ServiceKey, SourceFile};
 use super::{check, model, name_of, namespace_of, select};
+use crate::spread;
 
 /// What an update changed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -66,7 +67,7 @@ impl Refusals {
 #[derive(Debug)]
 struct Held {
     /// `None` for kinds that are passed over.
-    identity: Option<Rc<Identity>>,
+    identity: Option<Arc<Identity>>,
     /// Addresses that only one Service may have.
     addresses: Vec<String>,
     content: Content,
@@ -76,7 +77,7 @@ struct Held {
 /// One file as it was last read.
 #[derive(Debug, Default)]
 struct File {
-    held: Vec<Rc<Held>>,
+    held: Vec<Arc<Held>>,
     problems: Vec<Problem>,
     /// What was refused, with the Service that would miss it.
     refused: Vec<(Identity, Option<ServiceKey>)>,
@@ -84,7 +85,7 @@ struct File {
     blind: bool,
 }
 
-type InForce = HashMap<Rc<Identity>, Rc<Held>>;
+type InForce = HashMap<Arc<Identity>, Arc<Held>>;
 
 /// All files of a registry, and what they come to.
 #[derive(Debug, Default)]
@@ -92,12 +93,27 @@ pub struct Store {
     files: BTreeMap<String, File>,
     in_force: InForce,
     /// Whose the addresses are.
-    addresses: HashMap<String, Rc<Identity>>,
+    addresses: HashMap<String, Arc<Identity>>,
     registry: Registry,
     conflicts: Vec<Problem>,
 }
 
 impl Store {
+    /// Reads all files, in the order of their paths.
+    ///
+    /// # Errors
+    /// Everything that is wrong, one problem for each object at most.
+    pub fn read(files: &[SourceFile]) -> Result<Self, Vec<Problem>> {
+        let mut store = Self::default();
+        store.update(files, &[]);
+        let problems = store.problems();
+        if problems.is_empty() {
+            Ok(store)
+        } else {
+            Err(problems)
+        }
+    }
+
     /// The objects in force.
     pub fn registry(&self) -> &Registry {
         &self.registry
@@ -145,18 +161,17 @@ impl Store {
     /// Takes in files that are new or changed, and forgets those that are gone.
     pub fn update(&mut self, changed: &[SourceFile], gone: &[String]) -> Touched {
         // What the changed files said before, and what they say now.
-        let mut old: Vec<Rc<Held>> = Vec::new();
+        let mut old: Vec<Arc<Held>> = Vec::new();
         for path in gone {
             old.extend(self.files.remove(path).into_iter().flat_map(|file| file.held));
         }
-        let mut new: Vec<Rc<Held>> = Vec::new();
-        // Alive until conflicts are told: a place in a text can be found while the text is there.
-        let mut texts = Vec::new();
-        for source in changed {
+        let mut new: Vec<Arc<Held>> = Vec::new();
+        let read = spread::map(changed, read);
+        for (source, read) in changed.iter().zip(read) {
             let before = self.files.remove(&source.path);
             old.extend(before.iter().flat_map(|file| &file.held).cloned());
-            let file = match parse(source) {
-                Ok(parsed) => self.file(&source.path, parsed, before, &mut texts),
+            let file = match read {
+                Ok(objects) => self.file(&source.path, objects, before),
                 Err(problem) => File {
                     blind: before.as_ref().is_none_or(|before| before.blind),
                     problems: vec![problem],
@@ -169,14 +184,14 @@ impl Store {
         if self.is_plain(&old, &new) {
             self.exchange(&old, &new)
         } else {
-            self.settle()
+            self.settle(changed)
         }
     }
 
     /// Whether these objects can take each other's places without a look at all others: none of them
     /// has, or had, a name or an address that another file's object wants.
-    fn is_plain(&self, old: &[Rc<Held>], new: &[Rc<Held>]) -> bool {
-        let mut gone: HashMap<&Rc<Identity>, &Rc<Held>> = HashMap::new();
+    fn is_plain(&self, old: &[Arc<Held>], new: &[Arc<Held>]) -> bool {
+        let mut gone: HashMap<&Arc<Identity>, &Arc<Held>> = HashMap::new();
         for held in old {
             match &held.identity {
                 Some(identity) => drop(gone.insert(identity, held)),
@@ -186,8 +201,8 @@ impl Store {
         let in_force = gone
             .iter()
             .all(|(id, held)| is_same(self.in_force.get(*id), held));
-        let mut names = HashSet::new();
-        let mut addresses = HashSet::new();
+        let mut names = HashSet::with_capacity(new.len());
+        let mut addresses = HashSet::with_capacity(new.len());
         for held in new {
             let Some(identity) = &held.identity else {
                 return false;
@@ -207,34 +222,43 @@ impl Store {
     }
 
     /// Puts some objects into the places of others; what it costs does not grow with all others.
-    fn exchange(&mut self, old: &[Rc<Held>], new: &[Rc<Held>]) -> Touched {
-        let named = |held: &Rc<Held>| Some((Rc::clone(held.identity.as_ref()?), Rc::clone(held)));
-        let (old, new): (InForce, InForce) = (
-            old.iter().filter_map(named).collect(),
-            new.iter().filter_map(named).collect(),
-        );
-        for (identity, held) in &old {
-            self.in_force.remove(identity);
+    fn exchange(&mut self, old: &[Arc<Held>], new: &[Arc<Held>]) -> Touched {
+        let of = |all: &[Arc<Held>]| all.iter().map(Arc::as_ptr).collect::<HashSet<_>>();
+        let (was, is) = (of(old), of(new));
+        let gone: Vec<&Arc<Held>> = old
+            .iter()
+            .filter(|held| !is.contains(&Arc::as_ptr(held)))
+            .collect();
+        let new: Vec<&Arc<Held>> = new
+            .iter()
+            .filter(|held| !was.contains(&Arc::as_ptr(held)))
+            .collect();
+        for held in &gone {
+            if let Some(identity) = &held.identity {
+                self.in_force.remove(identity);
+            }
             for address in &held.addresses {
                 self.addresses.remove(address);
             }
         }
-        for (identity, held) in &new {
-            self.in_force.insert(Rc::clone(identity), Rc::clone(held));
+        self.in_force.reserve(new.len());
+        for held in &new {
+            let Some(identity) = &held.identity else { continue };
+            self.in_force.insert(Arc::clone(identity), Arc::clone(held));
             let addresses = held.addresses.iter();
             self.addresses
-                .extend(addresses.map(|address| (address.clone(), Rc::clone(identity))));
+                .extend(addresses.map(|address| (address.clone(), Arc::clone(identity))));
         }
-        self.index(&old, &new)
+        self.index(&gone, &new)
     }
 
     /// What a file says now; where it says something bad, what it said before.
-    fn file(&self, path: &str, mut parsed: Parsed, before: Option<File>, texts: &mut Vec<Parsed>) -> File {
+    fn file(&self, path: &str, objects: Vec<Checked>, before: Option<File>) -> File {
         let mut file = File::default();
         let mut anonymous = false;
-        for item in std::mem::take(&mut parsed.items) {
-            match item.and_then(held) {
-                Ok(held) => file.held.push(Rc::new(held)),
+        for object in objects {
+            match object {
+                Ok(held) => file.held.push(Arc::new(held)),
                 Err(refused) => {
                     file.problems.push(Problem {
                         object: refused.identity.clone().map(Box::new),
@@ -250,7 +274,6 @@ impl Store {
                 }
             }
         }
-        texts.push(parsed);
         if anonymous {
             // It may be any of those that the file had and does not name any more.
             file.blind = before.as_ref().is_none_or(|before| before.held.is_empty());
@@ -264,8 +287,12 @@ impl Store {
     }
 
     /// Decides which objects are in force: of two with one name, or with one address, the first.
-    fn settle(&mut self) -> Touched {
-        let mut claims = Claims::default();
+    /// Places of fields are told where their file is among these.
+    fn settle(&mut self, read: &[SourceFile]) -> Touched {
+        let mut claims = Claims {
+            texts: read.iter().map(|file| (file.path.as_str(), file)).collect(),
+            ..Claims::default()
+        };
         let mut losers = Vec::new();
         self.conflicts.clear();
         self.registry.ignored.clear();
@@ -286,36 +313,42 @@ impl Store {
         }
         for loser in losers {
             let before = loser.identity.as_ref().and_then(|id| self.in_force.get(id));
-            if let Some(before) = before.filter(|before| !Rc::ptr_eq(before, loser)) {
+            if let Some(before) = before.filter(|before| !Arc::ptr_eq(before, loser)) {
                 // What is in force of it, if that is at nobody's expense.
                 let _ = claims.add(before);
             }
         }
         let names = claims.names.iter();
         let now = names
-            .map(|(identity, held)| (Rc::clone(identity), Rc::clone(held)))
+            .map(|(identity, held)| (Arc::clone(identity), Arc::clone(held)))
             .collect();
         let owners = claims.addresses.iter();
-        let addresses = owners.map(|(address, owner)| ((*address).to_string(), Rc::clone(owner)));
+        let addresses = owners.map(|(address, owner)| ((*address).to_string(), Arc::clone(owner)));
         self.addresses = addresses.collect();
         let before = std::mem::replace(&mut self.in_force, now);
         let now = std::mem::take(&mut self.in_force);
-        let touched = self.index(&before, &now);
+        let gone = before.iter().filter(|(id, held)| !is_same(now.get(*id), held));
+        let new = now.iter().filter(|(id, held)| !is_same(before.get(*id), held));
+        let (gone, new): (Vec<_>, Vec<_>) = (
+            gone.map(|(_, held)| held).collect(),
+            new.map(|(_, held)| held).collect(),
+        );
+        let touched = self.index(&gone, &new);
         self.in_force = now;
         touched
     }
 
-    /// Brings the registry from what was in force to what is.
-    fn index(&mut self, before: &InForce, now: &InForce) -> Touched {
+    /// Takes objects out of the registry, and puts others in.
+    fn index(&mut self, gone: &[&Arc<Held>], new: &[&Arc<Held>]) -> Touched {
         let mut touched = Touched::default();
         let mut pods = Vec::new();
-        let gone = before.iter().filter(|(id, held)| !is_same(now.get(*id), held));
-        for (identity, held) in gone {
+        for held in gone {
+            let Some(identity) = &held.identity else { continue };
             remove(&mut self.registry, identity, &held.content);
             touch(&mut touched, &mut pods, identity, &held.content);
         }
-        let new = now.iter().filter(|(id, held)| !is_same(before.get(*id), held));
-        for (identity, held) in new {
+        for held in new {
+            let Some(identity) = &held.identity else { continue };
             if let Content::Slice(slice) = &held.content {
                 touched.triggers.extend(slice.trigger_time.clone());
             }
@@ -327,7 +360,7 @@ impl Store {
     }
 
     /// Services whose selector finds one of these Pods, where no slice says better.
-    fn touch_by_pods(&self, touched: &mut Touched, pods: &[Rc<Pod>]) {
+    fn touch_by_pods(&self, touched: &mut Touched, pods: &[Arc<Pod>]) {
         if pods.is_empty() {
             return;
         }
@@ -347,8 +380,17 @@ impl Store {
     }
 }
 
+/// An object that passed all checks, or why it did not.
+type Checked = Result<Held, Box<Refused>>;
+
+/// What one file says, which no other file has a part in.
+fn read(source: &SourceFile) -> Result<Vec<Checked>, Problem> {
+    let objects = parse(source)?.into_iter();
+    Ok(objects.map(|item| item.and_then(held)).collect())
+}
+
 /// Checks an object that was read.
-fn held(item: Item) -> Result<Held, Box<Refused>> {
+fn held(item: Item<'_>) -> Checked {
     let identity = item.object.identity().map(|(kind, metadata)| Identity {
         kind,
         namespace: match kind {
@@ -369,13 +411,13 @@ fn held(item: Item) -> Result<Held, Box<Refused>> {
         }));
     }
     Ok(Held {
-        identity: identity.map(Rc::new),
+        identity: identity.map(Arc::new),
         addresses: match &item.object {
             Object::Service(service) => model::cluster_ips(service),
             _ => Vec::new(),
         },
         content: content(item.object),
-        origin: item.origin,
+        origin: item.place.origin,
     })
 }
 
@@ -398,12 +440,20 @@ fn service_of(refused: &Refused, identity: &Identity) -> Option<ServiceKey> {
 /// What only one object may have: its name, and a Service its cluster IPs.
 #[derive(Default)]
 struct Claims<'a> {
-    names: HashMap<&'a Rc<Identity>, &'a Rc<Held>>,
-    addresses: HashMap<&'a str, &'a Rc<Identity>>,
+    names: HashMap<&'a Arc<Identity>, &'a Arc<Held>>,
+    addresses: HashMap<&'a str, &'a Arc<Identity>>,
+    /// Files that were just read, by their paths.
+    texts: HashMap<&'a str, &'a SourceFile>,
 }
 
 impl<'a> Claims<'a> {
-    fn add(&mut self, held: &'a Rc<Held>) -> Result<(), Problem> {
+    fn problem(&self, held: &Held, field: &str, what: String, expected: &str) -> Problem {
+        let file = self.texts.get(&*held.origin.file);
+        let text = file.and_then(|file| std::str::from_utf8(&file.bytes).ok());
+        held.origin.problem(text, field, what, expected)
+    }
+
+    fn add(&mut self, held: &'a Arc<Held>) -> Result<(), Problem> {
         let Some(identity) = &held.identity else {
             return Ok(());
         };
@@ -418,11 +468,12 @@ impl<'a> Claims<'a> {
                 ),
             };
             let expected = "one object for each kind, namespace and name";
-            return Err(held.origin.problem("metadata.name", what, expected));
+            return Err(self.problem(held, "metadata.name", what, expected));
         }
         for address in &held.addresses {
             if let Some(owner) = self.addresses.get(address.as_str()) {
-                return Err(held.origin.problem(
+                return Err(self.problem(
+                    held,
                     "spec.clusterIP",
                     format!("{address} belongs to Service {}/{}", owner.namespace, owner.name),
                     "an address that no other Service has",
@@ -436,6 +487,6 @@ impl<'a> Claims<'a> {
     }
 }
 
-fn is_same(one: Option<&Rc<Held>>, other: &Rc<Held>) -> bool {
-    one.is_some_and(|one| Rc::ptr_eq(one, other))
+fn is_same(one: Option<&Arc<Held>>, other: &Arc<Held>) -> bool {
+    one.is_some_and(|one| Arc::ptr_eq(one, other))
 }

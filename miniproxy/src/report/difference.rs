@@ -10,7 +10,8 @@ use serde::Serialize;
 
 use super::pair::{Pair, pairs};
 use super::words::{Side, differing, role};
-use crate::rules::delta::{is_ours, meaning_key};
+use crate::rules::delta::is_ours;
+use crate::rules::edit::meaning_key;
 use crate::rules::fixed;
 use crate::rules::name::ChainKind;
 use crate::rules::rule::{Rule, Target};

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::rules::delta::meaning_key;
+use crate::rules::edit::meaning_key;
 use crate::rules::rule::Rule;
 
 /// What does not agree between two lists.

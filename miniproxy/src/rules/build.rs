@@ -4,7 +4,7 @@
 //! `pkg/proxy/topology.go` of Kubernetes 1.30.
 
 use super::fixed::{self, EXTERNAL_SERVICES, MARK_MASQ, NODE_PORTS, PROXY_FIREWALL, SERVICES};
-use super::name::{ChainKind, endpoint_chain, service_chain};
+use super::name::{ChainKind, ChainNames};
 use super::part::Part;
 use super::rule::{Match, Probability, Rule, Side, Target};
 use super::set::{TableName, Wanted};
@@ -12,20 +12,18 @@ use crate::endpoints::Choice;
 use crate::model::{
     Endpoint, LocalDetector, Model, Protocol, ProxyConfig, ServicePort, TrafficPolicy, host_port,
 };
+use crate::spread;
 
 /// All rules for one IP family.
 pub fn build(model: &Model) -> Wanted {
     let mut wanted = fixed::base(&model.config);
     let large = model.large_cluster();
     let mut own = Vec::new();
-    for port in &model.ports {
-        let part = part(&model.config, port, large);
+    for part in spread::map(&model.ports, |port| part(&model.config, port, large)) {
         wanted.add_shared(&part);
         own.extend(part.own);
     }
-    let nat = wanted.tables.entry(TableName::Nat).or_default();
-    // Made at once from all, not chain by chain.
-    *nat = std::mem::take(nat).into_iter().chain(own).collect();
+    wanted.add_own(own);
     wanted
         .chain(TableName::Nat, SERVICES)
         .extend(fixed::node_port_rules(&model.config));
@@ -48,6 +46,9 @@ struct PortRules<'a> {
     choice: Choice<'a>,
     /// `namespace/name:port`, which begins every comment.
     name: String,
+    chains: ChainNames,
+    /// The chain of each reachable endpoint, in their order.
+    endpoint_chains: Vec<String>,
     /// Whether each endpoint's rules carry a comment.
     endpoint_comments: bool,
 }
@@ -55,11 +56,17 @@ struct PortRules<'a> {
 impl<'a> PortRules<'a> {
     fn new(config: &'a ProxyConfig, port: &'a ServicePort, large: bool) -> Self {
         let choice = Choice::of(port, config);
+        let chains = ChainNames::of(&port.name, port.protocol);
+        let reachable = choice.reachable.iter();
         Self {
             config,
             port,
-            choice,
             name: port.name.to_string(),
+            endpoint_chains: reachable
+                .map(|endpoint| chains.endpoint(&endpoint.target))
+                .collect(),
+            chains,
+            choice,
             endpoint_comments: !large,
         }
     }
@@ -79,13 +86,13 @@ impl<'a> PortRules<'a> {
         if !self.choice.local.is_empty() && self.port.uses_local_endpoints() {
             self.balance(part, ChainKind::ServiceLocal, &self.choice.local);
         }
-        for endpoint in &self.choice.reachable {
-            self.endpoint(part, endpoint);
+        for (endpoint, chain) in self.choice.reachable.iter().zip(&self.endpoint_chains) {
+            self.endpoint(part, endpoint, chain.clone());
         }
     }
 
     fn chain(&self, kind: ChainKind) -> String {
-        service_chain(kind, &self.port.name, self.port.protocol)
+        self.chains.service(kind)
     }
 
     fn policy_chain(&self, policy: TrafficPolicy) -> String {
@@ -114,7 +121,7 @@ impl<'a> PortRules<'a> {
 
     /// `-m comment … -m tcp -p tcp -d IP --dport PORT`
     fn to_address(&self, comment: &str, ip: std::net::IpAddr) -> Rule {
-        Rule::new()
+        Rule::with_room(4)
             .comment(format!("{} {comment}", self.name))
             .protocol(self.port.protocol)
             .host(Side::Destination, ip)
@@ -347,11 +354,17 @@ impl<'a> PortRules<'a> {
         }
     }
 
+    /// The chain of an endpoint that is used, and so is reachable.
     fn endpoint_chain(&self, endpoint: &Endpoint) -> String {
-        endpoint_chain(&self.port.name, self.port.protocol, &endpoint.target)
+        let reachable = &self.choice.reachable;
+        let found = reachable.binary_search_by(|known| known.target.cmp(&endpoint.target));
+        match found.ok().and_then(|at| self.endpoint_chains.get(at)) {
+            Some(chain) => chain.clone(),
+            None => self.chains.endpoint(&endpoint.target),
+        }
     }
 
-    fn endpoint(&self, part: &mut Part, endpoint: &Endpoint) {
+    fn endpoint(&self, part: &mut Part, endpoint: &Endpoint, chain: String) {
         let begin = || {
             if self.endpoint_comments {
                 Rule::new().comment(&self.name)
@@ -359,7 +372,6 @@ impl<'a> PortRules<'a> {
                 Rule::new()
             }
         };
-        let chain = self.endpoint_chain(endpoint);
         // Hairpin: a pod that reaches itself must see an answer from somebody else.
         let hairpin = begin().host(Side::Source, endpoint.ip).jump(MARK_MASQ);
         // The kernel knows one spelling of an address; only the hash keeps the slice's.

@@ -6,23 +6,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use similar::{Algorithm, DiffOp, capture_diff_slices};
-
+use super::edit::{self, Edit};
 use super::fixed;
 use super::name::ChainKind;
 use super::rule::{Rule, Target};
 use super::set::{Chains, Found, TableName, Wanted};
 use super::text::{append_line, rule_text};
-
-/// One step of editing a chain in place; numbers count from 1 at the time the step is done.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Edit {
-    /// `-D CHAIN number`: iptables finds a rule by its words only if they come in the order in which
-    /// it was made, and that order is not known of a rule that was read.
-    Delete(usize),
-    /// `-I CHAIN number rule`
-    Insert(usize, Rule),
-}
+use crate::spread;
 
 /// The changes to one table.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -92,6 +82,20 @@ impl Delta {
         delta
     }
 
+    /// From a kernel that has nothing yet: the same as [`Self::between`] nothing and `wanted`.
+    pub fn from_nothing(wanted: Wanted) -> Self {
+        let mut delta = Self::default();
+        let nothing = Found::default();
+        delta.add_jumps(&nothing, &wanted);
+        for (table, chains) in wanted.tables {
+            let changes = delta.tables.entry(table).or_default();
+            changes.created = chains.keys().cloned().collect();
+            changes.rewritten = chains;
+        }
+        delta.tables.retain(|_, changes| !changes.is_empty());
+        delta
+    }
+
     /// The same for some chains only: those that are wanted here, and those of nat that may go.
     ///
     /// What it costs does not grow with the number of the other chains.
@@ -116,7 +120,10 @@ impl Delta {
                 match found.chain(*table, chain) {
                     Some(there) if there == rules.as_slice() => {}
                     Some(there) if ChainKind::of(chain).is_none() && !there.is_empty() => {
-                        changes.edited.insert(chain.clone(), edits(there, rules));
+                        let edits = edit::edits(chain, there, rules);
+                        if !edits.is_empty() {
+                            changes.edited.insert(chain.clone(), edits);
+                        }
                     }
                     there => {
                         if there.is_none() {
@@ -311,19 +318,13 @@ fn write_table(text: &mut String, table: TableName, changes: &TableDelta, done: 
     for chain in chain_lines(table, changes, done) {
         let _ = writeln!(text, ":{chain} - [0:0]");
     }
-    for (chain, rules) in changes
-        .rewritten
-        .iter()
-        .filter(|(chain, _)| !done.contains(chain.as_str()))
-    {
-        for rule in rules {
-            append_line(text, chain, rule);
-        }
-    }
+    write_chains(text, changes, done);
     for (chain, edits) in &changes.edited {
         for edit in edits {
             let _ = match edit {
                 Edit::Delete(number) => writeln!(text, "-D {chain} {number}"),
+                // Without a number iptables need not list the chain to find the place.
+                Edit::Insert(1, rule) => writeln!(text, "-I {chain} {}", rule_text(rule)),
                 Edit::Insert(number, rule) => writeln!(text, "-I {chain} {number} {}", rule_text(rule)),
             };
         }
@@ -338,6 +339,29 @@ fn write_table(text: &mut String, table: TableName, changes: &TableDelta, done: 
         let _ = writeln!(text, "-X {chain}");
     }
     text.push_str("COMMIT\n");
+}
+
+/// Chains that one processor writes in one go.
+const CHAINS_AT_ONCE: usize = 64;
+/// As many times that are held besides the text: a large one is not held twice.
+const GOES: usize = 128;
+
+fn write_chains(text: &mut String, changes: &TableDelta, done: &BTreeSet<&str>) {
+    let chains = changes.rewritten.iter();
+    let chains: Vec<_> = chains
+        .filter(|(chain, _)| !done.contains(chain.as_str()))
+        .collect();
+    let goes: Vec<_> = chains.chunks(CHAINS_AT_ONCE).collect();
+    for some in goes.chunks(GOES) {
+        let lines = |chains: &&[(&String, &Vec<Rule>)]| {
+            let mut lines = String::new();
+            for (chain, rules) in *chains {
+                rules.iter().for_each(|rule| append_line(&mut lines, chain, rule));
+            }
+            lines
+        };
+        text.extend(spread::map(some, lines));
+    }
 }
 
 /// A chain line makes or empties a chain. The fixed ones come in kube-proxy's order, the others
@@ -364,42 +388,6 @@ fn chain_lines<'a>(table: TableName, changes: &'a TableDelta, done: &BTreeSet<&s
     lines
 }
 
-/// Steps that turn one list of rules into another, from the end to the head, so that no step moves
-/// the numbers of a later one.
-///
-/// What is the same at the head and at the end is cut off first: comparing texts is for the few
-/// rules between, where a chain may have one for each of ten thousand Services.
-fn edits(there: &[Rule], wanted: &[Rule]) -> Vec<Edit> {
-    let head = there
-        .iter()
-        .zip(wanted)
-        .take_while(|(old, new)| old == new)
-        .count();
-    let (there, wanted) = (&there[head..], &wanted[head..]);
-    let pairs = there.iter().rev().zip(wanted.iter().rev());
-    let end = pairs.take_while(|(old, new)| old == new).count();
-    let (there, wanted) = (&there[..there.len() - end], &wanted[..wanted.len() - end]);
-    let key = |rules: &[Rule]| -> Vec<String> { rules.iter().map(meaning_key).collect() };
-    let operations = capture_diff_slices(Algorithm::Myers, &key(there), &key(wanted));
-    let mut edits = Vec::new();
-    for operation in operations.into_iter().rev() {
-        let (_, old, new) = match operation {
-            DiffOp::Equal { .. } => continue,
-            other => other.as_tag_tuple(),
-        };
-        edits.extend(old.clone().rev().map(|index| Edit::Delete(head + index + 1)));
-        let insert = |rule: &Rule| Edit::Insert(head + old.start + 1, rule.clone());
-        edits.extend(wanted[new].iter().rev().map(insert));
-    }
-    edits
-}
-
-/// Equal for two rules that mean the same.
-pub fn meaning_key(rule: &Rule) -> String {
-    let (matches, target) = rule.meaning();
-    format!("{matches:?} {target:?}")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -409,29 +397,10 @@ mod tests {
     }
 
     #[test]
-    fn edits_lead_from_one_list_to_the_other() {
-        let lists = ["", "a", "abc", "abd", "xabc", "cba", "aabb", "abxycd"];
-        for from in lists {
-            for to in lists {
-                let make = |text: &str| -> Vec<Rule> { text.chars().map(|c| rule(&c.to_string())).collect() };
-                let (mut there, wanted) = (make(from), make(to));
-                let steps = edits(&there, &wanted);
-                super::super::known::edit(&mut there, &steps);
-                assert_eq!(there, wanted, "{from} to {to}");
-            }
-        }
-    }
-
-    #[test]
-    fn one_rule_more_is_one_insert() {
-        let there = vec![rule("a"), rule("c"), rule("last")];
-        let wanted = vec![rule("a"), rule("b"), rule("c"), rule("last")];
-        assert_eq!(edits(&there, &wanted), vec![Edit::Insert(2, rule("b"))]);
-    }
-
-    #[test]
     fn a_jump_that_was_removed_comes_back_in_its_place_and_foreign_rules_stay() {
         let wanted = fixed::base(&crate::model::ProxyConfig::defaults(labkit::xtables::Family::V4));
+        let delta = Delta::between(&Found::default(), &wanted);
+        assert_eq!(Delta::from_nothing(wanted.clone()), delta);
         let mut found = Found::from(&wanted);
         assert!(Delta::between(&found, &wanted).is_empty());
         let forward = found

@@ -1,8 +1,9 @@
 //! What the kernel has after it took a change: knowledge that need not be read back.
 
-use super::delta::{Delta, Edit, TableDelta};
+use super::delta::{Delta, TableDelta};
+use super::edit::{Edit, arranged};
 use super::rule::Rule;
-use super::set::{Chains, Found};
+use super::set::{Chains, Found, Wanted};
 
 impl Found {
     /// Follows a change that was written as a whole.
@@ -14,10 +15,26 @@ impl Found {
 }
 
 impl Found {
-    /// Follows what a change does besides making chains what they should be: jumps, and what goes.
-    pub fn apply_besides(&mut self, delta: &Delta) {
+    /// Follows a change after which every chain is as it is wanted, and shares its rules from then on.
+    pub fn become_as(&mut self, wanted: Wanted, delta: &Delta) {
         for (table, changes) in &delta.tables {
-            besides(self.tables.entry(*table).or_default(), changes);
+            let chains = self.tables.entry(*table).or_default();
+            edited(chains, changes);
+            besides(chains, changes);
+        }
+        for (table, chains) in wanted.tables {
+            let there = self.tables.entry(table).or_default();
+            let rewritten = delta.tables.get(&table).map(|changes| &changes.rewritten);
+            for (chain, rules) in chains {
+                let kept = there
+                    .get(&chain)
+                    .filter(|_| !rewritten.is_some_and(|rewritten| rewritten.contains_key(&chain)));
+                let rules = match kept {
+                    Some(kept) => arranged(&chain, kept, rules),
+                    None => rules,
+                };
+                there.insert(chain, rules);
+            }
         }
     }
 }
@@ -26,10 +43,14 @@ fn apply(chains: &mut Chains, changes: &TableDelta) {
     for (chain, rules) in &changes.rewritten {
         chains.insert(chain.clone(), rules.clone());
     }
+    edited(chains, changes);
+    besides(chains, changes);
+}
+
+fn edited(chains: &mut Chains, changes: &TableDelta) {
     for (chain, edits) in &changes.edited {
         edit(chains.entry(chain.clone()).or_default(), edits);
     }
-    besides(chains, changes);
 }
 
 fn besides(chains: &mut Chains, changes: &TableDelta) {

@@ -11,6 +11,7 @@
 //! | [`text`] | rules → `iptables-restore` text |
 //! | [`parse`], [`dump`] | `iptables-save` text → rule set |
 //! | [`delta`] | what the kernel has, what is wanted → the smallest change |
+//! | [`edit`] | two lists of rules → the steps between them |
 //! | [`known`] | what the kernel has after a change that it took |
 //! | [`keep`] | a rule set → what single service ports have in it |
 //! | [`trace`] | a rule set and a packet → what becomes of it |
@@ -19,6 +20,7 @@
 pub mod build;
 pub mod delta;
 pub mod dump;
+pub mod edit;
 pub mod fixed;
 pub mod keep;
 pub mod known;

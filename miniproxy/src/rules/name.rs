@@ -59,22 +59,44 @@ fn is_hash(rest: &str) -> bool {
 /// Characters of the hash in a name: 80 bits. Longer names would pass the kernel's 28.
 const HASH_LENGTH: usize = 16;
 
-/// The chain of a service port: prefix + Base32(SHA-256(`namespace/name:port` + protocol)).
-pub fn service_chain(kind: ChainKind, port: &ServicePortName, protocol: Protocol) -> String {
-    format!(
-        "{}{}",
-        kind.prefix(),
-        hash(&[&port.to_string(), protocol.lower()])
-    )
+/// What the chains of one service port are called.
+#[derive(Debug, Clone)]
+pub struct ChainNames {
+    /// `namespace/name:port` and the protocol: what is hashed.
+    hashed: String,
+    /// The hash in the names of all its chains but those of endpoints.
+    service: String,
 }
 
-/// The chain of one endpoint; `endpoint` is `ip:port`, with brackets for IPv6.
+impl ChainNames {
+    /// Of the port of this name and protocol.
+    pub fn of(port: &ServicePortName, protocol: Protocol) -> Self {
+        let hashed = format!("{port}{}", protocol.lower());
+        Self {
+            service: hash(&[&hashed]),
+            hashed,
+        }
+    }
+
+    /// A chain of the service port: prefix + Base32(SHA-256(`namespace/name:port` + protocol)).
+    pub fn service(&self, kind: ChainKind) -> String {
+        [kind.prefix(), &self.service].concat()
+    }
+
+    /// The chain of one endpoint; `endpoint` is `ip:port`, with brackets for IPv6.
+    pub fn endpoint(&self, endpoint: &str) -> String {
+        [ChainKind::Endpoint.prefix(), &hash(&[&self.hashed, endpoint])].concat()
+    }
+}
+
+/// One chain of a service port.
+pub fn service_chain(kind: ChainKind, port: &ServicePortName, protocol: Protocol) -> String {
+    ChainNames::of(port, protocol).service(kind)
+}
+
+/// The chain of one endpoint of a service port.
 pub fn endpoint_chain(port: &ServicePortName, protocol: Protocol, endpoint: &str) -> String {
-    format!(
-        "{}{}",
-        ChainKind::Endpoint.prefix(),
-        hash(&[&port.to_string(), protocol.lower(), endpoint])
-    )
+    ChainNames::of(port, protocol).endpoint(endpoint)
 }
 
 fn hash(parts: &[&str]) -> String {
@@ -82,9 +104,8 @@ fn hash(parts: &[&str]) -> String {
     for part in parts {
         digest.update(part.as_bytes());
     }
-    let mut text = BASE32.encode(&digest.finalize());
-    text.truncate(HASH_LENGTH);
-    text
+    // Ten bytes are sixteen characters, to the bit.
+    BASE32.encode(&digest.finalize()[..HASH_LENGTH * 5 / 8])
 }
 
 #[cfg(test)]

@@ -211,6 +211,14 @@ impl Rule {
         Self::default()
     }
 
+    /// The same, with room for this many.
+    pub fn with_room(conditions: usize) -> Self {
+        Self(Arc::new(Clauses {
+            matches: Vec::with_capacity(conditions),
+            target: None,
+        }))
+    }
+
     /// Adds any condition.
     #[must_use]
     pub fn with(mut self, condition: Match) -> Self {

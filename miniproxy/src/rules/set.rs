@@ -75,6 +75,16 @@ impl Wanted {
         nat.extend(part.own.iter().cloned());
     }
 
+    /// Adds chains of service ports, of which there may be a hundred thousand: the map is made at once
+    /// from all of them, not chain by chain.
+    pub fn add_own(&mut self, own: impl IntoIterator<Item = (String, Vec<Rule>)>) {
+        let nat = self.tables.entry(TableName::Nat).or_default();
+        let mut all: Vec<_> = std::mem::take(nat).into_iter().chain(own).collect();
+        // The map sorts too, but it would look for each name where that is in memory.
+        all.sort_by_cached_key(|(name, _)| beginning(name));
+        *nat = all.into_iter().collect();
+    }
+
     /// Adds its rules in shared chains only.
     pub fn add_shared(&mut self, part: &Part) {
         for (table, chain, rule) in &part.shared {
@@ -92,6 +102,15 @@ impl Wanted {
             .get(&table)
             .map_or(0, |chains| chains.values().map(Vec::len).sum())
     }
+}
+
+/// The first bytes of a name, padded; names of chains are no longer.
+fn beginning(name: &str) -> [u8; 32] {
+    let mut bytes = [0; 32];
+    for (to, from) in bytes.iter_mut().zip(name.bytes()) {
+        *to = from;
+    }
+    bytes
 }
 
 /// What a dump says is there: our chains, everybody else's, and the built-in ones.

@@ -169,14 +169,19 @@ impl World {
             Some(Fault::After(tables)) => {
                 let whole = delta.document();
                 let parts: Vec<&str> = whole.split_inclusive("COMMIT\n").take(tables).collect();
-                self.take(family, &parts.concat());
+                self.offer(family, &parts.concat()).unwrap();
                 return self.failed(family);
             }
             _ => {}
         }
         self.writes.push((family, delta.clone()));
         for document in delta.documents(CHAINS) {
-            self.take(family, &document);
+            let taken = self.offer(family, &document);
+            // What others did meanwhile may leave nothing to edit; else every document must fit.
+            if taken.is_err() && fault == Some(Fault::Mixed) {
+                return self.failed(family);
+            }
+            taken.unwrap_or_else(|what| panic!("{what} in\n{document}"));
         }
         match fault {
             Some(Fault::TakenAndKilled) => self.failed(family),
@@ -185,10 +190,11 @@ impl World {
         }
     }
 
-    fn take(&mut self, family: Family, document: &str) {
+    fn offer(&mut self, family: Family, document: &str) -> Result<(), String> {
         let kernel = self.kernel.get_mut(&family).unwrap();
-        memory::restore(kernel, document).unwrap_or_else(|what| panic!("{what} in\n{document}"));
+        memory::restore(kernel, document)?;
         self.count += u32::try_from(document.matches("COMMIT\n").count()).unwrap();
+        Ok(())
     }
 
     fn done(&mut self, family: Family, count: Option<u32>) {

@@ -1,7 +1,9 @@
 //! What a program does around its command: logging, stdout, exit codes, completions, man pages.
 
+use std::collections::BTreeSet;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
 
 use clap::{Command, ValueEnum};
 pub use clap_complete::Shell;
@@ -57,6 +59,15 @@ pub fn emit_json(value: &impl serde::Serialize) -> Result<(), Failure> {
 /// Writes one line of talk to stderr; when stderr is gone there is nobody to tell.
 pub fn tell(line: &str) {
     let _ = writeln!(io::stderr().lock(), "{line}");
+}
+
+/// Tells a note, the first time that it comes up: several nodes may have the same to say.
+pub fn note_once(note: &str) {
+    static TOLD: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
+    if told.insert(note.to_string()) {
+        tell(&format!("note: {note}"));
+    }
 }
 
 /// Starts logging to stderr: warnings, or more with `-v` (info), `-vv` (debug), `-vvv` (trace).

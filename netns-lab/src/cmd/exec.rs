@@ -1,13 +1,16 @@
-//! `netns-lab exec`: becomes a command in a pod.
+//! `netns-lab exec`: a command in a pod.
 
-use labkit::{Failure, Outcome};
+use std::ffi::OsString;
+
+use labkit::{Failure, Outcome, shell};
 
 use super::find::{self, Spot};
-use crate::cli::ExecArgs;
+use super::namespaces;
+use crate::cli::{EnterArgs, ExecArgs};
 use crate::edge::enter::{self, Surroundings};
-use crate::edge::{namespace, store};
+use crate::edge::{namespace, process, registry, store};
 use crate::engine::settle::{self, Place};
-use crate::model::ledger::{Ledger, PodRecord};
+use crate::model::ledger::{Ledger, PodRecord, ProcessId};
 use crate::model::name::Label;
 use crate::model::node::Machine;
 use crate::model::pod_files;
@@ -15,36 +18,99 @@ use crate::model::pod_files;
 /// Runs `exec`.
 pub(super) fn run(args: ExecArgs) -> Result<Outcome, Failure> {
     let (ledger, spot) = find::place(args.name.as_ref(), &args.pod)?;
-    match &spot {
-        Spot::Pod(record) => enter_pod(&ledger, record)?,
-        Spot::Outside(machine) => enter_machine(&ledger, &args.pod, machine)?,
-        Spot::Node(node) => match &node.machine {
-            Some(machine) => enter_machine(&ledger, &args.pod, machine)?,
-            // Whoever calls this is on the node already, or cannot get there.
-            None => {
-                if let Place::Elsewhere(pid) = settle::place(&ledger)? {
-                    return Err(settle::elsewhere(&ledger, pid));
-                }
-            }
-        },
-    }
     let command = if args.command.is_empty() {
         enter::shell_command()
     } else {
         args.command
     };
-    enter::become_command(&command)
+    let record = match &spot {
+        Spot::Pod(record) => record,
+        elsewhere => return on_machine(&ledger, &args.pod, elsewhere, args.container.as_ref(), &command),
+    };
+    refresh_files(&ledger, record)?;
+    match args.container {
+        Some(name) => {
+            let process = running(record, &name)?;
+            enter::in_container(process, true, &command)
+        }
+        // A pod whose first container has ended is still a pod.
+        None => match record.first_process().filter(|process| process::runs(*process)) {
+            Some(process) => enter::in_container(process, false, &command),
+            None => in_pod(&ledger, record, &command),
+        },
+    }
 }
 
-fn enter_pod(ledger: &Ledger, record: &PodRecord) -> Result<(), Failure> {
+/// The first process of a container, if that runs.
+pub(super) fn running(record: &PodRecord, name: &Label) -> Result<ProcessId, Failure> {
+    let pod = &record.pod.spec.name;
+    find::container(record, name)?;
+    let process = record.process(name).filter(|process| process::runs(*process));
+    process.ok_or_else(|| {
+        Failure::failed(format!("the container {name} of {pod} does not run"))
+            .hint(format!("what it said: netns-lab logs {pod} -c {name}"))
+    })
+}
+
+fn refresh_files(ledger: &Ledger, record: &PodRecord) -> Result<(), Failure> {
     let pod = &record.pod;
     let files = store::pod_files(&ledger.lab.name, &pod.spec.name);
-    store::write_pod_files(&files, &pod_files::all(ledger, pod))?;
-    enter::enter(&Surroundings {
+    store::write_pod_files(
+        &files,
+        &pod_files::all(ledger, pod, &registry::names(&ledger.lab.name)),
+    )
+}
+
+/// A process of its own in the pod's network, with a view that is made for it.
+fn in_pod(ledger: &Ledger, record: &PodRecord, command: &[OsString]) -> Result<Outcome, Failure> {
+    let pod = &record.pod;
+    let surroundings = Surroundings {
         namespace: namespace::open(&pod.namespace)?,
         hostname: pod.spec.name.as_str(),
-        files: &files,
-    })
+        files: &store::pod_files(&ledger.lab.name, &pod.spec.name),
+    };
+    enter::enter(&surroundings)?;
+    enter::become_command(command)
+}
+
+/// The process that `exec` starts, once its pid namespace is the container's.
+pub(super) fn enter(args: EnterArgs) -> Result<Outcome, Failure> {
+    enter::join(args.process, args.same_user)?;
+    if args.ask {
+        shell::emit_json(&namespaces::ask())?;
+        return Ok(Outcome::Done);
+    }
+    enter::become_command(&args.command)
+}
+
+/// On a node or on the host outside, which have no containers.
+fn on_machine(
+    ledger: &Ledger,
+    name: &Label,
+    spot: &Spot,
+    container: Option<&Label>,
+    command: &[OsString],
+) -> Result<Outcome, Failure> {
+    if container.is_some() {
+        return Err(
+            Failure::usage(format!("{name} is no pod, and has no containers")).hint("leave --container out")
+        );
+    }
+    let machine = match spot {
+        Spot::Outside(machine) => Some(machine),
+        Spot::Node(node) => node.machine.as_ref(),
+        Spot::Pod(_) => None,
+    };
+    match machine {
+        Some(machine) => enter_machine(ledger, name, machine)?,
+        // Whoever calls this is on the node already, or cannot get there.
+        None => {
+            if let Place::Elsewhere(pid) = settle::place(ledger)? {
+                return Err(settle::elsewhere(ledger, pid));
+            }
+        }
+    }
+    enter::become_command(command)
 }
 
 /// A node or the host outside, whose files are named as its namespace, which no pod's is.

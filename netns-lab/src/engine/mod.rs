@@ -2,6 +2,7 @@
 
 pub mod down;
 pub mod hosts;
+pub mod join;
 pub mod launch;
 pub mod observe;
 pub mod progress;

@@ -29,7 +29,7 @@ pub fn observe(
     let there: Vec<Host> = hosts_to_look_at(lab, ledger, &namespaces);
     let iptables = iptables.filter(|_| ledger.is_some());
     thread::scope(|scope| {
-        let processes = scope.spawn(|| Ok((running(ledger), cut_off(lab, ledger))));
+        let processes = scope.spawn(|| Ok((running(ledger), held(ledger), cut_off(lab, ledger))));
         let standing = scope.spawn(|| standing(lab, &there, iptables));
         let views = visit(lab, &there, |host| Ok((host.clone(), view(lab, host)?)))?;
         let published = if ledger.is_some() {
@@ -41,13 +41,14 @@ pub fn observe(
         for (host, rules) in joined(standing)? {
             views.entry(host).or_default().rules = rules;
         }
-        let (running, cut_off) = joined(processes)?;
+        let (running, held, cut_off) = joined(processes)?;
         Ok(Observed {
             views,
             namespaces,
             netns_directory: namespace::directory_is_mounted(),
             bridge_netfilter: host::has_bridge_netfilter(),
             running,
+            held,
             cut_off,
             agent: ledger.and_then(|ledger| ledger.agent).is_some_and(process::runs),
             has_service: store::has_service(&published),
@@ -117,7 +118,7 @@ fn namespaces(lab: &Lab, pods: &[Pod], ledger: Option<&Ledger>) -> BTreeMap<Stri
         .collect()
 }
 
-/// The pods whose app runs but whose namespace has no way to the bridge any more.
+/// The pods whose holder runs in a namespace that has no way to the bridge any more.
 fn cut_off(lab: &Lab, ledger: Option<&Ledger>) -> BTreeSet<Label> {
     let gateways: BTreeMap<_, _> = lab
         .nodes
@@ -128,16 +129,27 @@ fn cut_off(lab: &Lab, ledger: Option<&Ledger>) -> BTreeSet<Label> {
     let lost = records.filter(|record| {
         let gateway = gateways.get(&record.pod.node);
         record
-            .process
+            .holder
             .zip(gateway)
             .is_some_and(|(id, gateway)| process::runs(id) && !process::has_default_route(id, *gateway))
     });
     lost.map(|record| record.pod.spec.name.clone()).collect()
 }
 
-/// The pods whose recorded app runs.
-pub fn running(ledger: Option<&Ledger>) -> BTreeSet<Label> {
+/// The pods whose recorded holder runs.
+fn held(ledger: Option<&Ledger>) -> BTreeSet<Label> {
     let records = ledger.iter().flat_map(|ledger| &ledger.pods);
-    let alive = records.filter(|record| record.process.is_some_and(process::runs));
-    alive.map(|record| record.pod.spec.name.clone()).collect()
+    let held = records.filter(|record| record.holder.is_some_and(process::runs));
+    held.map(|record| record.pod.spec.name.clone()).collect()
+}
+
+/// The recorded containers that run, each with its pod.
+pub fn running(ledger: Option<&Ledger>) -> BTreeSet<(Label, Label)> {
+    let records = ledger.iter().flat_map(|ledger| &ledger.pods);
+    let containers = records.flat_map(|record| {
+        let alive = record.containers.iter();
+        let alive = alive.filter(|container| container.process.is_some_and(process::runs));
+        alive.map(|container| (record.pod.spec.name.clone(), container.name.clone()))
+    });
+    containers.collect()
 }

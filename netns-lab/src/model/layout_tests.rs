@@ -13,14 +13,7 @@ fn ledger(lab: &Lab, pods: Vec<Pod>) -> Ledger {
         unsettled: false,
         leaving: false,
         hosts: Vec::new(),
-        pods: pods
-            .into_iter()
-            .map(|pod| PodRecord {
-                pod,
-                namespace_inode: None,
-                process: None,
-            })
-            .collect(),
+        pods: pods.into_iter().map(PodRecord::announced).collect(),
         agent: None,
     }
 }

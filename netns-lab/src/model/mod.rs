@@ -2,7 +2,13 @@
 
 pub mod address;
 pub mod check;
+pub mod container;
+pub mod deployment;
 pub mod doctor;
+pub mod document;
+pub mod endpoints;
+pub mod files;
+pub mod kind;
 pub mod layout;
 pub mod ledger;
 pub mod name;
@@ -12,12 +18,19 @@ pub mod observed;
 pub mod plan;
 pub mod pod_files;
 pub mod quantity;
+pub mod refusal;
+pub mod registry;
 pub mod report;
 pub mod rule;
 #[cfg(test)]
 pub(crate) mod samples;
 pub mod schedule;
+pub mod service;
+pub mod service_check;
 pub mod settings;
+pub mod sight;
+pub mod slice;
 pub mod step;
 pub mod topology;
+pub mod view;
 pub mod way;

@@ -14,6 +14,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde::Serialize;
 
 use super::address;
+use super::container::{APP, ContainerSpec};
 use super::ledger::{Lab, Pod};
 use super::name;
 use super::node::Node;
@@ -24,6 +25,8 @@ pub const SERVICE_FILE: &str = "web.service.json";
 
 /// The annotation of a node that is a network namespace of its own: the path of its name.
 pub const NAMESPACE_ANNOTATION: &str = "netns-lab/network-namespace";
+/// What the containers are said to be made of.
+const IMAGE: &str = "netns-lab";
 
 /// The file of a node.
 pub fn node_file(node: &Node) -> String {
@@ -123,30 +126,55 @@ pub fn pod(lab: &Lab, pod: &Pod, ready: bool) -> Vec<u8> {
         },
         spec: Some(PodSpec {
             node_name: Some(pod.node.to_string()),
-            containers: vec![container(pod)],
+            containers: containers(pod),
             ..Default::default()
         }),
         status: Some(status(lab, pod, ready)),
     })
 }
 
-fn container(pod: &Pod) -> Container {
-    let ports = pod.spec.ports.iter().map(|port| ContainerPort {
-        name: Some(port.name.as_str().into()),
-        container_port: i32::from(port.container_port.get()),
-        protocol: Some(port.protocol.name().into()),
-        ..Default::default()
-    });
+/// A pod that runs nothing has a container all the same, for Kubernetes knows no pod without.
+fn containers(pod: &Pod) -> Vec<Container> {
+    let of = |name: String, spec: Option<&ContainerSpec>| {
+        let ports = spec.map(|spec| {
+            let ports = spec.ports.iter().map(|port| ContainerPort {
+                name: Some(port.name.as_str().into()),
+                container_port: i32::from(port.container_port.get()),
+                protocol: Some(port.protocol.name().into()),
+                ..Default::default()
+            });
+            ports.collect()
+        });
+        Container {
+            name,
+            image: Some(IMAGE.into()),
+            command: spec
+                .map(|spec| spec.command.clone())
+                .filter(|command| !command.is_empty()),
+            ports,
+            ..Default::default()
+        }
+    };
+    let specs = pod.containers();
+    if specs.is_empty() {
+        let mut only = vec![of(APP.into(), None)];
+        ask_for(&mut only, pod);
+        return only;
+    }
+    let each = specs.iter().map(|spec| of(spec.name.to_string(), Some(spec)));
+    let mut all: Vec<_> = each.collect();
+    ask_for(&mut all, pod);
+    all
+}
+
+/// What a pod asks for, its first container asks for.
+fn ask_for(containers: &mut [Container], pod: &Pod) {
     let requests: BTreeMap<_, _> = resources(pod.spec.cpu, pod.spec.memory).collect();
-    Container {
-        name: "app".into(),
-        image: Some("netns-lab".into()),
-        ports: pod.has_app().then(|| ports.collect()),
-        resources: (!requests.is_empty()).then(|| ResourceRequirements {
+    if let Some(first) = containers.first_mut().filter(|_| !requests.is_empty()) {
+        first.resources = Some(ResourceRequirements {
             requests: Some(requests),
             ..Default::default()
-        }),
-        ..Default::default()
+        });
     }
 }
 
@@ -173,6 +201,14 @@ fn status(lab: &Lab, pod: &Pod, ready: bool) -> PodStatus {
     };
     let node = lab.node_of(pod);
     let second_host_ip = node.and_then(Node::ip6);
+    let statuses = containers(pod).into_iter().map(|container| ContainerStatus {
+        name: container.name,
+        image: IMAGE.into(),
+        ready,
+        started: Some(ready),
+        state: Some(state.clone()),
+        ..Default::default()
+    });
     PodStatus {
         phase: Some("Running".into()),
         host_ip: node.map(|node| node.ip().to_string()),
@@ -189,14 +225,7 @@ fn status(lab: &Lab, pod: &Pod, ready: bool) -> PodStatus {
                 .collect(),
         ),
         conditions: Some(vec![condition("Ready"), condition("ContainersReady")]),
-        container_statuses: Some(vec![ContainerStatus {
-            name: "app".into(),
-            image: "netns-lab".into(),
-            ready,
-            started: Some(ready),
-            state: Some(state),
-            ..Default::default()
-        }]),
+        container_statuses: Some(statuses.collect()),
         ..Default::default()
     }
 }

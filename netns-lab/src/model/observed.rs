@@ -93,9 +93,11 @@ pub struct Observed {
     pub netns_directory: bool,
     /// Whether the kernel has `br_netfilter`.
     pub bridge_netfilter: bool,
-    /// Pods whose app runs.
-    pub running: BTreeSet<Label>,
-    /// Pods whose app runs in a namespace that lost its address or its way out.
+    /// Containers that run, each with its pod.
+    pub running: BTreeSet<(Label, Label)>,
+    /// Pods whose holder runs.
+    pub held: BTreeSet<Label>,
+    /// Pods whose holder is in a namespace that lost its address or its way out.
     pub cut_off: BTreeSet<Label>,
     /// Whether the agent runs.
     pub agent: bool,

@@ -32,11 +32,14 @@ pub fn plan(wanted: &Wanted, ledger: Option<&Ledger>, observed: &Observed) -> Ve
     let (gone, kept) = planner.sort_out();
     steps.extend(gone.into_iter().cloned().map(Step::RemovePod));
     steps.extend(planner.network_steps(&kept));
-    steps.extend(planner.app_steps(&kept));
+    steps.extend(planner.container_steps(&kept));
     steps.extend(planner.registry_steps());
-    let apps_change = steps
-        .iter()
-        .any(|step| matches!(step, Step::StartApp(_) | Step::StopApp(_) | Step::RemovePod(_)));
+    let apps_change = steps.iter().any(|step| {
+        matches!(
+            step,
+            Step::StartContainer(..) | Step::StopContainer(..) | Step::AddPod(..) | Step::RemovePod(_)
+        )
+    });
     let host_changes = steps
         .iter()
         .any(|step| matches!(step, Step::AddHost(Host::Underlay, _)));
@@ -228,6 +231,7 @@ impl<'a> Planner<'a> {
         let bridge = self.lab.node_of(pod).and_then(|node| self.bridge(node));
         record.namespace_inode.is_some()
             && namespace == record.namespace_inode
+            && self.observed.held.contains(&pod.spec.name)
             && !self.observed.cut_off.contains(&pod.spec.name)
             && bridge
                 .zip(port)
@@ -328,20 +332,23 @@ impl<'a> Planner<'a> {
         steps
     }
 
-    fn app_steps(&self, kept: &BTreeSet<&Label>) -> Vec<Step> {
+    fn container_steps(&self, kept: &BTreeSet<&Label>) -> Vec<Step> {
         let mut steps = Vec::new();
         for pod in self.pods {
             let name = &pod.spec.name;
-            let runs = self.observed.running.contains(name) && kept.contains(name);
-            let same = self.records.get(name).is_some_and(|record| {
-                record.pod.spec.app == pod.spec.app && record.pod.spec.ports == pod.spec.ports
-            });
-            if runs && !same {
-                steps.push(Step::StopApp(pod.clone()));
-            }
-            if pod.has_app() && !(runs && same) {
-                steps.push(Step::StartApp(pod.clone()));
-            }
+            let running = &self.observed.running;
+            let stays = kept.contains(name);
+            let runs = |container: &Label| stays && running.contains(&(name.clone(), container.clone()));
+            let before = self.records.get(name);
+            let had = before.map_or_else(Vec::new, |record| record.pod.containers());
+            let wanted = pod.containers();
+            let (same, other): (Vec<_>, Vec<_>) = had.iter().partition(|had| wanted.contains(had));
+            let stopped = other.iter().filter(|had| runs(&had.name));
+            steps.extend(stopped.map(|had| Step::StopContainer(pod.clone(), had.name.clone())));
+            let missing = wanted
+                .iter()
+                .filter(|wanted| !(same.contains(wanted) && runs(&wanted.name)));
+            steps.extend(missing.map(|wanted| Step::StartContainer(pod.clone(), wanted.clone())));
         }
         steps
     }

@@ -58,7 +58,11 @@ impl World {
     }
 
     fn plan(&self, number: usize) -> Vec<Step> {
-        let pods = lay_out(&self.lab, &Topology::web_pods(number), self.ledger.as_ref()).unwrap();
+        self.plan_to(&Topology::web_pods(number))
+    }
+
+    fn plan_to(&self, topology: &Topology) -> Vec<Step> {
+        let pods = lay_out(&self.lab, topology, self.ledger.as_ref()).unwrap();
         let wanted = Wanted {
             lab: &self.lab,
             pods: &pods,
@@ -67,8 +71,12 @@ impl World {
     }
 
     fn up(&mut self, number: usize) -> Vec<Step> {
-        let pods = lay_out(&self.lab, &Topology::web_pods(number), self.ledger.as_ref()).unwrap();
-        let steps = self.plan(number);
+        self.up_to(&Topology::web_pods(number))
+    }
+
+    fn up_to(&mut self, topology: &Topology) -> Vec<Step> {
+        let pods = lay_out(&self.lab, topology, self.ledger.as_ref()).unwrap();
+        let steps = self.plan_to(topology);
         let mut ledger = self.ledger.take().unwrap_or_else(|| Ledger {
             version: VERSION,
             lab: self.lab.clone(),
@@ -260,7 +268,8 @@ impl World {
                     view.links.retain(|link| link.name != pod.interface);
                 }
                 self.observed.namespaces.remove(&pod.namespace);
-                self.observed.running.remove(&pod.spec.name);
+                self.observed.running.retain(|(other, _)| *other != pod.spec.name);
+                self.observed.held.remove(&pod.spec.name);
                 ledger.pods.retain(|other| other.pod.spec.name != pod.spec.name);
             }
             Step::AddPod(node, pod) => {
@@ -283,24 +292,26 @@ impl World {
                         ..Default::default()
                     },
                 );
+                assert!(self.observed.held.insert(pod.spec.name.clone()));
                 ledger.pods.push(PodRecord {
-                    pod: pod.clone(),
                     namespace_inode: Some(inode),
-                    process: None,
+                    ..PodRecord::announced(pod.clone())
                 });
             }
-            Step::StopApp(pod) => assert!(self.observed.running.remove(&pod.spec.name)),
-            Step::StartApp(pod) => {
-                assert!(self.observed.running.insert(pod.spec.name.clone()));
+            Step::StopContainer(pod, name) => {
+                let key = (pod.spec.name.clone(), name.clone());
+                assert!(self.observed.running.remove(&key));
+            }
+            Step::StartContainer(pod, container) => {
+                let key = (pod.spec.name.clone(), container.name.clone());
+                assert!(self.observed.running.insert(key));
                 let process = ProcessId {
                     pid: 1,
                     start_time: 1,
                 };
-                let records = ledger
-                    .pods
-                    .iter_mut()
-                    .filter(|record| record.pod.spec.name == pod.spec.name);
-                records.for_each(|record| record.process = Some(process));
+                let mut records = ledger.pods.iter_mut();
+                let record = records.find(|record| record.pod.spec.name == pod.spec.name);
+                record.unwrap().set_process(&container.name, Some(process));
             }
             Step::Publish { file, content } => {
                 self.observed.published.insert(file.clone(), content.clone());
@@ -341,10 +352,37 @@ fn three_then_two_removes_one() {
 fn a_dead_app_is_started_again_and_only_that() {
     let mut world = World::new();
     world.up(3);
-    world.observed.running.remove(&Label::web(2));
+    world.observed.running.remove(&(Label::web(2), Label::app()));
     let steps = world.up(3);
     assert_eq!(steps.len(), 2, "{}", sentences(&steps));
-    assert!(matches!(&steps[0], Step::StartApp(pod) if pod.spec.name == Label::web(2)));
+    assert!(matches!(&steps[0], Step::StartContainer(pod, _) if pod.spec.name == Label::web(2)));
+}
+
+#[test]
+fn a_pod_whose_holder_is_dead_is_made_again_with_its_address() {
+    let mut world = World::new();
+    world.up(3);
+    world.observed.held.remove(&Label::web(2));
+    let steps = world.up(3);
+    assert!(matches!(&steps[0], Step::RemovePod(record) if record.pod.spec.name == Label::web(2)));
+    assert!(
+        steps
+            .iter()
+            .any(|step| matches!(step, Step::AddPod(_, pod) if pod.spec.name == Label::web(2)))
+    );
+    assert_eq!(steps.len(), 4, "{}", sentences(&steps));
+}
+
+#[test]
+fn containers_come_and_go_one_by_one() {
+    let with = |containers: &str| {
+        let text = format!(r#"{{"pods":[{{"name":"db","containers":[{containers}]}}]}}"#);
+        Topology::from_json(text.as_bytes()).unwrap()
+    };
+    let mut world = World::new();
+    world.up_to(&with(r#"{"name":"app"},{"name":"side","command":["sleep","1"]}"#));
+    let steps = world.up_to(&with(r#"{"name":"app"},{"name":"side","command":["sleep","2"]}"#));
+    insta::assert_snapshot!(sentences(&steps));
 }
 
 #[test]
@@ -401,7 +439,7 @@ fn damage(world: &mut World, what: usize, which: usize) {
     let pod = Label::web(which);
     match what {
         0 => {
-            world.observed.running.remove(&pod);
+            world.observed.running.remove(&(pod, Label::app()));
         }
         1 => {
             for view in world.observed.views.values_mut() {

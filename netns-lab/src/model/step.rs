@@ -5,7 +5,9 @@ use std::fmt;
 use ipnet::IpNet;
 
 use super::address::mac_text;
+use super::container::{APP, ContainerSpec};
 use super::ledger::{HostRecord, Lab, Pod, PodRecord};
+use super::name::Label;
 use super::node::{Host, Machine, Node, OWN_END, VXLAN};
 use super::observed::Route;
 use super::rule::Rule;
@@ -54,10 +56,10 @@ pub enum Step {
     AddWay(Host, Way),
     /// Remove a route that leads to a node that is no more.
     RemoveWay(Host, Route),
-    /// End a pod's app, which is to be started with other ports.
-    StopApp(Pod),
-    /// Start a pod's app.
-    StartApp(Pod),
+    /// End a container that is not wanted any more, or is to be started as another.
+    StopContainer(Pod, Label),
+    /// Start a container.
+    StartContainer(Pod, ContainerSpec),
     /// Write an object of the lab to the registry.
     Publish {
         /// The file.
@@ -116,8 +118,15 @@ impl fmt::Display for Step {
                     "write the first Service to the registry: web, {ip}:80 to 8080 of app=web"
                 )
             }
-            Self::StopApp(pod) => write!(f, "end the app of {}", pod.spec.name),
-            Self::StartApp(pod) => write!(f, "start the app of {}: {}", pod.spec.name, ports(pod)),
+            Self::StopContainer(pod, name) => write!(f, "end {}", what_of(pod, name)),
+            Self::StartContainer(pod, container) => {
+                let what = what_of(pod, &container.name);
+                if container.is_app() {
+                    write!(f, "start {what}: {}", ports(container))
+                } else {
+                    write!(f, "start {what}: {}", container.command.join(" "))
+                }
+            }
             Self::Publish { file, .. } => write!(f, "write {file} to the registry"),
             Self::Withdraw(file) => write!(f, "remove {file} from the registry"),
             Self::StartAgent => write!(
@@ -220,8 +229,16 @@ fn and(more: Option<impl fmt::Display>) -> String {
     more.map_or_else(String::new, |more| format!(" and {more}"))
 }
 
-fn ports(pod: &Pod) -> String {
-    let ports = pod.spec.ports.iter();
+fn what_of(pod: &Pod, container: &Label) -> String {
+    if container.as_str() == APP {
+        format!("the app of {}", pod.spec.name)
+    } else {
+        format!("the container {container} of {}", pod.spec.name)
+    }
+}
+
+fn ports(container: &ContainerSpec) -> String {
+    let ports = container.ports.iter();
     let ports = ports.map(|port| {
         format!(
             "{} on {}/{}",
