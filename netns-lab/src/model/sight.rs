@@ -138,9 +138,10 @@ impl Comparison {
             ("all are in the host's", &self.host),
         ];
         let sentences = sentences.iter().filter(|(_, kinds)| !kinds.is_empty());
-        sentences
+        let lines: Vec<_> = sentences
             .map(|(who, kinds)| format!("{who}: {}\n", kinds.join(", ")))
-            .collect()
+            .collect();
+        lines.concat()
     }
 }
 
