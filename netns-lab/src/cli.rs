@@ -11,6 +11,7 @@ pub use containers::{
     ContainerArgs, EnterArgs, ExecArgs, ImageArgs, ImageCommand, InsideArgs, LogsArgs, NamespacesArgs,
     RunArgs,
 };
+pub mod objects;
 
 use crate::app::Listen;
 use crate::model::name::Label;
@@ -65,6 +66,16 @@ pub enum Command {
     Doctor(DoctorArgs),
     /// Start a private machine: own network, own /run, root inside, no uplink
     Sandbox(SandboxArgs),
+    /// Show Services, pods and other objects
+    Get(objects::GetArgs),
+    /// Make a Service for an app or a pod
+    Expose(objects::ExposeArgs),
+    /// Take Kubernetes objects from a file
+    Apply(objects::ApplyArgs),
+    /// Remove objects
+    Delete(objects::DeleteArgs),
+    /// Answer names of Services and pods, as a cluster's DNS does
+    Dns(objects::DnsArgs),
     /// The app that runs in a pod
     Serve(ServeArgs),
     /// The first process of a container that runs a command

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`model`] | pure: topology, names, addresses, plan, ledger, objects, reports |
 //! | [`edge`] | the kernel, processes and files; nothing here decides anything |
+//! | [`dns`] | the name server of a lab: objects → names → answers, and its sockets |
 //! | [`engine`] | looks at the host, takes the steps of a plan, takes a lab down |
 //! | [`app`] | the app in a pod |
 //! | [`cmd`] | one file for each sub-command |
@@ -14,6 +15,7 @@
 pub mod app;
 pub mod cli;
 pub mod cmd;
+pub mod dns;
 pub mod edge;
 pub mod engine;
 pub mod model;

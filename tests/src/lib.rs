@@ -17,6 +17,7 @@ pub mod machine;
 mod netlink;
 pub mod programs;
 pub mod registry;
+pub mod resolve;
 pub mod run;
 pub mod stats;
 pub mod steady;

@@ -36,6 +36,11 @@ impl Table {
         self.render_within(width())
     }
 
+    /// The lines of the table with each cell whole, however wide that makes it.
+    pub fn render_whole(&self) -> String {
+        self.render_within(u16::MAX)
+    }
+
     fn render_within(&self, width: u16) -> String {
         let mut grid = Grid::new();
         grid.load_style(comfy_table::presets::NOTHING)

@@ -7,7 +7,7 @@ use labkit::{Failure, Outcome, shell};
 use super::{find, namespaces};
 use crate::cli::{EnterArgs, ExecArgs};
 use crate::edge::enter::{self, Surroundings};
-use crate::edge::{namespace, process, store};
+use crate::edge::{namespace, process, registry, store};
 use crate::model::ledger::{Ledger, PodRecord, ProcessId};
 use crate::model::name::Label;
 use crate::model::pod_files;
@@ -48,7 +48,10 @@ pub(super) fn running(record: &PodRecord, name: &Label) -> Result<ProcessId, Fai
 fn refresh_files(ledger: &Ledger, record: &PodRecord) -> Result<(), Failure> {
     let pod = &record.pod;
     let files = store::pod_files(&ledger.lab.name, &pod.spec.name);
-    store::write_pod_files(&files, &pod_files::all(ledger, pod))
+    store::write_pod_files(
+        &files,
+        &pod_files::all(ledger, pod, &registry::names(&ledger.lab.name)),
+    )
 }
 
 /// A process of its own in the pod's network, with a view that is made for it.

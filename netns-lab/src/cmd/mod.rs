@@ -1,16 +1,22 @@
 //! One file for each sub-command: glue and words.
 
 mod agent;
+mod apply;
 mod arp;
 mod container;
+mod delete;
+mod dns;
 mod doctor;
 mod down;
 mod exec;
+mod expose;
 mod find;
+mod get;
 pub mod holder;
 mod image;
 mod logs;
 mod namespaces;
+mod objects;
 mod run;
 mod serve;
 mod status;
@@ -30,6 +36,11 @@ pub fn run(command: Command) -> Result<Outcome, Failure> {
         Command::Status(args) => status::run(&args),
         Command::Exec(args) => exec::run(args),
         Command::Logs(args) => logs::run(&args),
+        Command::Get(args) => get::run(&args),
+        Command::Expose(args) => expose::run(&args),
+        Command::Apply(args) => apply::run(&args),
+        Command::Delete(args) => delete::run(&args),
+        Command::Dns(args) => dns::run(&args),
         Command::Serve(args) => serve::run(&args),
         Command::Run(args) => run::run(args),
         Command::Namespaces(args) => namespaces::run(&args),

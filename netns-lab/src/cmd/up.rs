@@ -3,13 +3,14 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use clap::Parser as _;
 use labkit::rundir::{RunDirectory, network_namespace};
 use labkit::shell::{self, OutputFormat};
 use labkit::xtables::{Family, Xtables};
 use labkit::{Failure, Outcome};
 
 use super::status;
-use crate::cli::UpArgs;
+use crate::cli::{Cli, Command, UpArgs};
 use crate::edge::store;
 use crate::engine::down::{other_labs, take_down};
 use crate::engine::observe::observe;
@@ -45,6 +46,16 @@ pub(super) fn run(args: &UpArgs) -> Result<Outcome, Failure> {
         shell::tell(&progress.timings().to_string());
     }
     show(args, &ledger)
+}
+
+/// Gives a lab that is up other pods, and makes it so.
+pub(super) fn reshape(run: &RunDirectory, lab: &name::Label, topology: Topology) -> Result<Ledger, Failure> {
+    let words = ["netns-lab", "up", "--name", lab.as_str()];
+    let Ok(Command::Up(args)) = Cli::try_parse_from(words).map(|cli| cli.command) else {
+        return Err(Failure::failed("`up` does not take its own words"));
+    };
+    let before = settled(run, &args)?;
+    Prepared::new(&args, Some(topology), before)?.take(run, &mut Progress::default())
 }
 
 /// What the lab was, brought in line with what is there; a half-removed one is removed first.

@@ -15,6 +15,7 @@ pub mod pod;
 pub mod privilege;
 pub mod probe;
 pub mod process;
+pub mod registry;
 pub mod rootfs;
 pub mod rules;
 pub mod sandbox;

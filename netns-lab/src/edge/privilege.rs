@@ -13,6 +13,15 @@ const NOBODY: u32 = 65534;
 /// In a user namespace that maps a single id there is no other user to become; there the process
 /// stays user 0, which is the caller outside, but without capabilities.
 pub fn drop_all() -> Result<(), Failure> {
+    drop_powers(become_nobody)
+}
+
+/// Lets go of root's capabilities and stays the same user, who may read files of its own.
+pub fn drop_capabilities() -> Result<(), Failure> {
+    drop_powers(|| Ok(()))
+}
+
+fn drop_powers(change_user: impl FnOnce() -> nix::Result<()>) -> Result<(), Failure> {
     let failed =
         |what: &str, error: &dyn std::fmt::Display| Failure::failed(format!("cannot {what}: {error}"));
     // Once it is empty, no program that is run later gets anything back, not even a setuid one.
@@ -20,7 +29,7 @@ pub fn drop_all() -> Result<(), Failure> {
     if caps::has_cap(None, CapSet::Effective, caps::Capability::CAP_SETPCAP).unwrap_or(false) {
         caps::clear(None, CapSet::Bounding).map_err(|error| failed("empty the bounding set", &error))?;
     }
-    become_nobody().map_err(|error| failed("become nobody", &error))?;
+    change_user().map_err(|error| failed("become nobody", &error))?;
     for set in [
         CapSet::Ambient,
         CapSet::Effective,

@@ -7,7 +7,7 @@ use labkit::{Failure, fault};
 use super::launch::{self, Start};
 use super::progress::Progress;
 use super::up::note;
-use crate::edge::{cgroup, process, store};
+use crate::edge::{cgroup, process, registry, store};
 use crate::model::container::ContainerSpec;
 use crate::model::ledger::{ContainerRecord, Ledger};
 use crate::model::name::Label;
@@ -38,7 +38,11 @@ pub fn add_container(mut ledger: Ledger, pod: &Label, spec: &ContainerSpec) -> R
     }
     store::write_ledger(&ledger)?;
     fault::point("run:announced");
-    store::prepare_pod(&lab.name, pod, &pod_files::all(&ledger, &record.pod))?;
+    store::prepare_pod(
+        &lab.name,
+        pod,
+        &pod_files::all(&ledger, &record.pod, &registry::names(&lab.name)),
+    )?;
     let started = Mutex::new(Vec::new());
     let start = Start {
         pod: &record.pod,

@@ -18,7 +18,7 @@ use super::settle;
 use crate::edge::node::Node;
 use crate::edge::pod::PodMaker;
 use crate::edge::rules::Rules;
-use crate::edge::{cgroup, host, joined, process, store};
+use crate::edge::{cgroup, host, joined, process, registry, store};
 use crate::model::container::ContainerSpec;
 use crate::model::ledger::{ContainerRecord, Lab, Ledger, Pod, PodRecord, ProcessId};
 use crate::model::name::Label;
@@ -273,8 +273,9 @@ impl Up<'_> {
         if starts.is_empty() {
             return Ok(());
         }
+        let names = registry::names(&self.lab().name);
         for start in &starts {
-            let files = pod_files::all(&self.ledger, start.pod);
+            let files = pod_files::all(&self.ledger, start.pod, &names);
             store::prepare_pod(&self.ledger.lab.name, &start.pod.spec.name, &files)?;
         }
         let started = Mutex::new(Vec::new());

@@ -143,7 +143,7 @@ pub fn bridge(lab: &Label) -> String {
 /// A high bit is set: people who number groups by hand start at 1, and 0 is every link's default.
 /// The highest is not: `ip` prints such groups as negative numbers.
 pub fn link_group(lab: &Label) -> u32 {
-    let hash = fnv1a(lab.as_str().as_bytes());
+    let hash = stable_hash(lab.as_str().as_bytes());
     let folded = u32::try_from((hash >> 32) ^ (hash & 0xffff_ffff)).unwrap_or(u32::MAX);
     (folded & 0x1fff_ffff) | 0x2000_0000
 }
@@ -162,12 +162,12 @@ fn fit(prefix: &str, name: &str) -> String {
         return plain;
     }
     // 11 hex digits after `veth`: 44 bits, and a clash is looked for all the same.
-    let digits = format!("{:016x}", fnv1a(name.as_bytes()));
+    let digits = format!("{:016x}", stable_hash(name.as_bytes()));
     format!("{prefix}{}", &digits[..INTERFACE_BYTES - prefix.len()])
 }
 
 /// FNV-1a, 64 bits, with a final mix: stable for ever, which `std`'s hasher does not promise.
-fn fnv1a(bytes: &[u8]) -> u64 {
+pub fn stable_hash(bytes: &[u8]) -> u64 {
     let mut hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
     });

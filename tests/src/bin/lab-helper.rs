@@ -9,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use lab_tests::load::{self, Plan, Protocol, say};
+use lab_tests::resolve::resolve;
 use lab_tests::steady::steady;
 use lab_tests::talk::talk;
 use lab_tests::{changes, connects, cost, floor};
@@ -27,7 +28,8 @@ lab-helper time COMMAND...
 lab-helper cost SECONDS INPUT OUTPUT COMMAND...
 lab-helper changes < PLAN
 lab-helper accept ADDRESS:PORT
-lab-helper connects COUNT ADDRESS:PORT...";
+lab-helper connects COUNT ADDRESS:PORT...
+lab-helper resolve SERVER TYPE NAME [SEARCH-DOMAIN...]";
 
 fn main() -> ExitCode {
     let args: Vec<String> = env::args().skip(1).collect();
@@ -53,6 +55,10 @@ fn main() -> ExitCode {
                 _ => return usage(),
             }
         }
+        ["resolve", server, kind, name, search @ ..] => match server.parse() {
+            Ok(server) => say(&resolve(server, kind, name, search).to_string()),
+            Err(_) => return usage(),
+        },
         ["whoami", address] => whoami(address),
         ["floor", pods] => match pods.parse() {
             Ok(pods) => measure_floor(pods),

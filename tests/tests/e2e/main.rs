@@ -15,6 +15,7 @@ mod faults;
 mod hairpin;
 mod harness;
 mod kill;
+mod names;
 mod no_trace;
 mod nowhere;
 mod random;

@@ -1,0 +1,170 @@
+//! `netns-lab apply`: Kubernetes objects from files.
+
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use labkit::{Failure, Outcome, shell};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::objects::{Open, now, read};
+use crate::cli::objects::ApplyArgs;
+use crate::model::document::{Document, typed};
+use crate::model::kind::Kind;
+use crate::model::refusal::Refusal;
+use crate::model::registry::Identity;
+use crate::model::topology::PodSpec;
+use crate::model::{deployment, service, slice};
+
+/// An object that passed all checks, and what becomes of it.
+enum Wanted {
+    /// It goes into the registry as it is.
+    Object(Value),
+    /// The lab is to have this pod.
+    Pod(Box<PodSpec>),
+}
+
+/// Runs `apply`.
+pub(super) fn run(args: &ApplyArgs) -> Result<Outcome, Failure> {
+    let documents = read(&args.file)?;
+    let mut open = Open::new(args.lab.as_ref())?;
+    let now = now();
+    let before = open.files.clone();
+    let mut wanted = Vec::new();
+    let mut failures = Vec::new();
+    for document in documents {
+        match prepare(&open, &document, &now) {
+            Ok((own, kind, one)) => {
+                if let Wanted::Object(value) = &one {
+                    // The next one sees what this one has been given.
+                    open.files.put(value);
+                }
+                wanted.push((own, kind, one));
+            }
+            Err(failure) => failures.push(failure),
+        }
+    }
+    if let Some(failure) = Failure::all(failures) {
+        return Err(failure.hint("nothing was changed"));
+    }
+    open.files = before;
+    let said = take(&mut open, wanted)?;
+    open.finish(said.trim_end(), &[])?;
+    Ok(Outcome::Done)
+}
+
+/// Checks an object and fills in what is left out.
+fn prepare(open: &Open, document: &Document, now: &Time) -> Result<(Identity, Kind, Wanted), Failure> {
+    let Document { place, value } = document;
+    let kind = Kind::of(value).map_err(|why| Failure::usage(format!("{place}: {why}")))?;
+    let name = value["metadata"]["name"].as_str().unwrap_or_default();
+    let namespace = value["metadata"]["namespace"].as_str();
+    let own = open.identity(kind, namespace, name);
+    let in_words = |refusal: Refusal| Failure::usage(format!("{place}: {kind} {name:?}: {refusal}"));
+    let mut value = value.clone();
+    if namespace.is_none() && value["metadata"].is_object() {
+        value["metadata"]["namespace"] = open.namespace().into();
+    }
+    let wanted = match kind {
+        Kind::Service => {
+            let asked: Service = typed(&value).map_err(in_words)?;
+            let old = open
+                .files
+                .get(&own)
+                .and_then(|old| Service::deserialize(old).ok());
+            let made = service::settle(asked, old.as_ref(), &open.pools(), &open.in_use(&own)?, now);
+            Wanted::Object(object(&made.map_err(in_words)?)?)
+        }
+        Kind::EndpointSlice => {
+            let asked: EndpointSlice = typed(&value).map_err(in_words)?;
+            let old = open
+                .files
+                .get(&own)
+                .and_then(|old| EndpointSlice::deserialize(old).ok());
+            let made = slice::settle(asked, old.as_ref(), now).map_err(in_words)?;
+            Wanted::Object(object(&made)?)
+        }
+        Kind::Deployment => {
+            let asked: Deployment = typed(&value).map_err(in_words)?;
+            only_here(open, &own).map_err(in_words)?;
+            let old = open
+                .files
+                .get(&own)
+                .and_then(|old| Deployment::deserialize(old).ok());
+            let made = deployment::settle(asked, old.as_ref(), now).map_err(in_words)?;
+            deployment::pods(&made, &[], &|_: &str| true).map_err(in_words)?;
+            Wanted::Object(object(&made)?)
+        }
+        Kind::Pod => {
+            let asked: Pod = typed(&value).map_err(in_words)?;
+            only_here(open, &own).map_err(in_words)?;
+            Wanted::Pod(Box::new(deployment::single(&asked).map_err(in_words)?))
+        }
+        Kind::Node => {
+            let failure = Failure::usage(format!("{place}: a lab has the nodes of its topology"));
+            return Err(failure.hint("name them there: netns-lab up FILE"));
+        }
+    };
+    Ok((own, kind, wanted))
+}
+
+/// Pods of a lab are all in one namespace.
+fn only_here(open: &Open, own: &Identity) -> Result<(), Refusal> {
+    if own.namespace == open.namespace() {
+        return Ok(());
+    }
+    let expected = format!("{}, where the pods of this lab are", open.namespace());
+    Err(Refusal::new(
+        "metadata.namespace",
+        own.namespace.clone(),
+        expected,
+    ))
+}
+
+fn object(made: &impl serde::Serialize) -> Result<Value, Failure> {
+    serde_json::to_value(made).map_err(|error| Failure::failed(error.to_string()))
+}
+
+/// Writes what has changed, and makes the pods.
+fn take(open: &mut Open, wanted: Vec<(Identity, Kind, Wanted)>) -> Result<String, Failure> {
+    let mut said = String::new();
+    let standing = open.ledger.topology().pods;
+    let mut single = open.single_pods();
+    let mut runs_images = false;
+    for (own, kind, one) in wanted {
+        let word = match one {
+            Wanted::Object(value) => {
+                runs_images |= kind == Kind::Deployment;
+                match open.files.get(&own) {
+                    Some(old) if *old == value => "unchanged",
+                    old => {
+                        let word = if old.is_some() { "configured" } else { "created" };
+                        open.put(&value)?;
+                        word
+                    }
+                }
+            }
+            Wanted::Pod(pod) => {
+                runs_images = true;
+                let old = standing.iter().find(|other| other.name == pod.name);
+                let word = match old {
+                    Some(old) if *old == *pod => "unchanged",
+                    Some(_) => "configured",
+                    None => "created",
+                };
+                match single.iter_mut().find(|other| other.name == pod.name) {
+                    Some(place) => *place = *pod,
+                    None => single.push(*pod),
+                }
+                word
+            }
+        };
+        said.push_str(&format!("{}/{} {word}\n", kind.resource(), own.name));
+    }
+    if runs_images {
+        open.reshape(single, |_| true)?;
+        shell::tell("note: images are not run; the built-in app answers on the ports of each container");
+    }
+    Ok(said)
+}

@@ -1,0 +1,90 @@
+//! `netns-lab delete`: objects go, and with them what was made of them.
+
+use labkit::{Failure, Outcome};
+
+use super::objects::{Open, read};
+use crate::cli::objects::DeleteArgs;
+use crate::model::deployment;
+use crate::model::kind::Kind;
+use crate::model::registry::Identity;
+
+/// Runs `delete`.
+pub(super) fn run(args: &DeleteArgs) -> Result<Outcome, Failure> {
+    let documents = read(&args.file)?;
+    let mut open = Open::new(args.lab.as_ref())?;
+    let mut wanted = Vec::new();
+    let given = args.namespace.as_ref().map(ToString::to_string);
+    for name in &args.objects {
+        let kind = args.kind.ok_or_else(|| Failure::usage("a name without a kind"))?;
+        wanted.push((kind, open.identity(kind, given.as_deref(), name)));
+    }
+    for document in documents {
+        let (place, value) = (&document.place, &document.value);
+        let kind = Kind::of(value).map_err(|why| Failure::usage(format!("{place}: {why}")))?;
+        let Some(name) = value["metadata"]["name"].as_str() else {
+            return Err(Failure::usage(format!(
+                "{place}: metadata.name: nothing; expected a name"
+            )));
+        };
+        let namespace = value["metadata"]["namespace"].as_str().or(given.as_deref());
+        wanted.push((kind, open.identity(kind, namespace, name)));
+    }
+    if wanted.iter().any(|(kind, _)| *kind == Kind::Node) {
+        let failure = Failure::usage("a lab has the nodes of its topology");
+        return Err(failure.hint("change them there: netns-lab up FILE"));
+    }
+    let (mut said, mut failures) = (String::new(), Vec::new());
+    let mut pods = Vec::new();
+    let mut reshapes = false;
+    for (kind, own) in &wanted {
+        let gone = match kind {
+            Kind::Pod => {
+                pods.push(own.name.clone());
+                open.files.get(own).is_some()
+            }
+            Kind::Deployment => {
+                reshapes = true;
+                disown(&open, own, &mut pods);
+                open.remove(own)?
+            }
+            _ => open.remove(own)?,
+        };
+        if gone {
+            said.push_str(&format!("{} {:?} deleted\n", kind.resource(), own.name));
+        } else {
+            failures.push(missing(*kind, own));
+        }
+    }
+    reshapes |= !pods.is_empty();
+    if reshapes {
+        remove_pods(&mut open, &pods)?;
+    }
+    if !said.is_empty() {
+        open.finish(said.trim_end(), &[])?;
+    }
+    Failure::all(failures).map_or(Ok(Outcome::Done), Err)
+}
+
+/// The pods of a Deployment go with it.
+fn disown(open: &Open, own: &Identity, pods: &mut Vec<String>) {
+    let owned = open.ledger.topology().pods;
+    let owned = owned.iter().filter(|pod| deployment::owns(&own.name, pod));
+    pods.extend(owned.map(|pod| pod.name.to_string()));
+}
+
+fn remove_pods(open: &mut Open, gone: &[String]) -> Result<(), Failure> {
+    let mut single = open.single_pods();
+    single.retain(|pod| !gone.iter().any(|name| pod.name.as_str() == name));
+    let stays = |name: &str| !gone.iter().any(|other| other == name);
+    open.reshape(single, stays)
+}
+
+fn missing(kind: Kind, own: &Identity) -> Failure {
+    let name = &own.name;
+    let plural = format!("{}s", kind.name().to_ascii_lowercase());
+    Failure::failed(format!(
+        "{plural} {name:?} not found in the namespace {:?}",
+        own.namespace
+    ))
+    .hint(format!("`netns-lab get {plural}` lists what there is"))
+}

@@ -1,0 +1,119 @@
+//! `netns-lab get`: what is in a lab's registry.
+
+use k8s_openapi::api::core::v1::Pod;
+use labkit::{Failure, Outcome, shell};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::find;
+use super::objects::now;
+use crate::cli::objects::{GetArgs, GetFormat};
+use crate::edge::registry;
+use crate::model::files::Files;
+use crate::model::kind::Kind;
+use crate::model::name;
+use crate::model::registry::{Identity, identity};
+use crate::model::view::{self, Look};
+
+/// Runs `get`.
+pub(super) fn run(args: &GetArgs) -> Result<Outcome, Failure> {
+    let ledger = find::lab(args.lab.as_ref())?;
+    let files = registry::files(&ledger.lab.name);
+    let own = name::object_namespace(&ledger.lab.name).to_string();
+    let namespace = args.namespace.as_ref().map_or(own, ToString::to_string);
+    let kinds = args.kind.map_or(Kind::ALL.to_vec(), |kind| vec![kind]);
+    let mut found: Vec<(Kind, Vec<Value>)> = Vec::new();
+    for kind in kinds {
+        let mut of_kind = of_kind(&files, kind);
+        of_kind.retain(|(own, _)| {
+            let here = args.all_namespaces || kind == Kind::Node || own.namespace == namespace;
+            here && (args.objects.is_empty() || args.objects.contains(&own.name))
+        });
+        found.push((kind, of_kind.into_iter().map(|(_, value)| value).collect()));
+    }
+    let missing = missing(args, &found);
+    show(args, found, &namespace)?;
+    Failure::all(missing).map_or(Ok(Outcome::Done), Err)
+}
+
+/// The objects of a kind by namespace and name; a Deployment with what has become of it.
+fn of_kind(files: &Files, kind: Kind) -> Vec<(Identity, Value)> {
+    let objects = files.objects().filter(|object| Kind::of(object) == Ok(kind));
+    let mut found: Vec<_> = objects
+        .filter_map(|object| Some((identity(object)?, object.clone())))
+        .collect();
+    found.sort_by(|(one, _), (other, _)| (&one.namespace, &one.name).cmp(&(&other.namespace, &other.name)));
+    if kind == Kind::Deployment {
+        let pods: Vec<_> = files
+            .objects()
+            .filter(|object| Kind::of(object) == Ok(Kind::Pod))
+            .filter_map(|object| Pod::deserialize(object).ok())
+            .collect();
+        for (own, object) in &mut found {
+            let owned: Vec<&Pod> = pods.iter().filter(|pod| view::is_owned(&own.name, pod)).collect();
+            object["status"] = view::deployment_status(&owned);
+        }
+    }
+    found
+}
+
+fn missing(args: &GetArgs, found: &[(Kind, Vec<Value>)]) -> Vec<Failure> {
+    let has = |name: &String| {
+        let mut all = found.iter().flat_map(|(_, objects)| objects);
+        all.any(|object| object["metadata"]["name"] == name.as_str())
+    };
+    let names = args.objects.iter().filter(|name| !has(name));
+    names
+        .map(|name| {
+            let kind = args.kind.map_or("objects".into(), |kind| {
+                format!("{}s", kind.name().to_ascii_lowercase())
+            });
+            Failure::failed(format!("{kind} {name:?} not found"))
+                .hint("`netns-lab get` lists what there is; -A looks in all namespaces")
+        })
+        .collect()
+}
+
+fn show(args: &GetArgs, found: Vec<(Kind, Vec<Value>)>, namespace: &str) -> Result<(), Failure> {
+    if matches!(args.output, GetFormat::Table | GetFormat::Wide) {
+        return show_tables(args, &found, namespace);
+    }
+    let mut all: Vec<Value> = found.into_iter().flat_map(|(_, objects)| objects).collect();
+    let whole = match (args.objects.len(), all.len()) {
+        (1, 0) => return Ok(()),
+        (1, 1) => all.remove(0),
+        _ => json!({"apiVersion": "v1", "kind": "List", "metadata": {}, "items": all}),
+    };
+    if args.output == GetFormat::Json {
+        return shell::emit_json(&whole);
+    }
+    let text = serde_saphyr::to_string(&whole)
+        .map_err(|error| Failure::failed(format!("cannot write YAML: {error}")))?;
+    shell::emit(&text)
+}
+
+fn show_tables(args: &GetArgs, found: &[(Kind, Vec<Value>)], namespace: &str) -> Result<(), Failure> {
+    let now = now();
+    let tables: Vec<_> = found
+        .iter()
+        .filter(|(_, objects)| !objects.is_empty())
+        .map(|(kind, objects)| {
+            let look = Look {
+                now: &now,
+                wide: args.output == GetFormat::Wide,
+                namespaces: args.all_namespaces,
+                kinds: args.kind.is_none(),
+            };
+            view::table(*kind, &objects.iter().collect::<Vec<_>>(), look)
+        })
+        .collect();
+    if tables.is_empty() && args.objects.is_empty() {
+        let place = if args.all_namespaces {
+            String::new()
+        } else {
+            format!(" in the namespace {namespace}")
+        };
+        shell::tell(&format!("nothing found{place}"));
+    }
+    shell::emit(&tables.join("\n"))
+}

@@ -1,0 +1,306 @@
+//! Pods that people ask for in Kubernetes' words → pods of a lab.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec as ApiPodSpec, PodTemplateSpec};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use serde_json::{Map, Value, json};
+
+use super::endpoints::namespace_of;
+use super::name::{Label, stable_hash};
+use super::refusal::Refusal;
+use super::service_check::check_metadata;
+use super::topology::PodSpec;
+
+/// The label that tells which template a pod was made from.
+pub const TEMPLATE_LABEL: &str = "pod-template-hash";
+
+/// Letters that make no words, as Kubernetes takes them for what it makes up.
+const LETTERS: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
+
+/// The lengths of a template's hash and of a pod's own part.
+const HASH: usize = 10;
+const OWN: usize = 5;
+
+/// The Deployment as it is stored.
+///
+/// # Errors
+/// The first field that the API server would have refused, or that a lab cannot have.
+pub fn settle(
+    mut deployment: Deployment,
+    before: Option<&Deployment>,
+    now: &Time,
+) -> Result<Deployment, Refusal> {
+    let name = deployment.metadata.name.clone().unwrap_or_default();
+    let longest = 63 - HASH - OWN - 2;
+    if Label::new(&name).is_err() || name.len() > longest {
+        let expected = format!("a DNS label of at most {longest}: a-z, 0-9 and -");
+        return Err(Refusal::new("metadata.name", format!("{name:?}"), expected));
+    }
+    check_metadata(&deployment.metadata)?;
+    let made = before.and_then(|old| old.metadata.creation_timestamp.clone());
+    deployment.metadata.creation_timestamp = Some(made.unwrap_or_else(|| now.clone()));
+    deployment.metadata.namespace = Some(namespace_of(&deployment.metadata).to_string());
+    deployment.status = None;
+    let Some(spec) = &mut deployment.spec else {
+        return Err(Refusal::new("spec", "nothing", "a selector and a template"));
+    };
+    if let Some(replicas @ ..0) = spec.replicas {
+        return Err(Refusal::new("spec.replicas", replicas.to_string(), "0 or more"));
+    }
+    spec.replicas.get_or_insert(1);
+    let selector = spec.selector.match_labels.clone().unwrap_or_default();
+    if selector.is_empty() {
+        return Err(Refusal::new(
+            "spec.selector.matchLabels",
+            "nothing",
+            "labels such as {app: web}",
+        ));
+    }
+    if spec
+        .selector
+        .match_expressions
+        .as_ref()
+        .is_some_and(|list| !list.is_empty())
+    {
+        return Err(Refusal::new(
+            "spec.selector.matchExpressions",
+            "a list",
+            "matchLabels only, in a lab",
+        ));
+    }
+    let own = labels_of(&spec.template);
+    if let Some((key, value)) = selector.iter().find(|(key, value)| own.get(*key) != Some(*value)) {
+        let expected = format!("{key}={value}, which spec.selector looks for");
+        return Err(Refusal::new(
+            "spec.template.metadata.labels",
+            format!("{own:?}"),
+            expected,
+        ));
+    }
+    Ok(deployment)
+}
+
+fn labels_of(template: &PodTemplateSpec) -> BTreeMap<String, String> {
+    let metadata = template.metadata.as_ref();
+    metadata
+        .and_then(|metadata| metadata.labels.clone())
+        .unwrap_or_default()
+}
+
+/// The pods that a Deployment wants. Of those that stand, the ones of its template stay, as many as
+/// are wanted and may; those that may not are replaced by others.
+///
+/// # Errors
+/// The first field of the template that a lab cannot have.
+pub fn pods(
+    deployment: &Deployment,
+    standing: &[PodSpec],
+    may_stay: &impl Fn(&str) -> bool,
+) -> Result<Vec<PodSpec>, Refusal> {
+    let name = deployment.metadata.name.as_deref().unwrap_or_default();
+    let Some(spec) = &deployment.spec else {
+        return Ok(Vec::new());
+    };
+    let hash = template_hash(&spec.template);
+    let mut labels = labels_of(&spec.template);
+    labels.insert(TEMPLATE_LABEL.into(), hash.clone());
+    let api = spec.template.spec.clone().unwrap_or_default();
+    let wanted = usize::try_from(spec.replicas.unwrap_or(1)).unwrap_or_default();
+    let stem = format!("{name}-{hash}");
+    let of_template = standing
+        .iter()
+        .filter(|pod| suffix(pod.name.as_str(), &stem).is_some() && may_stay(pod.name.as_str()));
+    let mut found: Vec<PodSpec> = of_template.take(wanted).cloned().collect();
+    let mut taken: BTreeSet<String> = standing.iter().map(|pod| pod.name.to_string()).collect();
+    let mut number = 0_u32;
+    while found.len() < wanted {
+        let own = format!("{stem}-{}", made_up(&format!("{stem}-{number}"), OWN));
+        number += 1;
+        if taken.insert(own.clone()) {
+            found.push(pod_of(&own, &labels, &api, "spec.template.spec")?);
+        }
+    }
+    Ok(found)
+}
+
+/// Whether a pod is one of a Deployment's, of this template or of an earlier one.
+pub fn owns(deployment: &str, pod: &PodSpec) -> bool {
+    let hash = pod.labels.iter().find(|(key, _)| key.as_str() == TEMPLATE_LABEL);
+    hash.is_some_and(|(_, hash)| {
+        suffix(pod.name.as_str(), &format!("{deployment}-{}", hash.as_str())).is_some()
+    })
+}
+
+/// What tells a pod from the others of its template.
+pub(super) fn suffix<'a>(pod: &'a str, stem: &str) -> Option<&'a str> {
+    let own = pod.strip_prefix(stem)?.strip_prefix('-')?;
+    (own.len() == OWN && !own.contains('-')).then_some(own)
+}
+
+/// The pod of a lab that a Pod asks for.
+///
+/// # Errors
+/// The first field that a lab cannot have.
+pub fn single(pod: &Pod) -> Result<PodSpec, Refusal> {
+    check_metadata(&pod.metadata)?;
+    let labels = pod.metadata.labels.clone().unwrap_or_default();
+    let name = pod.metadata.name.clone().unwrap_or_default();
+    pod_of(&name, &labels, &pod.spec.clone().unwrap_or_default(), "spec")
+}
+
+/// By way of a topology's JSON, whose reader has all the checks.
+fn pod_of(
+    name: &str,
+    labels: &BTreeMap<String, String>,
+    spec: &ApiPodSpec,
+    field: &str,
+) -> Result<PodSpec, Refusal> {
+    let [container] = spec.containers.as_slice() else {
+        let what = format!("{} containers", spec.containers.len());
+        let expected = "one container: more are added with `netns-lab run`";
+        return Err(Refusal::new(format!("{field}.containers"), what, expected));
+    };
+    let mut pod = Map::new();
+    pod.insert("name".into(), json!(name));
+    pod.insert("labels".into(), json!(labels));
+    let ports = ports(container);
+    if !ports.is_empty() {
+        pod.insert("ports".into(), json!(ports));
+    }
+    if let Some(node) = &spec.node_name {
+        pod.insert("nodeName".into(), json!(node));
+    }
+    let requests = container
+        .resources
+        .as_ref()
+        .and_then(|resources| resources.requests.as_ref());
+    for (key, Quantity(amount)) in requests.into_iter().flatten() {
+        pod.insert(key.clone(), json!(amount));
+    }
+    serde_path_to_error::deserialize(Value::Object(pod)).map_err(|error| {
+        let path = match error.path().to_string().as_str() {
+            "name" => "metadata.name".to_string(),
+            path if path.starts_with("labels") => "metadata.labels".to_string(),
+            path if path.starts_with("ports") => format!("{field}.containers[0].{path}"),
+            _ => field.to_string(),
+        };
+        let words = error.into_inner().to_string();
+        Refusal::new(path, words, "what a pod of a lab can have")
+    })
+}
+
+/// The container's ports; one without a name gets one, for those of a lab have names.
+fn ports(container: &Container) -> Vec<Value> {
+    let ports = container.ports.iter().flatten().map(|port| {
+        let protocol = port.protocol.clone().unwrap_or_else(|| "TCP".into());
+        let made = match protocol.as_str() {
+            "TCP" => format!("port-{}", port.container_port),
+            other => format!("{}-{}", other.to_ascii_lowercase(), port.container_port),
+        };
+        let name = port.name.clone().unwrap_or(made);
+        json!({"name": name, "containerPort": port.container_port, "protocol": protocol})
+    });
+    ports.collect()
+}
+
+fn template_hash(template: &PodTemplateSpec) -> String {
+    // Maps of these types are sorted, so that one template has one text.
+    made_up(&serde_json::to_string(template).unwrap_or_default(), HASH)
+}
+
+fn made_up(text: &str, length: usize) -> String {
+    let mut rest = stable_hash(text.as_bytes());
+    let many = 27_u64;
+    let letters = (0..length).map(|_| {
+        let place = usize::try_from(rest % many).unwrap_or_default();
+        rest /= many;
+        char::from(LETTERS[place])
+    });
+    letters.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn deployment(replicas: i32, image: &str) -> Deployment {
+        serde_json::from_value(json!({
+            "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "shop"},
+            "spec": {"replicas": replicas, "selector": {"matchLabels": {"app": "shop"}}, "template": {
+                "metadata": {"labels": {"app": "shop", "tier": "front"}},
+                "spec": {"containers": [{"name": "c", "image": image, "ports": [
+                    {"containerPort": 80}, {"containerPort": 53, "protocol": "UDP"}, {"name": "admin", "containerPort": 9000},
+                ]}]},
+            }},
+        }))
+        .unwrap()
+    }
+
+    fn all(_: &str) -> bool {
+        true
+    }
+
+    fn names(pods: &[PodSpec]) -> Vec<String> {
+        pods.iter().map(|pod| pod.name.to_string()).collect()
+    }
+
+    #[test]
+    fn a_deployment_becomes_pods_with_names_and_labels() {
+        let pods = pods(&deployment(3, "nginx"), &[], &all).unwrap();
+        insta::assert_json_snapshot!(pods);
+        assert!(
+            pods.iter()
+                .all(|pod| owns("shop", pod) && !owns("sho", pod) && !owns("web", pod))
+        );
+    }
+
+    #[test]
+    fn who_stands_stays_and_another_template_makes_others() {
+        let three = pods(&deployment(3, "nginx"), &[], &all).unwrap();
+        let five = pods(&deployment(5, "nginx"), &three, &all).unwrap();
+        assert_eq!(names(&five)[..3], names(&three));
+        let two = pods(&deployment(2, "nginx"), &five, &all).unwrap();
+        assert_eq!(names(&two), names(&three)[..2]);
+        let replaced = pods(&deployment(3, "nginx"), &three, &|name: &str| {
+            name != three[0].name.as_str()
+        })
+        .unwrap();
+        assert_eq!(names(&replaced)[..2], names(&three)[1..]);
+        assert!(!names(&three).contains(&names(&replaced)[2]));
+        let other = pods(&deployment(3, "nginx:2"), &three, &all).unwrap();
+        assert!(names(&other).iter().all(|name| !names(&three).contains(name)));
+    }
+
+    #[test]
+    fn what_a_lab_cannot_have_is_refused_by_its_field() {
+        let now = Time("2026-01-02T03:04:05Z".parse().unwrap());
+        let refused = |change: &dyn Fn(&mut Value)| {
+            let mut value = serde_json::to_value(deployment(1, "x")).unwrap();
+            change(&mut value);
+            let deployment = serde_json::from_value(value).unwrap();
+            let settled = settle(deployment, None, &now).and_then(|settled| pods(&settled, &[], &all));
+            settled.unwrap_err().field
+        };
+        assert_eq!(
+            refused(&|value| value["metadata"]["name"] = json!("A")),
+            "metadata.name"
+        );
+        assert_eq!(
+            refused(&|value| value["spec"]["replicas"] = json!(-1)),
+            "spec.replicas"
+        );
+        assert_eq!(
+            refused(&|value| value["spec"]["selector"]["matchLabels"]["app"] = json!("other")),
+            "spec.template.metadata.labels"
+        );
+        let containers = |value: &mut Value| value["spec"]["template"]["spec"]["containers"] = json!([]);
+        assert_eq!(refused(&containers), "spec.template.spec.containers");
+        let port = |value: &mut Value| {
+            value["spec"]["template"]["spec"]["containers"][0]["ports"][0]["containerPort"] = json!(0);
+        };
+        assert!(refused(&port).starts_with("spec.template.spec.containers[0].ports"));
+    }
+}
