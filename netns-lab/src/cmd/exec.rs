@@ -74,7 +74,7 @@ fn in_pod(ledger: &Ledger, record: &PodRecord, command: &[OsString]) -> Result<O
 }
 
 /// The process that `exec` starts, once its pid namespace is the container's.
-pub(super) fn enter(args: EnterArgs) -> Result<Outcome, Failure> {
+pub(super) fn enter(args: &EnterArgs) -> Result<Outcome, Failure> {
     enter::join(args.process, args.same_user)?;
     if args.ask {
         shell::emit_json(&namespaces::ask())?;

@@ -47,7 +47,7 @@ pub fn run(command: Command) -> Result<Outcome, Failure> {
         Command::Namespaces(args) => namespaces::run(&args),
         Command::Image(args) => image::run(&args),
         Command::Container(args) => container::run(&args),
-        Command::Enter(args) => exec::enter(args),
+        Command::Enter(args) => exec::enter(&args),
         Command::Agent(args) => agent::run(&args),
         Command::Completions { shell } => shell::emit_completions(Cli::command(), shell),
         Command::Man => shell::emit_man(Cli::command()),

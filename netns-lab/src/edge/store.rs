@@ -330,6 +330,9 @@ pub fn shared() -> Result<Shared, Failure> {
 pub fn write_shared(shared: &Shared) -> Result<(), Failure> {
     let path = shared_path();
     if *shared == Shared::default() {
+        // A command that was killed while it wrote has left this beside it.
+        let half = path.with_file_name("..host.json.new");
+        files::remove_if_there(&half).map_err(|error| unwritable(&half, &error))?;
         return files::remove_if_there(&path).map_err(|error| unwritable(&path, &error));
     }
     write_json(&path, shared)
