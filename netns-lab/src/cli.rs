@@ -7,10 +7,17 @@ use clap::{Args, Parser, Subcommand};
 use ipnet::Ipv4Net;
 use labkit::shell::{OutputFormat, Shell};
 
+pub use containers::{
+    ContainerArgs, EnterArgs, ExecArgs, ImageArgs, ImageCommand, InsideArgs, LogsArgs, NamespacesArgs,
+    RunArgs,
+};
 pub mod objects;
 
 use crate::app::Listen;
 use crate::model::name::Label;
+
+#[path = "cli_containers.rs"]
+mod containers;
 
 /// Pods and nodes out of network namespaces, veth pairs and a bridge.
 #[derive(Debug, Parser)]
@@ -45,8 +52,14 @@ pub enum Command {
     Status(StatusArgs),
     /// Run a command in a pod
     Exec(ExecArgs),
-    /// Print what a pod's app said
+    /// Add a container to a pod
+    Run(RunArgs),
+    /// Print what a container said
     Logs(LogsArgs),
+    /// Ask the host and each container of a pod the same question
+    Namespaces(NamespacesArgs),
+    /// Build a small image that a container can have as its root
+    Image(ImageArgs),
     /// Ask the bridge by ARP who has an address
     Arp(ArpArgs),
     /// Check what this host has for a lab, and how to get what it lacks
@@ -65,6 +78,12 @@ pub enum Command {
     Dns(objects::DnsArgs),
     /// The app that runs in a pod
     Serve(ServeArgs),
+    /// The first process of a container that runs a command
+    #[command(hide = true)]
+    Container(ContainerArgs),
+    /// A process on its way into a container
+    #[command(hide = true)]
+    Enter(EnterArgs),
     /// The process that marks pods as not ready when their app ends
     #[command(hide = true)]
     Agent(AgentArgs),
@@ -141,6 +160,9 @@ A topology file:
              \"ports\": [{\"name\": \"sql\", \"containerPort\": 5432,
                         \"protocol\": \"TCP\", \"answers\": \"echo\"}]}]}
 Only \"name\" must be there. \"app\" is \"serve\" (the built-in app) or \"none\".
+Instead of \"app\" and \"ports\" a pod may have \"containers\": [{\"name\": \"app\",
+\"ports\": [...]}, {\"name\": \"side\", \"command\": [\"sleep\", \"60\"]}], each with
+\"rootfs\", \"cpu\", \"memory\", \"capabilities\" and \"user\" as `netns-lab run` has.
 
 What is touched: a bridge and veth links, names in /run/netns, three iptables
 rules marked \"netns-lab LAB\", net.ipv4.ip_forward, bridge-nf-call-iptables,
@@ -195,40 +217,6 @@ pub struct StatusArgs {
     /// How to print
     #[arg(short, long, value_enum, default_value_t)]
     pub output: OutputFormat,
-}
-
-/// `exec`.
-#[derive(Debug, Args)]
-#[command(after_help = "\
-The exit code is the command's own; 127 when it is not found. The command sees
-the pod's hostname, /etc/hosts, /etc/resolv.conf and /sys.
-
-Examples:
-  netns-lab exec web-1 -- curl -s 10.96.0.80
-  netns-lab exec web-1                a shell in the pod")]
-pub struct ExecArgs {
-    /// The pod
-    pub pod: Label,
-    /// The lab [default: `lab` if it has such a pod, else the only one that has]
-    #[arg(long, value_name = "LAB")]
-    pub name: Option<Label>,
-    /// The command [default: $SHELL or /bin/sh]
-    #[arg(last = true, value_name = "CMD")]
-    pub command: Vec<std::ffi::OsString>,
-}
-
-/// `logs`.
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  netns-lab logs web-1\n  netns-lab logs web-1 --follow")]
-pub struct LogsArgs {
-    /// The pod
-    pub pod: Label,
-    /// The lab [default: `lab` if it has such a pod, else the only one that has]
-    #[arg(long, value_name = "LAB")]
-    pub name: Option<Label>,
-    /// Go on until interrupted
-    #[arg(short, long)]
-    pub follow: bool,
 }
 
 /// `arp`.
@@ -317,6 +305,9 @@ pub struct ServeArgs {
     /// What to answer where: http:8080/tcp, echo:8081/tcp, echo:8081/udp
     #[arg(long, required = true)]
     pub listen: Vec<Listen>,
+    /// Where it runs
+    #[command(flatten)]
+    pub inside: InsideArgs,
 }
 
 /// `agent`.

@@ -13,8 +13,11 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use labkit::{Failure, Outcome};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::LocalSet;
 
 use super::{Identity, Listen};
@@ -66,12 +69,34 @@ pub fn serve(
                 })
             })
             .collect();
-        for task in tasks {
-            task.await
-                .map_err(|error| Failure::failed(format!("a socket's task ended: {error}")))?;
-        }
+        tokio::task::spawn_local(reap());
+        terminated().await.map_err(failed)?;
+        drop(tasks);
         Ok(Outcome::Done)
     })
+}
+
+/// The first process of a container must ask to be ended; the kernel does not end it by itself.
+async fn terminated() -> io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+/// Takes leave of processes whose parents have ended: they are its children, if it is the first.
+async fn reap() -> io::Result<()> {
+    let mut ended = signal(SignalKind::child())?;
+    loop {
+        while matches!(
+            waitpid(None::<Pid>, Some(WaitPidFlag::WNOHANG)),
+            Ok(status) if status != WaitStatus::StillAlive
+        ) {}
+        ended.recv().await;
+    }
 }
 
 fn open(listen: Listen) -> Result<Open, Failure> {

@@ -1,4 +1,4 @@
-//! `netns-lab agent`: marks a pod as not ready as soon as its app ends.
+//! `netns-lab agent`: marks a pod as not ready as soon as one of its containers, or its holder, ends.
 //!
 //! The kernel tells it (a pidfd becomes readable), so that nothing is polled.
 
@@ -11,11 +11,11 @@ use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::cli::AgentArgs;
 use crate::edge::{process, store};
-use crate::model::ledger::{Ledger, ProcessId};
+use crate::model::ledger::{Ledger, PodRecord, ProcessId};
 use crate::model::name::Label;
 use crate::model::object;
 
-/// An app that is watched: its pod, itself, and a handle that stays with it.
+/// A process that is watched: its pod, itself, and a handle that stays with it.
 struct Watched {
     pod: Label,
     process: ProcessId,
@@ -44,6 +44,16 @@ pub(super) fn run(args: &AgentArgs) -> Result<Outcome, Failure> {
     Ok(Outcome::Done)
 }
 
+/// The processes without which a pod is not ready: not those of containers that were added.
+fn needed(record: &PodRecord) -> impl Iterator<Item = ProcessId> {
+    let containers = record.containers.iter();
+    let containers = containers.filter(|container| container.added.is_none());
+    record
+        .holder
+        .into_iter()
+        .chain(containers.filter_map(|container| container.process))
+}
+
 /// Waits until `up`, which started this process, has written its ledger, and takes the apps from it.
 fn begin(lab: &Label) -> Result<Vec<Watched>, Failure> {
     let _run = RunDirectory::lock()?;
@@ -52,13 +62,12 @@ fn begin(lab: &Label) -> Result<Vec<Watched>, Failure> {
     };
     let (mut watched, mut gone) = (Vec::new(), Vec::new());
     for record in &ledger.pods {
-        let Some(process) = record.process else {
-            continue;
-        };
-        let pod = record.pod.spec.name.clone();
-        match process::handle(process) {
-            Some(handle) => watched.push(Watched { pod, process, handle }),
-            None => gone.push((pod, process)),
+        for process in needed(record) {
+            let pod = record.pod.spec.name.clone();
+            match process::handle(process) {
+                Some(handle) => watched.push(Watched { pod, process, handle }),
+                None => gone.push((pod, process)),
+            }
         }
     }
     mark(lab, &gone)?;
@@ -92,7 +101,9 @@ fn mark(lab: &Label, gone: &[(Label, ProcessId)]) -> Result<(), Failure> {
         return Ok(());
     };
     let still = |ledger: &Ledger, pod: &Label, process: ProcessId| {
-        let record = ledger.pod(pod).filter(|record| record.process == Some(process))?;
+        let record = ledger
+            .pod(pod)
+            .filter(|record| needed(record).any(|needed| needed == process))?;
         Some(record.pod.clone())
     };
     for (pod, process) in gone {

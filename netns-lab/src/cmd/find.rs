@@ -91,3 +91,34 @@ pub(super) fn pod(name: Option<&Label>, pod: &Label) -> Result<(Ledger, PodRecor
         _ => Err(Failure::usage(format!("several labs have a pod {pod}")).hint("say which: --name LAB")),
     }
 }
+
+/// The names of a pod's containers: those that were started, else those that are wanted.
+pub(super) fn container_names(record: &PodRecord) -> Vec<Label> {
+    let mut names: Vec<_> = record
+        .containers
+        .iter()
+        .map(|container| container.name.clone())
+        .collect();
+    for wanted in record.pod.containers() {
+        if !names.contains(&wanted.name) {
+            names.push(wanted.name);
+        }
+    }
+    names
+}
+
+/// Fails if a pod has no container of this name.
+pub(super) fn container(record: &PodRecord, name: &Label) -> Result<(), Failure> {
+    let names = container_names(record);
+    if names.contains(name) {
+        return Ok(());
+    }
+    let pod = &record.pod.spec.name;
+    let failure = Failure::failed(format!("the pod {pod} has no container {name}"));
+    let names: Vec<_> = names.iter().map(ToString::to_string).collect();
+    Err(if names.is_empty() {
+        failure.hint(format!("add one: netns-lab run {pod} --name {name} -- CMD"))
+    } else {
+        failure.hint(format!("it has: {}", names.join(", ")))
+    })
+}

@@ -1,4 +1,4 @@
-//! `netns-lab logs`: what a pod's app said.
+//! `netns-lab logs`: what a container said.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -11,6 +11,7 @@ use labkit::{Failure, Outcome, shell};
 use super::find;
 use crate::cli::LogsArgs;
 use crate::edge::store;
+use crate::model::name::Label;
 
 /// How often `--follow` looks.
 const INTERVAL: Duration = Duration::from_millis(200);
@@ -18,7 +19,17 @@ const INTERVAL: Duration = Duration::from_millis(200);
 /// Runs `logs`.
 pub(super) fn run(args: &LogsArgs) -> Result<Outcome, Failure> {
     let (ledger, record) = find::pod(args.name.as_ref(), &args.pod)?;
-    let path = store::log(&ledger.lab.name, &record.pod.spec.name);
+    let name = match &args.container {
+        Some(name) => {
+            find::container(&record, name)?;
+            name.clone()
+        }
+        None => find::container_names(&record)
+            .into_iter()
+            .next()
+            .unwrap_or_else(Label::app),
+    };
+    let path = store::log(&ledger.lab.name, &record.pod.spec.name, &name);
     let failed = |error: std::io::Error| Failure::failed(format!("cannot read {}: {error}", path.display()));
     let mut file = File::open(&path).map_err(failed)?;
     loop {

@@ -3,6 +3,7 @@
 mod agent;
 mod apply;
 mod arp;
+mod container;
 mod delete;
 mod dns;
 mod doctor;
@@ -11,8 +12,12 @@ mod exec;
 mod expose;
 mod find;
 mod get;
+pub mod holder;
+mod image;
 mod logs;
+mod namespaces;
 mod objects;
+mod run;
 mod serve;
 mod status;
 mod up;
@@ -37,6 +42,11 @@ pub fn run(command: Command) -> Result<Outcome, Failure> {
         Command::Delete(args) => delete::run(&args),
         Command::Dns(args) => dns::run(&args),
         Command::Serve(args) => serve::run(&args),
+        Command::Run(args) => run::run(args),
+        Command::Namespaces(args) => namespaces::run(&args),
+        Command::Image(args) => image::run(&args),
+        Command::Container(args) => container::run(&args),
+        Command::Enter(args) => exec::enter(args),
         Command::Agent(args) => agent::run(&args),
         Command::Completions { shell } => shell::emit_completions(Cli::command(), shell),
         Command::Man => shell::emit_man(Cli::command()),

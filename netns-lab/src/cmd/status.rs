@@ -72,9 +72,13 @@ pub(super) fn report(ledger: &Ledger, damage: &[Step]) -> LabReport {
         .pods
         .iter()
         .map(|record| {
-            let process = record.process.filter(|process| process::runs(*process));
+            let process = record.first_process().filter(|process| process::runs(*process));
             let connected = !bridge_is_down && !lost.contains(&record.pod.spec.name);
-            let runs = process.is_some() || !record.pod.has_app();
+            let runs = record
+                .pod
+                .containers()
+                .iter()
+                .all(|wanted| record.process(&wanted.name).is_some_and(process::runs));
             let ready = has_namespace(record) && connected && runs;
             (record.pod.clone(), ready, process.map(|process| process.pid))
         })

@@ -4,13 +4,22 @@ use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
+use std::process::Command;
 
 use labkit::{Failure, Outcome, shell};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::{SigSet, Signal};
 use nix::sys::statvfs::{FsFlags, statvfs};
+use nix::unistd::Pid;
+
+use super::credentials::Credentials;
+use super::{first, process};
+use crate::model::ledger::ProcessId;
 
 const NONE: Option<&str> = None;
 
@@ -47,7 +56,7 @@ pub fn enter(pod: &Surroundings) -> Result<(), Failure> {
     nix::unistd::sethostname(pod.hostname).map_err(failed("its hostname"))?;
     // Mounts made from here on stay here; those that the host makes later still arrive.
     mount(NONE, "/", NONE, MsFlags::MS_SLAVE | MsFlags::MS_REC, NONE).map_err(failed("private mounts"))?;
-    mount_sys();
+    mount_sys(Path::new("/sys"));
     for name in ["hosts", "resolv.conf"] {
         let target = Path::new("/etc").join(name);
         // A host without the file has nobody who reads it.
@@ -57,17 +66,101 @@ pub fn enter(pod: &Surroundings) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Runs a command among the processes of a container, and answers with its exit code.
+///
+/// A pid namespace is for children only, so one is needed; it does everything else itself, for in
+/// another root this program may not be able to start.
+pub fn in_container(container: ProcessId, same_user: bool, command: &[OsString]) -> Result<Outcome, Failure> {
+    let mut child = stage(container, same_user)?;
+    let failed = |error: io::Error| Failure::failed(format!("cannot enter the container: {error}"));
+    let child = child.arg("--").args(command).spawn().map_err(failed)?;
+    let Ok(child) = i32::try_from(child.id()).map(Pid::from_raw) else {
+        return Err(Failure::failed("the command's number is none"));
+    };
+    Ok(Outcome::Code(first::wait(child, &hold_back_signals())))
+}
+
+/// A program on its way into a container; the caller, which has a single thread, has already half
+/// gone there.
+pub fn stage(container: ProcessId, same_user: bool) -> Result<Command, Failure> {
+    process::enter(container, &["pid"]).map_err(refused("the container's processes"))?;
+    let mut command = Command::new("/proc/self/exe");
+    command
+        .arg0("netns-lab")
+        .args(["enter", "--process", &container.to_string()]);
+    if same_user {
+        command.arg("--same-user");
+    }
+    Ok(command)
+}
+
+/// Undoes the half of the way that [`stage`] went.
+pub fn back_to_own_processes() -> Result<(), Failure> {
+    let own = File::open("/proc/self/ns/pid").map_err(|error| Failure::failed(error.to_string()))?;
+    setns(own, CloneFlags::CLONE_NEWPID)
+        .map_err(|error| Failure::failed(format!("cannot go back to this pid namespace: {error}")))
+}
+
+/// Ctrl-C and Ctrl-\ reach the command by themselves; others are handed on. Held back after the
+/// start, for held back signals would be inherited.
+fn hold_back_signals() -> SigSet {
+    let mut awaited = SigSet::empty();
+    for signal in [
+        Signal::SIGTERM,
+        Signal::SIGHUP,
+        Signal::SIGUSR1,
+        Signal::SIGUSR2,
+        Signal::SIGCHLD,
+    ] {
+        awaited.add(signal);
+    }
+    let mut blocked = awaited;
+    blocked.add(Signal::SIGINT);
+    blocked.add(Signal::SIGQUIT);
+    let _ = blocked.thread_block();
+    awaited
+}
+
+/// The rest of the way into a container.
+pub fn join(container: ProcessId, same_user: bool) -> Result<(), Failure> {
+    let credentials = Credentials::of(container.pid);
+    let here = std::env::current_dir().ok();
+    process::enter(container, &["net", "uts", "ipc", "mnt"]).map_err(refused("its namespaces"))?;
+    if same_user {
+        let gone = || Failure::failed("the container has just ended");
+        credentials.ok_or_else(gone)?.take_on()?;
+    } else if let Some(here) = here {
+        // The same folder, where the container has it too.
+        let _ = nix::unistd::chdir(&here);
+    }
+    // Whoever ends `exec` means the command.
+    set_pdeathsig(Signal::SIGKILL)
+        .map_err(|error| Failure::failed(format!("cannot tie the command's life: {error}")))
+}
+
+fn refused(what: &str) -> impl FnOnce(Errno) -> Failure {
+    let what = what.to_string();
+    move |error| {
+        let failure = Failure::failed(format!("cannot enter {what}: {error}"));
+        match error {
+            Errno::EPERM => failure.hint("use sudo"),
+            Errno::ESRCH => failure.hint("it has just ended: `netns-lab status`, `netns-lab up`"),
+            _ => failure,
+        }
+    }
+}
+
 /// `/sys/class/net` shows the links of the namespace that was current when it was mounted.
-fn mount_sys() {
+pub(super) fn mount_sys(place: &Path) {
     let read_only = statvfs("/sys").is_ok_and(|found| found.flags().contains(FsFlags::ST_RDONLY));
-    let _ = umount2("/sys", MntFlags::MNT_DETACH);
+    let _ = umount2(place, MntFlags::MNT_DETACH);
     let flags = if read_only {
         MsFlags::MS_RDONLY
     } else {
         MsFlags::empty()
     };
     // A container may forbid it; then /sys tells of the node, and nothing else is amiss.
-    let mounted = mount(Some("sysfs"), "/sys", Some("sysfs"), flags, NONE);
+    let mounted = mount(Some("sysfs"), place, Some("sysfs"), flags, NONE);
     tracing::debug!(?mounted, "sysfs of the pod");
 }
 

@@ -1,9 +1,14 @@
 //! The edge: the only files that talk to the kernel, start processes or touch the disk.
 
 pub mod arp;
+pub mod cgroup;
+pub mod container;
+pub mod credentials;
 pub mod datagram;
 pub mod enter;
+pub mod first;
 pub mod host;
+pub mod image;
 pub mod namespace;
 pub mod node;
 pub mod pod;
@@ -11,10 +16,13 @@ pub mod privilege;
 pub mod probe;
 pub mod process;
 pub mod registry;
+pub mod rootfs;
 pub mod rules;
 pub mod sandbox;
+pub mod stdio;
 pub mod store;
 pub mod sysctl;
+pub mod view;
 
 use std::thread::ScopedJoinHandle;
 

@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use labkit::rundir::RUN_DIRECTORY;
 use labkit::{Failure, files};
 use serde::{Deserialize, Serialize};
 
+use crate::model::container::APP;
 use crate::model::ledger::{Ledger, VERSION};
 use crate::model::name::Label;
 use crate::model::object;
@@ -24,9 +25,29 @@ pub fn registry(lab: &Label) -> PathBuf {
     lab_directory(lab).join("registry")
 }
 
-/// The log of a pod's app.
-pub fn log(lab: &Label, pod: &Label) -> PathBuf {
-    lab_directory(lab).join("logs").join(format!("{pod}.log"))
+/// The log of a container; the app's bears the name of the pod alone.
+pub fn log(lab: &Label, pod: &Label, container: &Label) -> PathBuf {
+    let file = if container.as_str() == APP {
+        format!("{pod}.log")
+    } else {
+        format!("{pod}.{container}.log")
+    };
+    lab_directory(lab).join("logs").join(file)
+}
+
+/// Among a pod's files, the folder that its containers see as `/dev/shm`.
+pub const SHM: &str = "shm";
+/// Among a pod's files, the folder that its containers see as `/volume`.
+pub const VOLUME: &str = "volume";
+
+/// Where the view of this lab's containers is put together.
+pub fn stage(lab: &Label) -> PathBuf {
+    lab_directory(lab).join("stage")
+}
+
+/// The roots that were unpacked for a pod's containers.
+pub fn roots(lab: &Label, pod: &Label) -> PathBuf {
+    lab_directory(lab).join("roots").join(pod.as_str())
 }
 
 /// The files that a pod sees as `/etc/hosts` and the like.
@@ -97,7 +118,7 @@ pub fn remains(lab: &Label) -> (Option<u64>, BTreeSet<Label>) {
         let pod = name
             .strip_suffix(".pod.json")
             .or_else(|| name.strip_suffix(".log"))?;
-        Label::new(pod).ok()
+        Label::new(pod.split('.').next()?).ok()
     });
     (value["nodeNamespace"].as_u64(), pods.collect())
 }
@@ -115,6 +136,8 @@ pub fn make_lab_directory(lab: &Label) -> Result<(), Failure> {
         folder.join("registry"),
         folder.join("logs"),
         folder.join("pods"),
+        folder.join("roots"),
+        stage(lab),
     ] {
         files::private_directory(&path)
             .map_err(|error| Failure::host_lacks(format!("cannot use {}: {error}", path.display())))?;
@@ -126,7 +149,7 @@ pub fn make_lab_directory(lab: &Label) -> Result<(), Failure> {
 pub fn remove_lab_directory(lab: &Label) -> Result<(), Failure> {
     let folder = lab_directory(lab);
     let failed = |error: io::Error| Failure::failed(format!("cannot remove {}: {error}", folder.display()));
-    for part in ["registry", "logs", "pods"] {
+    for part in ["registry", "logs", "pods", "roots"] {
         match fs::remove_dir_all(folder.join(part)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
             _ => {}
@@ -186,16 +209,49 @@ pub fn write_pod_files(folder: &Path, pod_files: &[(&str, String)]) -> Result<()
     for (name, content) in pod_files {
         let path = folder.join(name);
         if fs::read(&path).ok().as_deref() != Some(content.as_bytes()) {
-            files::write_atomically(&path, content.as_bytes(), 0o644)
-                .map_err(|error| unwritable(&path, &error))?;
+            write_in_place(&path, content.as_bytes()).map_err(|error| unwritable(&path, &error))?;
         }
     }
     Ok(())
 }
 
-/// Opens the log of a pod's app to append to it.
-pub fn open_log(lab: &Label, pod: &Label) -> Result<File, Failure> {
-    let path = log(lab, pod);
+fn write_in_place(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o644)
+        .custom_flags(nix::libc::O_NOFOLLOW)
+        .open(path)?;
+    io::Write::write_all(&mut file, content)
+}
+
+/// Makes the folders and files that the containers of a pod share.
+///
+/// Containers have the files bound into theirs, so that each keeps its inode and changes in place.
+pub fn prepare_pod(lab: &Label, pod: &Label, pod_files: &[(&str, String)]) -> Result<(), Failure> {
+    let folder = pod_files_folder(lab, pod)?;
+    for name in [SHM, VOLUME] {
+        let path = folder.join(name);
+        match fs::DirBuilder::new().create(&path) {
+            Ok(()) => fs::set_permissions(&path, fs::Permissions::from_mode(0o1777))
+                .map_err(|error| unwritable(&path, &error))?,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(unwritable(&path, &error)),
+        }
+    }
+    write_pod_files(&folder, pod_files)
+}
+
+fn pod_files_folder(lab: &Label, pod: &Label) -> Result<PathBuf, Failure> {
+    let folder = pod_files(lab, pod);
+    files::private_directory(&folder).map_err(|error| unwritable(&folder, &error))?;
+    Ok(folder)
+}
+
+/// Opens the log of a container to append to it.
+pub fn open_log(lab: &Label, pod: &Label, container: &Label) -> Result<File, Failure> {
+    let path = log(lab, pod, container);
     let opened = OpenOptions::new()
         .append(true)
         .create(true)
@@ -205,15 +261,31 @@ pub fn open_log(lab: &Label, pod: &Label) -> Result<File, Failure> {
     opened.map_err(|error| unwritable(&path, &error))
 }
 
-/// Forgets a pod's log and files.
-pub fn forget_pod(lab: &Label, pod: &Label) -> Result<(), Failure> {
-    let path = log(lab, pod);
+/// Forgets a container's log and root.
+pub fn forget_container(lab: &Label, pod: &Label, container: &Label) -> Result<(), Failure> {
+    let path = log(lab, pod, container);
     files::remove_if_there(&path).map_err(|error| unwritable(&path, &error))?;
-    let path = pod_files(lab, pod);
-    match fs::remove_dir_all(&path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(unwritable(&path, &error)),
+    remove_folder(&roots(lab, pod).join(container.as_str()))
+}
+
+fn remove_folder(path: &Path) -> Result<(), Failure> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(unwritable(path, &error)),
         _ => Ok(()),
     }
+}
+
+/// Forgets a pod's logs, files and roots.
+pub fn forget_pod<'a>(
+    lab: &Label,
+    pod: &Label,
+    containers: impl Iterator<Item = &'a Label>,
+) -> Result<(), Failure> {
+    for container in containers {
+        forget_container(lab, pod, container)?;
+    }
+    remove_folder(&pod_files(lab, pod))?;
+    remove_folder(&roots(lab, pod))
 }
 
 /// What labs share: what the first one changed and the last one must put back.
@@ -230,6 +302,9 @@ pub struct Shared {
     /// We loaded `br_netfilter`.
     #[serde(default)]
     pub loaded_bridge_netfilter: bool,
+    /// Controllers of control groups that we switched on.
+    #[serde(default)]
+    pub controllers: Vec<String>,
 }
 
 fn shared_path() -> PathBuf {

@@ -1,5 +1,6 @@
 //! Takes a lab down: everything in its ledger goes, nothing else does.
 
+use std::collections::BTreeSet;
 use std::thread;
 
 use labkit::rundir::RunDirectory;
@@ -8,7 +9,7 @@ use labkit::{Failure, fault, footprint};
 use super::settle::{self, Place};
 use crate::edge::node::Node;
 use crate::edge::rules::Rules;
-use crate::edge::{host, joined, namespace, process, store};
+use crate::edge::{cgroup, host, joined, namespace, process, store};
 use crate::model::ledger::{Ledger, PodRecord};
 use crate::model::name::Label;
 use crate::model::rule;
@@ -39,7 +40,7 @@ pub fn take_down(run: &RunDirectory, mut ledger: Ledger) -> Result<(), Failure> 
     let apps: Vec<_> = ledger
         .pods
         .iter()
-        .filter_map(|record| record.process)
+        .flat_map(PodRecord::processes)
         .chain(stray)
         .collect();
     let mut failures = thread::scope(|scope| {
@@ -63,6 +64,8 @@ pub fn take_down(run: &RunDirectory, mut ledger: Ledger) -> Result<(), Failure> 
     }
     failures.extend(remove_namespaces(&ledger.pods));
     fault::point("down:namespaces");
+    failures.extend(cgroup::remove_all(&ledger.lab.name).err());
+    fault::point("down:cgroups");
     if failures.is_empty() {
         failures.extend(forget(&ledger, place));
     }
@@ -106,6 +109,21 @@ pub fn remove_namespaces<'a>(records: impl IntoIterator<Item = &'a PodRecord>) -
         }
     }
     failures
+}
+
+/// Removes a pod's files and the groups of its containers.
+pub fn forget_pod(lab: &Label, record: &PodRecord) -> Result<(), Failure> {
+    let name = &record.pod.spec.name;
+    let containers: BTreeSet<Label> = record
+        .containers
+        .iter()
+        .map(|container| container.name.clone())
+        .chain(record.pod.containers().into_iter().map(|spec| spec.name))
+        .collect();
+    for container in &containers {
+        cgroup::remove(lab, name, container)?;
+    }
+    store::forget_pod(lab, name, containers.iter())
 }
 
 /// Puts back what the last lab must put back, and removes the lab's folder.

@@ -1,5 +1,6 @@
-//! Starts the processes of a lab: an app in each pod, and one agent.
+//! Starts the processes of a lab: a holder and containers in each pod, and one agent.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read as _;
 use std::os::fd::OwnedFd;
@@ -12,12 +13,14 @@ use std::time::{Duration, Instant};
 
 use labkit::{Failure, fault};
 use nix::fcntl::OFlag;
-use nix::sched::{CloneFlags, setns};
+use nix::sched::{CloneFlags, setns, unshare};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::progress::Progress;
 use crate::app::Listen;
-use crate::edge::{joined, namespace, process, store};
+use crate::edge::view::View;
+use crate::edge::{cgroup, joined, namespace, process, rootfs, store};
+use crate::model::container::{APP, ContainerSpec};
 use crate::model::ledger::{Lab, Pod, ProcessId};
 use crate::model::name::Label;
 
@@ -64,60 +67,186 @@ pub fn on_workers<I: Sync, W, T: Send>(
     })
 }
 
-/// Starts the apps of these pods and waits until each listens.
+/// What is to be started in one pod.
+#[derive(Debug, Clone)]
+pub struct Start<'a> {
+    /// The pod.
+    pub pod: &'a Pod,
+    /// The process that holds its namespaces; none if it is to be started too.
+    pub holder: Option<ProcessId>,
+    /// The containers.
+    pub containers: Vec<ContainerSpec>,
+}
+
+/// A process that was started: a container's first, or with no name the pod's holder.
+#[derive(Debug, Clone)]
+pub struct Started {
+    /// The pod.
+    pub pod: Label,
+    /// The container.
+    pub container: Option<Label>,
+    /// The process.
+    pub process: ProcessId,
+}
+
+/// Starts holders and containers and waits until each app listens and each command runs.
 ///
 /// `started` hears of each process at once, ready or not.
-pub fn apps(
+pub fn containers(
     lab: &Lab,
-    pods: &[&Pod],
+    pods: &[Start],
     progress: &Progress,
-    started: &Mutex<Vec<(Label, ProcessId)>>,
+    started: &Mutex<Vec<Started>>,
 ) -> Result<(), Failure> {
     let failed = |error: nix::Error| Failure::failed(format!("cannot make a pipe: {error}"));
     let (hears, tells) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(failed)?;
+    let view = View::new(&lab.name)?;
+    let own_pids = File::open("/proc/self/ns/pid")
+        .map_err(|error| Failure::failed(format!("cannot open this pid namespace: {error}")))?;
+    let launcher = Launcher {
+        lab,
+        view: view.path(),
+        own_pids,
+        tells,
+        started,
+    };
     on_workers(
         pods,
         || Ok(()),
-        |(), pod| {
-            let process = app(lab, pod, &tells)?;
-            if let (Some(process), Ok(mut started)) = (process, started.lock()) {
-                started.push((pod.spec.name.clone(), process));
-            }
-            fault::point("up:app");
+        |(), start| {
+            launcher.pod(start)?;
             progress.tick("started the apps of pods", pods.len());
             Ok(())
         },
     )?;
-    drop(tells);
-    await_words(lab, pods, hears)
+    drop(launcher);
+    let told = await_words(lab, pods, hears);
+    // It must live until the last container has looked at it.
+    drop(view);
+    told
 }
 
-/// Starts one app from a thread that enters the pod's namespace for it.
-fn app(lab: &Lab, pod: &Pod, tells: &OwnedFd) -> Result<Option<ProcessId>, Failure> {
-    let name = &pod.spec.name;
-    let failed = |error: std::io::Error| Failure::failed(format!("cannot start the app of {name}: {error}"));
-    setns(namespace::open(&pod.namespace)?, CloneFlags::CLONE_NEWNET)
-        .map_err(|error| failed(error.into()))?;
-    let log = store::open_log(&lab.name, name)?;
-    let errors = log.try_clone().map_err(failed)?;
-    let mut command = own_command("serve", &lab.name);
-    command.args(["--pod", name.as_str(), "--ip", &pod.ip.to_string()]);
-    for port in &pod.spec.ports {
-        let listen = Listen {
-            answers: port.answers(),
-            port: port.container_port.get(),
-            protocol: port.protocol,
-        };
-        command.args(["--listen", &listen.to_string()]);
+/// Starts processes from threads that enter the pod's namespaces for it.
+struct Launcher<'a> {
+    lab: &'a Lab,
+    view: String,
+    own_pids: File,
+    tells: OwnedFd,
+    started: &'a Mutex<Vec<Started>>,
+}
+
+impl Launcher<'_> {
+    fn pod(&self, start: &Start) -> Result<(), Failure> {
+        let pod = start.pod;
+        let name = &pod.spec.name;
+        let failed = |error: nix::Error| Failure::failed(format!("cannot enter the pod {name}: {error}"));
+        setns(namespace::open(&pod.namespace)?, CloneFlags::CLONE_NEWNET).map_err(failed)?;
+        match start.holder {
+            Some(holder) => process::enter(holder, &["uts", "ipc"]).map_err(failed)?,
+            None => {
+                unshare(CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWIPC).map_err(failed)?;
+                nix::unistd::sethostname(name.as_str()).map_err(failed)?;
+                let holder = self.holder(pod)?;
+                self.note(name, None, holder);
+                fault::point("up:holder");
+            }
+        }
+        for container in &start.containers {
+            let process = self.container(pod, container)?;
+            self.note(name, Some(&container.name), process);
+            fault::point("up:app");
+        }
+        Ok(())
     }
-    let tells = tells.try_clone().map_err(failed)?;
-    let child = command
-        .stdin(tells)
-        .stdout(log)
-        .stderr(errors)
-        .spawn()
-        .map_err(failed)?;
-    Ok(identify(child.id()))
+
+    fn note(&self, pod: &Label, container: Option<&Label>, process: Option<ProcessId>) {
+        if let (Some(process), Ok(mut started)) = (process, self.started.lock()) {
+            started.push(Started {
+                pod: pod.clone(),
+                container: container.cloned(),
+                process,
+            });
+        }
+    }
+
+    fn holder(&self, pod: &Pod) -> Result<Option<ProcessId>, Failure> {
+        let mut command = own_command("holder", &self.lab.name);
+        let child = command
+            .args(["--pod", pod.spec.name.as_str()])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
+        let child = child.map_err(|error| {
+            Failure::failed(format!("cannot start the holder of {}: {error}", pod.spec.name))
+        })?;
+        Ok(identify(child.id()))
+    }
+
+    /// The first process of a container, which is number 1 of a new pid namespace.
+    fn container(&self, pod: &Pod, container: &ContainerSpec) -> Result<Option<ProcessId>, Failure> {
+        let name = &pod.spec.name;
+        let failed = |error: std::io::Error| {
+            Failure::failed(format!(
+                "cannot start the container {} of {name}: {error}",
+                container.name
+            ))
+        };
+        let lab = &self.lab.name;
+        let group = cgroup::make(lab, name, container)?;
+        let rootfs = container
+            .rootfs
+            .as_deref()
+            .map(|rootfs| rootfs::ready(lab, name, &container.name, rootfs))
+            .transpose()?;
+        let log = store::open_log(lab, name, &container.name)?;
+        let errors = log.try_clone().map_err(failed)?;
+        let mut command = self.first_process(pod, container);
+        let paths = [("--rootfs", rootfs), ("--cgroup", group)];
+        for (flag, path) in paths
+            .iter()
+            .filter_map(|(flag, path)| Some((flag, path.as_ref()?)))
+        {
+            command.arg(flag).arg(path);
+        }
+        if !container.is_app() {
+            command.arg("--").args(&container.command);
+        }
+        command
+            .stdin(self.tells.try_clone().map_err(failed)?)
+            .stdout(log)
+            .stderr(errors);
+        unshare(CloneFlags::CLONE_NEWPID).map_err(|error| failed(error.into()))?;
+        let child = command.spawn();
+        // Only once may a thread leave; so it comes back each time.
+        setns(&self.own_pids, CloneFlags::CLONE_NEWPID).map_err(|error| failed(error.into()))?;
+        Ok(identify(child.map_err(failed)?.id()))
+    }
+
+    fn first_process(&self, pod: &Pod, container: &ContainerSpec) -> Command {
+        let verb = if container.is_app() { "serve" } else { "container" };
+        let mut command = own_command(verb, &self.lab.name);
+        command.args(["--pod", pod.spec.name.as_str()]);
+        command.args(["--container", container.name.as_str(), "--inside", &self.view]);
+        if container.is_app() {
+            command.args(["--ip", &pod.ip.to_string()]);
+            for port in &container.ports {
+                let listen = Listen {
+                    answers: port.answers(),
+                    port: port.container_port.get(),
+                    protocol: port.protocol,
+                };
+                command.args(["--listen", &listen.to_string()]);
+            }
+        }
+        if let Some(user) = container.user {
+            command.args(["--user", &user.to_string()]);
+        }
+        for capability in &container.capabilities {
+            command.args(["--cap", capability.as_str()]);
+        }
+        command
+    }
 }
 
 fn own_command(verb: &str, lab: &Label) -> Command {
@@ -132,9 +261,41 @@ fn identify(pid: u32) -> Option<ProcessId> {
     process::identify(i32::try_from(pid).ok()?)
 }
 
-/// Each app writes a line with its pod's name once it listens; the pipe ends when all have
-/// written or died.
-fn await_words(lab: &Lab, pods: &[&Pod], hears: OwnedFd) -> Result<(), Failure> {
+/// Each container writes a line with its pod's name and its own once it listens or runs; the pipe
+/// ends when all have written or died.
+fn await_words(lab: &Lab, pods: &[Start], hears: OwnedFd) -> Result<(), Failure> {
+    let words = read_until_end(hears);
+    let words = String::from_utf8_lossy(&words).into_owned();
+    let ready: BTreeSet<_> = words.lines().collect();
+    let all = pods.iter().flat_map(|start| {
+        let containers = start.containers.iter();
+        containers.map(|container| (&start.pod.spec.name, &container.name))
+    });
+    let mut silent = all.filter(|(pod, container)| !ready.contains(word(pod, container).as_str()));
+    let Some((pod, container)) = silent.next() else {
+        return Ok(());
+    };
+    let log = std::fs::read_to_string(store::log(&lab.name, pod, container)).unwrap_or_default();
+    let last = log
+        .lines()
+        .last()
+        .unwrap_or("it said nothing")
+        .trim_start_matches("error: ")
+        .to_string();
+    let what = if container.as_str() == APP {
+        format!("the app of {pod}")
+    } else {
+        format!("the container {container} of {pod}")
+    };
+    Err(Failure::failed(format!("{what} did not start: {last}")))
+}
+
+/// What a container says when it is ready.
+pub fn word(pod: &Label, container: &Label) -> String {
+    format!("{pod} {container}")
+}
+
+fn read_until_end(hears: OwnedFd) -> Vec<u8> {
     let deadline = Instant::now() + PATIENCE;
     let mut pipe = File::from(hears);
     let mut words = Vec::new();
@@ -143,30 +304,14 @@ fn await_words(lab: &Lab, pods: &[&Pod], hears: OwnedFd) -> Result<(), Failure> 
         let left = Timespec::try_from(deadline.saturating_duration_since(Instant::now())).ok();
         match poll(&mut [PollFd::new(&pipe, PollFlags::IN)], left.as_ref()) {
             Err(rustix::io::Errno::INTR) => continue,
-            Ok(0) | Err(_) => break,
+            Ok(0) | Err(_) => return words,
             Ok(_) => {}
         }
         match pipe.read(&mut buffer) {
-            Ok(0) | Err(_) => break,
+            Ok(0) | Err(_) => return words,
             Ok(length) => words.extend_from_slice(&buffer[..length]),
         }
     }
-    let words = String::from_utf8_lossy(&words).into_owned();
-    let ready: std::collections::BTreeSet<_> = words.lines().collect();
-    let Some(silent) = pods.iter().find(|pod| !ready.contains(pod.spec.name.as_str())) else {
-        return Ok(());
-    };
-    let name = &silent.spec.name;
-    let log = std::fs::read_to_string(store::log(&lab.name, name)).unwrap_or_default();
-    let last = log
-        .lines()
-        .last()
-        .unwrap_or("it said nothing")
-        .trim_start_matches("error: ")
-        .to_string();
-    Err(Failure::failed(format!(
-        "the app of {name} did not start: {last}"
-    )))
 }
 
 /// Starts the agent of a lab.

@@ -1,6 +1,7 @@
 //! Plans carried out: look at the host, take the steps, take a lab down again.
 
 pub mod down;
+pub mod join;
 pub mod launch;
 pub mod observe;
 pub mod progress;

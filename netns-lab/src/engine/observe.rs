@@ -41,6 +41,7 @@ pub fn observe(
             routes: node.routes()?,
             namespaces: namespaces(pods, ledger),
             running: running(ledger),
+            held: held(ledger),
             cut_off: cut_off(lab, ledger),
             agent: ledger.and_then(|ledger| ledger.agent).is_some_and(process::runs),
             rules: BTreeSet::new(),
@@ -65,21 +66,32 @@ fn namespaces(pods: &[Pod], ledger: Option<&Ledger>) -> BTreeMap<String, u64> {
         .collect()
 }
 
-/// The pods whose app runs but whose namespace has no way to the bridge any more.
+/// The pods whose holder runs in a namespace that has no way to the bridge any more.
 fn cut_off(lab: &Lab, ledger: Option<&Ledger>) -> BTreeSet<Label> {
     let gateway = lab.bridge_address().addr();
     let records = ledger.iter().flat_map(|ledger| &ledger.pods);
     let lost = records.filter(|record| {
         record
-            .process
+            .holder
             .is_some_and(|id| process::runs(id) && !process::has_default_route(id, gateway))
     });
     lost.map(|record| record.pod.spec.name.clone()).collect()
 }
 
-/// The pods whose recorded app runs.
-pub fn running(ledger: Option<&Ledger>) -> BTreeSet<Label> {
+/// The pods whose recorded holder runs.
+fn held(ledger: Option<&Ledger>) -> BTreeSet<Label> {
     let records = ledger.iter().flat_map(|ledger| &ledger.pods);
-    let alive = records.filter(|record| record.process.is_some_and(process::runs));
-    alive.map(|record| record.pod.spec.name.clone()).collect()
+    let held = records.filter(|record| record.holder.is_some_and(process::runs));
+    held.map(|record| record.pod.spec.name.clone()).collect()
+}
+
+/// The recorded containers that run, each with its pod.
+pub fn running(ledger: Option<&Ledger>) -> BTreeSet<(Label, Label)> {
+    let records = ledger.iter().flat_map(|ledger| &ledger.pods);
+    let containers = records.flat_map(|record| {
+        let alive = record.containers.iter();
+        let alive = alive.filter(|container| container.process.is_some_and(process::runs));
+        alive.map(|container| (record.pod.spec.name.clone(), container.name.clone()))
+    });
+    containers.collect()
 }

@@ -83,9 +83,8 @@ fn record(lab: &Lab, pod: Pod, links: &[Link]) -> PodRecord {
         .any(|link| link.name == pod.interface && link.group == lab.group());
     let ours = inode.is_some_and(|inode| linked || !process::strays(lab.name.as_str(), &[inode]).is_empty());
     PodRecord {
-        pod,
         namespace_inode: Some(inode.filter(|_| ours).unwrap_or(NOBODYS)),
-        process: None,
+        ..PodRecord::announced(pod)
     }
 }
 

@@ -6,7 +6,7 @@ use labkit::Failure;
 use labkit::rundir::network_namespace;
 
 use crate::edge::{namespace, process};
-use crate::model::ledger::{Ledger, ProcessId};
+use crate::model::ledger::{Ledger, PodRecord, ProcessId};
 
 /// The namespaces of a lab as they are now: those recorded, and those under announced names.
 pub fn namespaces(ledger: &Ledger) -> BTreeSet<u64> {
@@ -27,7 +27,7 @@ pub fn strays(ledger: &Ledger) -> Vec<ProcessId> {
     let known: Vec<_> = ledger
         .pods
         .iter()
-        .filter_map(|record| record.process)
+        .flat_map(PodRecord::processes)
         .chain(ledger.agent)
         .collect();
     found

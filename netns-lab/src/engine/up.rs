@@ -12,17 +12,20 @@ use labkit::rundir::RunDirectory;
 use labkit::{Failure, fault, footprint, shell};
 
 use super::down::{self, holder};
+use super::launch::{self, Start, Started};
 use super::progress::Progress;
-use super::{launch, settle};
+use super::settle;
 use crate::edge::node::Node;
 use crate::edge::pod::PodMaker;
 use crate::edge::rules::Rules;
-use crate::edge::{host, joined, process, store};
-use crate::model::ledger::{Lab, Ledger, Pod, PodRecord, ProcessId};
+use crate::edge::{cgroup, host, joined, process, registry, store};
+use crate::model::container::ContainerSpec;
+use crate::model::ledger::{ContainerRecord, Lab, Ledger, Pod, PodRecord, ProcessId};
 use crate::model::name::Label;
 use crate::model::object;
 use crate::model::observed::Observed;
 use crate::model::plan::Step;
+use crate::model::pod_files;
 
 /// A plan on its way: what it was made from, and what has come of it.
 pub struct Up<'a> {
@@ -106,11 +109,7 @@ impl Up<'_> {
         }
         for pod in wanted {
             if self.ledger.pod(&pod.spec.name).is_none() {
-                self.ledger.pods.push(PodRecord {
-                    pod: pod.clone(),
-                    namespace_inode: None,
-                    process: None,
-                });
+                self.ledger.pods.push(PodRecord::announced(pod.clone()));
             }
         }
         store::write_ledger(&self.ledger)?;
@@ -186,7 +185,7 @@ impl Up<'_> {
         process::end(
             &gone
                 .iter()
-                .filter_map(|record| record.process)
+                .flat_map(|record| record.processes())
                 .chain(agent)
                 .collect::<Vec<_>>(),
         );
@@ -206,7 +205,7 @@ impl Up<'_> {
         }
         fault::point("up:removed-namespaces");
         for record in &gone {
-            store::forget_pod(&self.ledger.lab.name, &record.pod.spec.name)?;
+            down::forget_pod(&self.ledger.lab.name, record)?;
         }
         Ok(())
     }
@@ -254,36 +253,73 @@ impl Up<'_> {
         for record in &mut self.ledger.pods {
             if let Some(inode) = made.get(&record.pod.spec.name) {
                 record.namespace_inode = Some(*inode);
-                record.process = None;
+                record.holder = None;
+                record.containers.clear();
             }
         }
         Ok(())
     }
 
+    /// Ends containers, and starts holders and containers.
     fn apps(&mut self) -> Result<(), Failure> {
-        let stopped: Vec<ProcessId> = self.select(|step| match step {
-            Step::StopApp(pod) => self.ledger.pod(&pod.spec.name)?.process,
+        let stopped = self.select(|step| match step {
+            Step::StopContainer(pod, name) => Some((pod.spec.name.clone(), name.clone())),
+            // One of that name may have been added by hand.
+            Step::StartContainer(pod, spec) => Some((pod.spec.name.clone(), spec.name.clone())),
             _ => None,
         });
-        process::end(&stopped);
-        let pods: Vec<&Pod> = self.select(|step| match step {
-            Step::StartApp(pod) => Some(pod),
-            _ => None,
-        });
-        if pods.is_empty() {
+        self.end_containers(&stopped)?;
+        let starts = self.starts();
+        if starts.is_empty() {
             return Ok(());
         }
-        let started = Mutex::new(Vec::new());
-        let result = launch::apps(self.lab(), &pods, self.progress, &started);
-        let started: BTreeMap<Label, ProcessId> =
-            started.into_inner().unwrap_or_default().into_iter().collect();
-        for record in &mut self.ledger.pods {
-            if let Some(process) = started.get(&record.pod.spec.name) {
-                record.process = Some(*process);
-            }
+        let names = registry::names(&self.lab().name);
+        for start in &starts {
+            let files = pod_files::all(&self.ledger, start.pod, &names);
+            store::prepare_pod(&self.ledger.lab.name, &start.pod.spec.name, &files)?;
         }
+        let started = Mutex::new(Vec::new());
+        let result = launch::containers(self.lab(), &starts, self.progress, &started);
+        note(&mut self.ledger, started.into_inner().unwrap_or_default());
         fault::point("up:apps");
         result
+    }
+
+    fn end_containers(&mut self, stopped: &[(Label, Label)]) -> Result<(), Failure> {
+        let known = |(pod, name): &(Label, Label)| self.ledger.pod(pod)?.process(name);
+        let processes: Vec<ProcessId> = stopped.iter().filter_map(known).collect();
+        process::end(&processes);
+        for (pod, name) in stopped {
+            cgroup::remove(&self.ledger.lab.name, pod, name)?;
+            let mut records = self.ledger.pods.iter_mut();
+            if let Some(record) = records.find(|record| record.pod.spec.name == *pod) {
+                record.containers.retain(|container| container.name != *name);
+            }
+        }
+        Ok(())
+    }
+
+    /// What is to be started, pod by pod in the order of the topology.
+    fn starts(&self) -> Vec<Start<'_>> {
+        let mut starts: BTreeMap<usize, Start> = BTreeMap::new();
+        for step in self.steps {
+            let (pod, container) = match step {
+                Step::AddPod(_, pod) => (pod, None),
+                Step::StartContainer(pod, container) => (pod, Some(container.clone())),
+                _ => continue,
+            };
+            let mut records = self.ledger.pods.iter();
+            let Some(place) = records.position(|record| record.pod.spec.name == pod.spec.name) else {
+                continue;
+            };
+            let start = starts.entry(place).or_insert_with(|| Start {
+                pod,
+                holder: self.ledger.pods[place].holder,
+                containers: Vec::new(),
+            });
+            start.containers.extend(container);
+        }
+        starts.into_values().collect()
     }
 
     fn registry(&mut self, wanted: &[Pod]) -> Result<(), Failure> {
@@ -314,9 +350,11 @@ impl Up<'_> {
         self.ledger.pods = wanted
             .iter()
             .filter_map(|pod| {
+                let mut record = records.remove(&pod.spec.name)?;
+                in_order(&mut record.containers, &pod.containers());
                 Some(PodRecord {
                     pod: pod.clone(),
-                    ..records.remove(&pod.spec.name)?
+                    ..record
                 })
             })
             .collect();
@@ -331,6 +369,30 @@ impl Up<'_> {
         self.progress.phase("record");
         Ok(())
     }
+}
+
+/// Writes down what was started.
+pub fn note(ledger: &mut Ledger, started: Vec<Started>) {
+    let mut by_pod: BTreeMap<Label, Vec<Started>> = BTreeMap::new();
+    for one in started {
+        by_pod.entry(one.pod.clone()).or_default().push(one);
+    }
+    for record in &mut ledger.pods {
+        for one in by_pod.remove(&record.pod.spec.name).unwrap_or_default() {
+            match one.container {
+                None => record.holder = Some(one.process),
+                Some(name) => record.set_process(&name, Some(one.process)),
+            }
+        }
+    }
+}
+
+/// Those of the topology first, in its order, then those that were added.
+fn in_order(records: &mut [ContainerRecord], wanted: &[ContainerSpec]) {
+    records.sort_by_key(|record| {
+        let place = wanted.iter().position(|wanted| wanted.name == record.name);
+        place.unwrap_or(wanted.len())
+    });
 }
 
 fn offer_service(lab: &Lab) -> Result<(), Failure> {

@@ -1,13 +1,16 @@
 //! The ledger: what a lab intends and what it made, written down before it is made.
 
+use std::fmt;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
+use super::container::{self, ContainerSpec};
 use super::name::{self, Label};
-use super::topology::{App, NodeSpec, PodSpec, Topology};
+use super::topology::{NodeSpec, PodSpec, Topology};
 use super::{address, topology};
 
 /// The shape of the file; another number is from another version of the program.
@@ -69,9 +72,9 @@ impl Pod {
         address::mac(self.ip)
     }
 
-    /// Whether an app runs in it.
-    pub fn has_app(&self) -> bool {
-        self.spec.app == App::Serve
+    /// Its containers, in their order.
+    pub fn containers(&self) -> Vec<ContainerSpec> {
+        container::containers(&self.spec)
     }
 }
 
@@ -85,6 +88,27 @@ pub struct ProcessId {
     pub start_time: u64,
 }
 
+impl fmt::Display for ProcessId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.pid, self.start_time)
+    }
+}
+
+impl FromStr for ProcessId {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parse = || {
+            let (pid, start_time) = text.split_once(':')?;
+            Some(Self {
+                pid: pid.parse().ok()?,
+                start_time: start_time.parse().ok()?,
+            })
+        };
+        parse().ok_or_else(|| "expected PID:START".to_string())
+    }
+}
+
 /// A pod and what is known of it since it was made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -94,9 +118,77 @@ pub struct PodRecord {
     /// The inode of its network namespace; none until that is recorded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace_inode: Option<u64>,
-    /// Its app.
+    /// The process that holds its namespaces, whatever becomes of its containers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holder: Option<ProcessId>,
+    /// Its containers: those of the topology in their order, then those that were added.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub containers: Vec<ContainerRecord>,
+}
+
+/// A container and what is known of it since it was started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ContainerRecord {
+    /// Its name.
+    pub name: Label,
+    /// Its first process; none until that is recorded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub process: Option<ProcessId>,
+    /// What `run` was asked for; none if the topology has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub added: Option<ContainerSpec>,
+}
+
+impl PodRecord {
+    /// A pod of which nothing is known yet.
+    pub fn announced(pod: Pod) -> Self {
+        Self {
+            pod,
+            namespace_inode: None,
+            holder: None,
+            containers: Vec::new(),
+        }
+    }
+
+    /// All its processes that were started: the holder and the first one of each container.
+    pub fn processes(&self) -> impl Iterator<Item = ProcessId> {
+        let containers = self.containers.iter();
+        self.holder
+            .into_iter()
+            .chain(containers.filter_map(|container| container.process))
+    }
+
+    /// The record of a container.
+    pub fn container(&self, name: &Label) -> Option<&ContainerRecord> {
+        self.containers.iter().find(|container| container.name == *name)
+    }
+
+    /// The process of a container.
+    pub fn process(&self, container: &Label) -> Option<ProcessId> {
+        self.container(container)?.process
+    }
+
+    /// The process of the first container.
+    pub fn first_process(&self) -> Option<ProcessId> {
+        self.containers.first()?.process
+    }
+
+    /// Writes down the process of a container, which is new or was started again.
+    pub fn set_process(&mut self, name: &Label, process: Option<ProcessId>) {
+        match self
+            .containers
+            .iter_mut()
+            .find(|container| container.name == *name)
+        {
+            Some(container) => container.process = process,
+            None => self.containers.push(ContainerRecord {
+                name: name.clone(),
+                process,
+                added: None,
+            }),
+        }
+    }
 }
 
 /// Everything that `down` must know, whatever happened in between.

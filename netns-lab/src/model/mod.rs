@@ -2,6 +2,7 @@
 
 pub mod address;
 pub mod check;
+pub mod container;
 pub mod deployment;
 pub mod doctor;
 pub mod document;
@@ -20,6 +21,7 @@ pub mod report;
 pub mod rule;
 pub mod service;
 pub mod service_check;
+pub mod sight;
 pub mod slice;
 pub mod topology;
 pub mod view;

@@ -49,6 +49,11 @@ impl Label {
         Self(format!("web-{number}"))
     }
 
+    /// The container of a pod that names none.
+    pub fn app() -> Self {
+        Self(super::container::APP.to_string())
+    }
+
     /// The lab without a `--name`.
     pub fn default_lab() -> Self {
         Self(DEFAULT_LAB.to_string())

@@ -12,11 +12,15 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde::Serialize;
 
 use super::address;
+use super::container::{APP, ContainerSpec};
 use super::ledger::{Lab, Pod};
 use super::name;
 
 /// The file of the first Service, which is the people's from then on.
 pub const SERVICE_FILE: &str = "web.service.json";
+
+/// What the containers are said to be made of.
+const IMAGE: &str = "netns-lab";
 
 /// The file of a node.
 pub fn node_file(lab: &Lab) -> String {
@@ -78,26 +82,41 @@ pub fn pod(lab: &Lab, pod: &Pod, ready: bool) -> Vec<u8> {
         },
         spec: Some(PodSpec {
             node_name: Some(lab.node.to_string()),
-            containers: vec![container(pod)],
+            containers: containers(pod),
             ..Default::default()
         }),
         status: Some(status(lab, pod, ready)),
     })
 }
 
-fn container(pod: &Pod) -> Container {
-    let ports = pod.spec.ports.iter().map(|port| ContainerPort {
-        name: Some(port.name.as_str().into()),
-        container_port: i32::from(port.container_port.get()),
-        protocol: Some(port.protocol.name().into()),
-        ..Default::default()
-    });
-    Container {
-        name: "app".into(),
-        image: Some("netns-lab".into()),
-        ports: pod.has_app().then(|| ports.collect()),
-        ..Default::default()
+/// A pod that runs nothing has a container all the same, for Kubernetes knows no pod without.
+fn containers(pod: &Pod) -> Vec<Container> {
+    let of = |name: String, spec: Option<&ContainerSpec>| {
+        let ports = spec.map(|spec| {
+            let ports = spec.ports.iter().map(|port| ContainerPort {
+                name: Some(port.name.as_str().into()),
+                container_port: i32::from(port.container_port.get()),
+                protocol: Some(port.protocol.name().into()),
+                ..Default::default()
+            });
+            ports.collect()
+        });
+        Container {
+            name,
+            image: Some(IMAGE.into()),
+            command: spec
+                .map(|spec| spec.command.clone())
+                .filter(|command| !command.is_empty()),
+            ports,
+            ..Default::default()
+        }
+    };
+    let specs = pod.containers();
+    if specs.is_empty() {
+        return vec![of(APP.into(), None)];
     }
+    let each = specs.iter().map(|spec| of(spec.name.to_string(), Some(spec)));
+    each.collect()
 }
 
 fn status(lab: &Lab, pod: &Pod, ready: bool) -> PodStatus {
@@ -121,6 +140,14 @@ fn status(lab: &Lab, pod: &Pod, ready: bool) -> PodStatus {
             ..Default::default()
         }
     };
+    let statuses = containers(pod).into_iter().map(|container| ContainerStatus {
+        name: container.name,
+        image: IMAGE.into(),
+        ready,
+        started: Some(ready),
+        state: Some(state.clone()),
+        ..Default::default()
+    });
     PodStatus {
         phase: Some("Running".into()),
         host_ip: Some(address::bridge_address(lab.pod_cidr).to_string()),
@@ -129,14 +156,7 @@ fn status(lab: &Lab, pod: &Pod, ready: bool) -> PodStatus {
             ip: pod.ip.to_string(),
         }]),
         conditions: Some(vec![condition("Ready"), condition("ContainersReady")]),
-        container_statuses: Some(vec![ContainerStatus {
-            name: "app".into(),
-            image: "netns-lab".into(),
-            ready,
-            started: Some(ready),
-            state: Some(state),
-            ..Default::default()
-        }]),
+        container_statuses: Some(statuses.collect()),
         ..Default::default()
     }
 }

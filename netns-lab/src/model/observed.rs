@@ -69,9 +69,11 @@ pub struct Observed {
     /// The names under `/run/netns` that matter here, and the inode of each; 0 where the name is
     /// there and no namespace is behind it.
     pub namespaces: BTreeMap<String, u64>,
-    /// Pods whose app runs.
-    pub running: BTreeSet<Label>,
-    /// Pods whose app runs in a namespace that lost its address or its way out.
+    /// Containers that run, each with its pod.
+    pub running: BTreeSet<(Label, Label)>,
+    /// Pods whose holder runs.
+    pub held: BTreeSet<Label>,
+    /// Pods whose holder is in a namespace that lost its address or its way out.
     pub cut_off: BTreeSet<Label>,
     /// Whether the agent runs.
     pub agent: bool,

@@ -6,7 +6,9 @@
 use std::fmt;
 
 use super::address::mac_text;
+use super::container::{APP, ContainerSpec};
 use super::ledger::{Lab, Ledger, Pod, PodRecord};
+use super::name::Label;
 use super::object;
 use super::observed::{Link, Observed};
 use super::rule::{Rule, rules};
@@ -48,10 +50,10 @@ pub enum Step {
     RaiseBridge(Lab),
     /// Route the Service range into the bridge.
     RouteServices(Lab),
-    /// End a pod's app, which is to be started with other ports.
-    StopApp(Pod),
-    /// Start a pod's app.
-    StartApp(Pod),
+    /// End a container that is not wanted any more, or is to be started as another.
+    StopContainer(Pod, Label),
+    /// Start a container.
+    StartContainer(Pod, ContainerSpec),
     /// Write an object of the lab to the registry.
     Publish {
         /// The file.
@@ -83,11 +85,14 @@ pub fn plan(wanted: &Wanted, ledger: Option<&Ledger>, observed: &Observed) -> Ve
     let (gone, kept) = sort_out(wanted, ledger, observed, bridge);
     steps.extend(gone.into_iter().cloned().map(Step::RemovePod));
     steps.extend(bridge_and_pods(wanted, observed, bridge, &kept));
-    steps.extend(app_steps(wanted, ledger, observed, &kept));
+    steps.extend(container_steps(wanted, ledger, observed, &kept));
     steps.extend(registry_steps(wanted, ledger, observed));
-    let apps_change = steps
-        .iter()
-        .any(|step| matches!(step, Step::StartApp(_) | Step::StopApp(_) | Step::RemovePod(_)));
+    let apps_change = steps.iter().any(|step| {
+        matches!(
+            step,
+            Step::StartContainer(..) | Step::StopContainer(..) | Step::AddPod(..) | Step::RemovePod(_)
+        )
+    });
     if apps_change || !observed.agent {
         steps.push(Step::StartAgent);
     }
@@ -156,6 +161,7 @@ fn is_whole(lab: &Lab, record: &PodRecord, observed: &Observed, bridge: Option<&
     let port = observed.link(&record.pod.interface);
     record.namespace_inode.is_some()
         && namespace == record.namespace_inode
+        && observed.held.contains(&record.pod.spec.name)
         && !observed.cut_off.contains(&record.pod.spec.name)
         && bridge.zip(port).is_some_and(|(bridge, port)| {
             port.group == lab.group() && port.master == bridge.index && port.up && !port.hairpin_off
@@ -189,20 +195,27 @@ fn is_among(pods: &[&Pod], pod: &Pod) -> bool {
     pods.iter().any(|other| other.spec.name == pod.spec.name)
 }
 
-fn app_steps(wanted: &Wanted, ledger: Option<&Ledger>, observed: &Observed, kept: &[&Pod]) -> Vec<Step> {
+fn container_steps(
+    wanted: &Wanted,
+    ledger: Option<&Ledger>,
+    observed: &Observed,
+    kept: &[&Pod],
+) -> Vec<Step> {
     let mut steps = Vec::new();
     for pod in wanted.pods {
-        let runs = observed.running.contains(&pod.spec.name) && is_among(kept, pod);
-        let before = ledger.and_then(|ledger| ledger.pod(&pod.spec.name));
-        let same = before.is_some_and(|record| {
-            record.pod.spec.app == pod.spec.app && record.pod.spec.ports == pod.spec.ports
-        });
-        if runs && !same {
-            steps.push(Step::StopApp(pod.clone()));
-        }
-        if pod.has_app() && !(runs && same) {
-            steps.push(Step::StartApp(pod.clone()));
-        }
+        let name = &pod.spec.name;
+        let stays = is_among(kept, pod);
+        let runs = |container: &Label| stays && observed.running.contains(&(name.clone(), container.clone()));
+        let before = ledger.and_then(|ledger| ledger.pod(name));
+        let had = before.map_or_else(Vec::new, |record| record.pod.containers());
+        let wanted = pod.containers();
+        let (same, other): (Vec<_>, Vec<_>) = had.iter().partition(|had| wanted.contains(had));
+        let stopped = other.iter().filter(|had| runs(&had.name));
+        steps.extend(stopped.map(|had| Step::StopContainer(pod.clone(), had.name.clone())));
+        let missing = wanted
+            .iter()
+            .filter(|wanted| !(same.contains(wanted) && runs(&wanted.name)));
+        steps.extend(missing.map(|wanted| Step::StartContainer(pod.clone(), wanted.clone())));
     }
     steps
 }
@@ -280,8 +293,15 @@ impl fmt::Display for Step {
                 "route {} into {}, where a virtual IP without a rule ends",
                 lab.service_cidr, lab.bridge
             ),
-            Self::StopApp(pod) => write!(f, "end the app of {}", pod.spec.name),
-            Self::StartApp(pod) => write!(f, "start the app of {}: {}", pod.spec.name, ports(pod)),
+            Self::StopContainer(pod, name) => write!(f, "end {}", what_of(pod, name)),
+            Self::StartContainer(pod, container) => {
+                let what = what_of(pod, &container.name);
+                if container.is_app() {
+                    write!(f, "start {what}: {}", ports(container))
+                } else {
+                    write!(f, "start {what}: {}", container.command.join(" "))
+                }
+            }
             Self::Publish { file, .. } => write!(f, "write {file} to the registry"),
             Self::Withdraw(file) => write!(f, "remove {file} from the registry"),
             Self::OfferService(lab) => {
@@ -300,8 +320,16 @@ impl fmt::Display for Step {
     }
 }
 
-fn ports(pod: &Pod) -> String {
-    let ports = pod.spec.ports.iter();
+fn what_of(pod: &Pod, container: &Label) -> String {
+    if container.as_str() == APP {
+        format!("the app of {}", pod.spec.name)
+    } else {
+        format!("the container {container} of {}", pod.spec.name)
+    }
+}
+
+fn ports(container: &ContainerSpec) -> String {
+    let ports = container.ports.iter();
     let ports = ports.map(|port| {
         format!(
             "{} on {}/{}",

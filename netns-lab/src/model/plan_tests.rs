@@ -47,8 +47,12 @@ impl World {
     }
 
     fn up(&mut self, number: usize) -> Vec<Step> {
+        self.up_to(&Topology::web_pods(number))
+    }
+
+    fn up_to(&mut self, topology: &Topology) -> Vec<Step> {
         let lab = lab();
-        let pods = lay_out(&lab, &Topology::web_pods(number), self.ledger.as_ref()).unwrap();
+        let pods = lay_out(&lab, topology, self.ledger.as_ref()).unwrap();
         let wanted = Wanted {
             lab: &lab,
             pods: &pods,
@@ -85,7 +89,8 @@ impl World {
             Step::RemovePod(record) => {
                 seen.links.retain(|link| link.name != record.pod.interface);
                 seen.namespaces.remove(&record.pod.namespace);
-                seen.running.remove(&record.pod.spec.name);
+                seen.running.retain(|(pod, _)| *pod != record.pod.spec.name);
+                seen.held.remove(&record.pod.spec.name);
                 ledger
                     .pods
                     .retain(|other| other.pod.spec.name != record.pod.spec.name);
@@ -108,10 +113,10 @@ impl World {
                     up: true,
                     hairpin_off: false,
                 });
+                assert!(seen.held.insert(pod.spec.name.clone()));
                 ledger.pods.push(PodRecord {
-                    pod: pod.clone(),
                     namespace_inode: Some(self.next),
-                    process: None,
+                    ..PodRecord::announced(pod.clone())
                 });
             }
             Step::RaiseBridge(lab) => {
@@ -128,18 +133,19 @@ impl World {
                 destination: lab.service_cidr,
                 index: 7,
             }),
-            Step::StopApp(pod) => assert!(seen.running.remove(&pod.spec.name)),
-            Step::StartApp(pod) => {
-                assert!(seen.running.insert(pod.spec.name.clone()));
+            Step::StopContainer(pod, name) => {
+                assert!(seen.running.remove(&(pod.spec.name.clone(), name.clone())));
+            }
+            Step::StartContainer(pod, container) => {
+                let key = (pod.spec.name.clone(), container.name.clone());
+                assert!(seen.running.insert(key));
                 let process = ProcessId {
                     pid: 1,
                     start_time: 1,
                 };
-                let records = ledger
-                    .pods
-                    .iter_mut()
-                    .filter(|record| record.pod.spec.name == pod.spec.name);
-                records.for_each(|record| record.process = Some(process));
+                let mut records = ledger.pods.iter_mut();
+                let record = records.find(|record| record.pod.spec.name == pod.spec.name);
+                record.unwrap().set_process(&container.name, Some(process));
             }
             Step::Publish { file, content } => {
                 seen.published.insert(file.clone(), content.clone());
@@ -179,10 +185,37 @@ fn three_then_two_removes_one() {
 fn a_dead_app_is_started_again_and_only_that() {
     let mut world = World::new();
     world.up(3);
-    world.observed.running.remove(&Label::web(2));
+    world.observed.running.remove(&(Label::web(2), Label::app()));
     let steps = world.up(3);
     assert_eq!(steps.len(), 2, "{}", sentences(&steps));
-    assert!(matches!(&steps[0], Step::StartApp(pod) if pod.spec.name == Label::web(2)));
+    assert!(matches!(&steps[0], Step::StartContainer(pod, _) if pod.spec.name == Label::web(2)));
+}
+
+#[test]
+fn a_pod_whose_holder_is_dead_is_made_again_with_its_address() {
+    let mut world = World::new();
+    world.up(3);
+    world.observed.held.remove(&Label::web(2));
+    let steps = world.up(3);
+    assert!(matches!(&steps[0], Step::RemovePod(record) if record.pod.spec.name == Label::web(2)));
+    assert!(
+        steps
+            .iter()
+            .any(|step| matches!(step, Step::AddPod(_, pod) if pod.spec.name == Label::web(2)))
+    );
+    assert_eq!(steps.len(), 4, "{}", sentences(&steps));
+}
+
+#[test]
+fn containers_come_and_go_one_by_one() {
+    let with = |containers: &str| {
+        let text = format!(r#"{{"pods":[{{"name":"db","containers":[{containers}]}}]}}"#);
+        Topology::from_json(text.as_bytes()).unwrap()
+    };
+    let mut world = World::new();
+    world.up_to(&with(r#"{"name":"app"},{"name":"side","command":["sleep","1"]}"#));
+    let steps = world.up_to(&with(r#"{"name":"app"},{"name":"side","command":["sleep","2"]}"#));
+    insta::assert_snapshot!(sentences(&steps));
 }
 
 #[test]
@@ -249,7 +282,7 @@ fn damage(world: &mut World, what: usize, which: usize) {
     let pod = Label::web(which);
     match what {
         0 => {
-            world.observed.running.remove(&pod);
+            world.observed.running.remove(&(pod, Label::app()));
         }
         1 => world
             .observed

@@ -5,8 +5,13 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::address::MAX_PODS;
+use super::container::ContainerSpec;
 use super::name::Label;
-use reading::{InWords as _, Object, one_node_only, unique_labels, unique_pods, unique_ports};
+use reading::{
+    InWords as _, Object, one_node_only, unique_containers, unique_labels, unique_pods, unique_ports,
+};
+
+pub(super) use reading::unique_ports as read_ports;
 
 #[path = "topology_reading.rs"]
 mod reading;
@@ -50,6 +55,13 @@ pub struct PodSpec {
     /// What the app listens on.
     #[serde(default = "default_ports", deserialize_with = "unique_ports")]
     pub ports: Vec<Port>,
+    /// Its containers, where it is more than the one app; `app` and `ports` then say nothing.
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "unique_containers"
+    )]
+    pub containers: Vec<ContainerSpec>,
 }
 
 /// What runs in a pod.
@@ -129,6 +141,7 @@ impl Topology {
                 labels: web_labels(),
                 app: App::Serve,
                 ports: default_ports(),
+                containers: Vec::new(),
             })
             .collect();
         Self {

@@ -6,7 +6,10 @@ use std::fmt;
 use serde::de::{self, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use super::{Answers, LabelKey, LabelValue, NodeSpec, PodSpec, Port, Protocol, Topology, check_number};
+use super::super::container::ContainerSpec;
+use super::{
+    Answers, LabelKey, LabelValue, NodeSpec, PodSpec, Port, Protocol, Topology, check_number, default_ports,
+};
 
 pub(super) fn one_node_only<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<NodeSpec>, D::Error> {
     collect(deserializer, "a list with one node", |nodes: &[NodeSpec], _| {
@@ -43,7 +46,47 @@ pub(super) fn unique_pods<'de, D: Deserializer<'de>>(deserializer: D) -> Result<
     Ok(pods)
 }
 
-pub(super) fn unique_ports<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Port>, D::Error> {
+/// Containers share the pod's network, and so its ports.
+pub(super) fn unique_containers<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Vec<ContainerSpec>, D::Error> {
+    let mut taken = BTreeSet::new();
+    let containers = collect(
+        deserializer,
+        "a list of containers",
+        |before: &[ContainerSpec], container| {
+            let place = before.len();
+            if before.iter().any(|other| other.name == container.name) {
+                return Err(format!(
+                    "[{place}].name: two containers are named {}; expected another name",
+                    container.name
+                ));
+            }
+            if let Some(why) = container.contradiction() {
+                return Err(format!("[{place}]: {why}"));
+            }
+            let usual = if container.is_app() && container.ports.is_empty() {
+                default_ports()
+            } else {
+                Vec::new()
+            };
+            for port in usual.iter().chain(&container.ports) {
+                let (number, protocol) = (port.container_port.get(), port.protocol.name());
+                if !taken.insert((number, protocol)) {
+                    return Err(format!(
+                        "[{place}].ports: another container of the pod has {number}/{protocol}; expected another port"
+                    ));
+                }
+            }
+            Ok(())
+        },
+    )?;
+    Ok(containers)
+}
+
+pub(in super::super) fn unique_ports<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Vec<Port>, D::Error> {
     collect(deserializer, "a list of ports", |ports: &[Port], port| {
         if port.protocol == Protocol::Udp && port.answers == Some(Answers::Http) {
             return Err("expected \"echo\" on a UDP port: HTTP here is HTTP/1.1".to_string());
@@ -82,6 +125,10 @@ impl InWords for NodeSpec {
 
 impl InWords for PodSpec {
     const WORDS: &'static str = r#"an object such as {"name": "db"}"#;
+}
+
+impl InWords for ContainerSpec {
+    const WORDS: &'static str = r#"an object such as {"name": "side", "command": ["sleep", "60"]}"#;
 }
 
 impl InWords for Port {

@@ -40,7 +40,7 @@ fn a_short_file_is_enough() {
 #[test]
 fn errors_say_where_and_what_was_expected() {
     insta::assert_snapshot!(refused("{\n  \"pods\": [{\"name\": \"Web\"}]\n}"), @r#"2:26: pods[0].name: expected a DNS label (1 to 63 of a-z, 0-9 and "-", starting and ending with a letter or a digit), got "Web""#);
-    insta::assert_snapshot!(refused("{\"pods\": [{\"name\": \"a\", \"image\": 1}]}"), @"1:31: pods[0].image: unknown field `image`; expected one of `name`, `labels`, `app`, `ports`");
+    insta::assert_snapshot!(refused("{\"pods\": [{\"name\": \"a\", \"image\": 1}]}"), @"1:31: pods[0].image: unknown field `image`; expected one of `name`, `labels`, `app`, `ports`, `containers`");
     insta::assert_snapshot!(refused("{\"pods\": [\n {\"name\": \"a\"},\n {\"name\": \"a\"}]}"), @"3:15: pods[1].name: two pods are named a; expected another name");
     insta::assert_snapshot!(refused("{\"pods\": []}"), @"1:12: pods: a lab has at least one pod");
     insta::assert_snapshot!(refused("{\"pods\": [{\"name\":\"a\",\"ports\":[{\"name\":\"x\",\"containerPort\":70000}]}]}"), @"1:65: pods[0].ports[0].containerPort: expected a port from 1 to 65535, got 70000");

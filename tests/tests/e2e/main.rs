@@ -8,6 +8,7 @@ mod churn;
 mod cli;
 mod conformance;
 mod conntrack;
+mod containers;
 mod demo;
 mod docs;
 mod faults;

@@ -84,11 +84,12 @@ mod tests {
         }
     }
 
+    /// Internal and external policy, which endpoints are here, and what is counted.
+    type Case<'a> = (TrafficPolicy, TrafficPolicy, &'a [bool], (usize, usize));
+
     #[test]
     fn a_policy_without_what_it_insists_on_counts_unless_there_is_nothing_anywhere() {
         let (both, elsewhere, nothing) = ([true, false], [false, false], []);
-        // Internal and external policy, which endpoints are here, and what is counted.
-        type Case<'a> = (TrafficPolicy, TrafficPolicy, &'a [bool], (usize, usize));
         let cases: [Case; 7] = [
             (LOCAL, CLUSTER, &both, (0, 0)),
             (CLUSTER, LOCAL, &both, (0, 0)),

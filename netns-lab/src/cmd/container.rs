@@ -1,0 +1,47 @@
+//! `netns-lab container`: the first process of a container that runs a command.
+
+use labkit::{Failure, Outcome};
+
+use crate::cli::{ContainerArgs, InsideArgs};
+use crate::edge::container::{self, Inside};
+use crate::edge::credentials::{Credentials, NOBODY};
+use crate::edge::{first, stdio};
+use crate::engine::launch;
+use crate::model::name::Label;
+
+/// Runs `container`.
+pub(super) fn run(args: &ContainerArgs) -> Result<Outcome, Failure> {
+    let _ = nix::unistd::setsid();
+    furnish(&args.lab, &args.pod, &args.inside)?;
+    credentials(&args.inside).take_on()?;
+    let environment = [
+        ("HOSTNAME", args.pod.as_str()),
+        ("HOME", "/"),
+        ("POD", args.pod.as_str()),
+        ("CONTAINER", args.inside.container.as_str()),
+    ];
+    first::run(&args.command, &environment, || {
+        stdio::tell_starter(&launch::word(&args.pod, &args.inside.container))
+    })
+}
+
+/// Makes what a container sees, if this process is to be in one.
+pub(super) fn furnish(lab: &Label, pod: &Label, args: &InsideArgs) -> Result<(), Failure> {
+    let Some(view) = &args.inside else {
+        return Ok(());
+    };
+    let inside = Inside {
+        view: view.clone(),
+        rootfs: args.rootfs.clone(),
+        cgroup: args.cgroup.clone(),
+    };
+    container::furnish(lab, pod, &inside)
+}
+
+/// Who the container is.
+pub(super) fn credentials(args: &InsideArgs) -> Credentials {
+    Credentials {
+        user: args.user.unwrap_or(NOBODY),
+        capabilities: args.cap.iter().map(|capability| capability.value()).collect(),
+    }
+}
