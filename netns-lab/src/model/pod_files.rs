@@ -77,7 +77,10 @@ fn resolv_conf(servers: &[IpAddr], namespace: &str) -> String {
     if servers.is_empty() {
         return NO_SERVER.to_string();
     }
-    let mut text: String = servers.iter().map(|ip| format!("nameserver {ip}\n")).collect();
+    let mut text = String::new();
+    for ip in servers {
+        text.push_str(&format!("nameserver {ip}\n"));
+    }
     text.push_str(&format!(
         "search {namespace}.svc.{CLUSTER_DOMAIN} svc.{CLUSTER_DOMAIN} {CLUSTER_DOMAIN}\noptions ndots:5\n"
     ));

@@ -32,10 +32,16 @@ fn lab() -> Ledger {
 fn text(names: &Names) -> String {
     let ledger = lab();
     let files = all(&ledger, &ledger.pods[0].pod, names);
-    files
+    let parts: Vec<_> = files
         .iter()
-        .map(|(name, text)| format!("--- {name}\n{text}"))
-        .collect()
+        .map(|(name, text)| {
+            format!(
+                "--- {name}
+{text}"
+            )
+        })
+        .collect();
+    parts.concat()
 }
 
 #[test]
