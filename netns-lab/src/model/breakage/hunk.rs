@@ -28,7 +28,8 @@ pub struct Edits {
 impl Hunk {
     /// What leads from one state of a chain to another.
     pub fn between(before: &[String], after: &[String]) -> Self {
-        let same = |pairs: &mut dyn Iterator<Item = (&String, &String)>| pairs.take_while(|(a, b)| a == b).count();
+        let same =
+            |pairs: &mut dyn Iterator<Item = (&String, &String)>| pairs.take_while(|(a, b)| a == b).count();
         let head = same(&mut before.iter().zip(after));
         let (before_rest, after_rest) = (&before[head..], &after[head..]);
         let tail = same(&mut before_rest.iter().rev().zip(after_rest.iter().rev()));

@@ -98,9 +98,17 @@ impl LinkFault {
 /// A bucket that holds what comes in 10 ms, but at least two packets of the usual size.
 fn token_bucket(rate: u64) -> Vec<String> {
     let burst = (rate / 8 / 100).max(3200);
-    ["tbf", "rate", &format!("{rate}bit"), "burst", &burst.to_string(), "latency", "50ms"]
-        .map(str::to_string)
-        .to_vec()
+    [
+        "tbf",
+        "rate",
+        &format!("{rate}bit"),
+        "burst",
+        &burst.to_string(),
+        "latency",
+        "50ms",
+    ]
+    .map(str::to_string)
+    .to_vec()
 }
 
 fn thousandths(loss: u32) -> String {
@@ -146,7 +154,12 @@ pub fn delay(text: &str) -> Result<u64, String> {
 /// # Errors
 /// Words that say what was expected.
 pub fn rate(text: &str) -> Result<u64, String> {
-    let units = [("kbit", 1000), ("mbit", 1_000_000), ("gbit", 1_000_000_000), ("bit", 1)];
+    let units = [
+        ("kbit", 1000),
+        ("mbit", 1_000_000),
+        ("gbit", 1_000_000_000),
+        ("bit", 1),
+    ];
     let rate = with_unit(text, &units).filter(|rate| (8000..=100_000_000_000).contains(rate));
     rate.ok_or_else(|| "expected a rate such as 10mbit, 500kbit or 1gbit, at least 8kbit".to_string())
 }
@@ -164,7 +177,11 @@ fn fraction(text: &str, unit: u64) -> Option<u64> {
     if whole.is_empty() || !digits(whole) || !digits(part) || part.len() > 9 {
         return None;
     }
-    let parts = if part.is_empty() { 0 } else { part.parse::<u64>().ok()? };
+    let parts = if part.is_empty() {
+        0
+    } else {
+        part.parse::<u64>().ok()?
+    };
     let scale = 10_u64.checked_pow(u32::try_from(part.len()).ok()?)?;
     whole
         .parse::<u64>()

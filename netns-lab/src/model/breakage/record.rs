@@ -132,7 +132,8 @@ impl Record {
     pub fn told(&self) -> Vec<String> {
         let failures = self.failures.iter().map(|broken| {
             if broken.secret {
-                "broken on purpose: a surprise (`netns-lab break --hint` helps, `netns-lab fix` undoes it)".into()
+                "broken on purpose: a surprise (`netns-lab break --hint` helps, `netns-lab fix` undoes it)"
+                    .into()
             } else {
                 format!(
                     "broken on purpose: {}, {} (`netns-lab fix {}` undoes it)",
@@ -173,7 +174,9 @@ mod tests {
         };
         let whats = [
             What::Flow(flow),
-            What::Link { name: "veth-web-1".into() },
+            What::Link {
+                name: "veth-web-1".into(),
+            },
             What::Chain {
                 program: "/usr/sbin/iptables".into(),
                 table: "nat".into(),
@@ -189,7 +192,10 @@ mod tests {
                 target: "x".into(),
                 changes: whats
                     .into_iter()
-                    .map(|what| Change { namespace: None, what })
+                    .map(|what| Change {
+                        namespace: None,
+                        what,
+                    })
                     .collect(),
             }],
             links: Vec::new(),

@@ -63,12 +63,18 @@ fn target(file: &str, object: &Value) -> Option<Target> {
 }
 
 fn port(port: &Value) -> Option<Port> {
-    let number = port["port"].as_u64().and_then(|number| u16::try_from(number).ok())?;
+    let number = port["port"]
+        .as_u64()
+        .and_then(|number| u16::try_from(number).ok())?;
     let target = &port["targetPort"];
     Some(Port {
         protocol: port["protocol"].as_str().unwrap_or("TCP").to_ascii_lowercase(),
         port: number,
-        target: if target.is_null() { number.into() } else { target.clone() },
+        target: if target.is_null() {
+            number.into()
+        } else {
+            target.clone()
+        },
     })
 }
 
@@ -232,7 +238,10 @@ mod tests {
     fn a_service_is_found_with_its_rule() {
         let file = br#"{"kind": "Service", "metadata": {"name": "web"}, "spec": {"clusterIP": "10.96.0.8",
             "selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": 8080}]}}"#;
-        let files = BTreeMap::from([("a.json".to_string(), file.to_vec()), ("b.json".into(), b"[]".to_vec())]);
+        let files = BTreeMap::from([
+            ("a.json".to_string(), file.to_vec()),
+            ("b.json".into(), b"[]".to_vec()),
+        ]);
         let found = services(&files);
         assert_eq!(found.len(), 1);
         let dump = [
