@@ -196,12 +196,11 @@ impl Row {
         if pods >= RELATIVE_FROM {
             expect("up".into(), self.up / self.floor_up, RATIO_AIM, " x the floor");
         }
-        expect(
-            "down".into(),
-            self.down / self.floor_down,
-            RATIO_AIM,
-            " x the floor",
-        );
+        // The floor's namespaces are taken apart after its last call, nodes and all: no time to compare with.
+        if self.size.nodes.is_none() {
+            let ratio = self.down / self.floor_down;
+            expect("down".into(), ratio, RATIO_AIM, " x the floor");
+        }
         if pods <= 50 {
             expect("up with nothing to do".into(), self.again, AGAIN_AIM, " ms");
         }
