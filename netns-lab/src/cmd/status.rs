@@ -10,9 +10,12 @@ use crate::cli::StatusArgs;
 use crate::edge::{namespace, process, store};
 use crate::engine::observe::observe;
 use crate::engine::settle::{self, Place};
-use crate::model::ledger::{Ledger, PodRecord, lay_out};
+use crate::model::layout::lay_out;
+use crate::model::ledger::{Ledger, PodRecord};
+use crate::model::name::Label;
+use crate::model::node::Host;
 use crate::model::plan::{self, Step, Wanted};
-use crate::model::report::LabReport;
+use crate::model::report::{LabReport, State};
 
 /// Runs `status`.
 pub(super) fn run(args: &StatusArgs) -> Result<Outcome, Failure> {
@@ -60,7 +63,13 @@ fn damage(ledger: &Ledger) -> Vec<Step> {
 
 /// A lab as it is now, with what is to be repaired.
 pub(super) fn report(ledger: &Ledger, damage: &[Step]) -> LabReport {
-    let bridge_is_down = damage.iter().any(|step| matches!(step, Step::RaiseBridge(_)));
+    let down: BTreeSet<_> = damage
+        .iter()
+        .filter_map(|step| match step {
+            Step::RaiseBridge(node) => Some(node.name()),
+            _ => None,
+        })
+        .collect();
     let lost: BTreeSet<_> = damage
         .iter()
         .filter_map(|step| match step {
@@ -73,7 +82,7 @@ pub(super) fn report(ledger: &Ledger, damage: &[Step]) -> LabReport {
         .iter()
         .map(|record| {
             let process = record.first_process().filter(|process| process::runs(*process));
-            let connected = !bridge_is_down && !lost.contains(&record.pod.spec.name);
+            let connected = !down.contains(&record.pod.node) && !lost.contains(&record.pod.spec.name);
             let runs = record
                 .pod
                 .containers()
@@ -83,9 +92,27 @@ pub(super) fn report(ledger: &Ledger, damage: &[Step]) -> LabReport {
             (record.pod.clone(), ready, process.map(|process| process.pid))
         })
         .collect();
-    let registry = store::registry(&ledger.lab.name).display().to_string();
-    let repairs = damage.iter().map(ToString::to_string).collect();
-    LabReport::new(&ledger.lab, registry, &pods, problems(ledger), repairs)
+    let state = State {
+        registry: store::registry(&ledger.lab.name).display().to_string(),
+        problems: problems(ledger),
+        repairs: damage.iter().map(ToString::to_string).collect(),
+        broken: broken_nodes(damage),
+    };
+    LabReport::new(&ledger.lab, &pods, state)
+}
+
+/// The nodes that have something to be repaired.
+fn broken_nodes(damage: &[Step]) -> BTreeSet<Label> {
+    let hosts = damage.iter().filter_map(|step| match step {
+        Step::AddHost(host, _) => Some(host.clone()),
+        other => other.host(),
+    });
+    hosts
+        .filter_map(|host| match host {
+            Host::Node(name) => Some(name),
+            _ => None,
+        })
+        .collect()
 }
 
 fn has_namespace(record: &PodRecord) -> bool {

@@ -1,6 +1,7 @@
 //! Plans carried out: look at the host, take the steps, take a lab down again.
 
 pub mod down;
+pub mod hosts;
 pub mod join;
 pub mod launch;
 pub mod observe;
@@ -8,3 +9,4 @@ pub mod progress;
 pub mod salvage;
 pub mod settle;
 pub mod up;
+pub mod visit;
