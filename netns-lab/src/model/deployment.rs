@@ -174,6 +174,12 @@ fn pod_of(
     if let Some(node) = &spec.node_name {
         pod.insert("nodeName".into(), json!(node));
     }
+    // The scheduler goes by what the pod's first container asks for.
+    let first = spec.containers.first().and_then(|one| one.resources.as_ref());
+    let requests = first.and_then(|resources| resources.requests.as_ref());
+    for (key, Quantity(amount)) in requests.into_iter().flatten() {
+        pod.insert(key.clone(), json!(amount));
+    }
     serde_path_to_error::deserialize(Value::Object(pod)).map_err(|error| {
         let path = match error.path().to_string().as_str() {
             "name" => "metadata.name".to_string(),
