@@ -230,7 +230,7 @@ fn refuse_clashes(
 }
 
 fn show(args: &UpArgs, ledger: &Ledger) -> Result<Outcome, Failure> {
-    let report = status::report(ledger, &[]);
+    let report = status::report(ledger, &status::Look::default());
     match args.output {
         OutputFormat::Json => shell::emit_json(&report)?,
         OutputFormat::Table => shell::emit(&format!("{}\n{}", report.table(), next(ledger)?))?,

@@ -17,6 +17,7 @@ use rtnetlink::packet_route::link::{
 use rtnetlink::{AddressMessageBuilder, Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth};
 use tokio::runtime::Runtime;
 
+use crate::model::address;
 use crate::model::ledger::Lab;
 use crate::model::name::{self, LEAVING_BIT};
 use crate::model::node::Node as LabNode;
@@ -61,7 +62,7 @@ impl Node {
         Ok(found
             .map_err(told("list the addresses"))?
             .iter()
-            .filter_map(address)
+            .filter_map(seen_address)
             .collect())
     }
 
@@ -109,7 +110,9 @@ impl Node {
         let index = self.index(&node.bridge)?;
         self.raise(index, &node.bridge)?;
         let second = node.bridge_address6().map(IpNet::from);
-        for net in std::iter::once(IpNet::from(node.bridge_address())).chain(second) {
+        let local = second.map(|_| IpNet::from(address::link_local(node.bridge_address().addr())));
+        let first = IpNet::from(node.bridge_address());
+        for net in std::iter::once(first).chain(second).chain(local) {
             self.give_address(index, &node.bridge, net)?;
         }
         Ok(())
@@ -253,7 +256,7 @@ fn hairpin_is_off(info: &LinkInfo) -> bool {
     }
 }
 
-fn address(message: &AddressMessage) -> Option<Address> {
+fn seen_address(message: &AddressMessage) -> Option<Address> {
     // On a point-to-point link `Address` is the other end; `Local` is ours on every link. IPv6
     // addresses have no `Local`.
     let ip = message.attributes.iter().find_map(|attribute| match attribute {

@@ -29,6 +29,7 @@ use rtnetlink::{LinkMessageBuilder, LinkUnspec, RouteMessageBuilder};
 
 use super::namespace;
 use super::node::{Node, address_message, netlink_failure, no_link_local};
+use crate::model::address;
 use crate::model::ledger::{Lab, Pod};
 use crate::model::node::{Machine, Node as LabNode, OWN_END, Underlay};
 
@@ -84,6 +85,7 @@ impl End {
             .ip6
             .zip(underlay.cidr6)
             .and_then(|(ip, range)| Ipv6Net::new(ip, range.prefix_len()).ok());
+        let local = second.map(|_| IpNet::from(address::link_local(machine.ip)));
         Self {
             what,
             interface: machine.interface.clone(),
@@ -92,6 +94,7 @@ impl End {
                 .map(IpNet::from)
                 .into_iter()
                 .chain(second.map(IpNet::from))
+                .chain(local)
                 .collect(),
             gateways: Vec::new(),
             mtu: None,

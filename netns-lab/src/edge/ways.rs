@@ -118,7 +118,9 @@ impl Node {
 
     /// Removes a route; one that is not there is removed already.
     pub fn remove_way(&self, route: &Route) -> Result<(), Failure> {
-        let message = bare(route.destination, route.index);
+        let mut message = bare(route.destination, route.index);
+        // Of any scope: the kernel would look for one of the same otherwise.
+        message.header.scope = RouteScope::NoWhere;
         match self.runtime.block_on(self.handle.route().del(message).execute()) {
             Err(Error::NetlinkError(error)) if error.raw_code() == -nix::libc::ESRCH => Ok(()),
             other => other.map_err(told(&format!("remove the route to {}", route.destination))),

@@ -123,7 +123,7 @@ pub fn remove_hosts<'a>(
         }
         if is_ours(name, record.namespace_inode) {
             failures.extend(namespace::remove(name).err());
-            fault::point("down:host");
+            fault::point("down:host-removed");
         }
     }
     failures

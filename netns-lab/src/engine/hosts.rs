@@ -57,7 +57,7 @@ impl Hosts<'_> {
                     let first = address::host(underlay.cidr, 0);
                     Node::open()?.add_underlay(self.lab, first)?;
                 }
-                fault::point("up:host");
+                fault::point("up:host-made");
                 Ok(((*namespace).clone(), inode))
             },
         )?;
@@ -137,7 +137,7 @@ impl Hosts<'_> {
                     }
                     Step::AddWay(_, way) => {
                         node.add_way(way)?;
-                        fault::point("up:way");
+                        fault::point("up:host-way");
                     }
                     Step::RemoveWay(_, route) => node.remove_way(route)?,
                     _ => {}
@@ -152,11 +152,11 @@ impl Hosts<'_> {
         match step {
             Step::Configure(_, settings) => {
                 host::configure(settings)?;
-                fault::point("up:configured");
+                fault::point("up:host-configured");
             }
             Step::Attach(_, machine) => {
                 self.attach(host, machine, indexes)?;
-                fault::point("up:attached");
+                fault::point("up:host-attached");
             }
             Step::AddBridge(node) => {
                 Node::open()?.add_bridge(self.lab, node)?;
@@ -165,7 +165,7 @@ impl Hosts<'_> {
             Step::AddTunnel(node) => {
                 if let Some(machine) = &node.machine {
                     Node::open()?.add_tunnel(self.lab, node, machine)?;
-                    fault::point("up:tunnel");
+                    fault::point("up:host-tunnel");
                 }
             }
             _ => {}

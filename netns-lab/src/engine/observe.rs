@@ -29,7 +29,7 @@ pub fn observe(
     let there: Vec<Host> = hosts_to_look_at(lab, ledger, &namespaces);
     let iptables = iptables.filter(|_| ledger.is_some());
     thread::scope(|scope| {
-        let processes = scope.spawn(|| Ok((running(ledger), held(ledger), cut_off(lab, ledger))));
+        let holders = scope.spawn(|| Ok(held(lab, ledger)));
         let standing = scope.spawn(|| standing(lab, &there, iptables));
         let views = visit(lab, &there, |host| Ok((host.clone(), view(lab, host)?)))?;
         let published = if ledger.is_some() {
@@ -41,7 +41,8 @@ pub fn observe(
         for (host, rules) in joined(standing)? {
             views.entry(host).or_default().rules = rules;
         }
-        let (running, held, cut_off) = joined(processes)?;
+        let running = running(ledger);
+        let (held, cut_off) = joined(holders)?;
         Ok(Observed {
             views,
             namespaces,
@@ -118,29 +119,26 @@ fn namespaces(lab: &Lab, pods: &[Pod], ledger: Option<&Ledger>) -> BTreeMap<Stri
         .collect()
 }
 
-/// The pods whose holder runs in a namespace that has no way to the bridge any more.
-fn cut_off(lab: &Lab, ledger: Option<&Ledger>) -> BTreeSet<Label> {
+/// The pods whose recorded holder runs, and those of them that have no way to the bridge any more.
+fn held(lab: &Lab, ledger: Option<&Ledger>) -> (BTreeSet<Label>, BTreeSet<Label>) {
     let gateways: BTreeMap<_, _> = lab
         .nodes
         .iter()
         .map(|node| (node.name(), node.bridge_address().addr()))
         .collect();
-    let records = ledger.iter().flat_map(|ledger| &ledger.pods);
-    let lost = records.filter(|record| {
+    let (mut held, mut cut_off) = (BTreeSet::new(), BTreeSet::new());
+    for record in ledger.into_iter().flat_map(|ledger| &ledger.pods) {
+        let Some(holder) = record.holder.filter(|holder| process::runs(*holder)) else {
+            continue;
+        };
+        let name = &record.pod.spec.name;
+        held.insert(name.clone());
         let gateway = gateways.get(&record.pod.node);
-        record
-            .holder
-            .zip(gateway)
-            .is_some_and(|(id, gateway)| process::runs(id) && !process::has_default_route(id, *gateway))
-    });
-    lost.map(|record| record.pod.spec.name.clone()).collect()
-}
-
-/// The pods whose recorded holder runs.
-fn held(ledger: Option<&Ledger>) -> BTreeSet<Label> {
-    let records = ledger.iter().flat_map(|ledger| &ledger.pods);
-    let held = records.filter(|record| record.holder.is_some_and(process::runs));
-    held.map(|record| record.pod.spec.name.clone()).collect()
+        if gateway.is_some_and(|gateway| !process::has_default_route(holder, *gateway)) {
+            cut_off.insert(name.clone());
+        }
+    }
+    (held, cut_off)
 }
 
 /// The recorded containers that run, each with its pod.

@@ -49,6 +49,14 @@ pub fn host6(cidr: Ipv6Net, offset: u32) -> Ipv6Addr {
     Ipv6Addr::from_bits(cidr.network().to_bits().saturating_add(u128::from(offset)))
 }
 
+/// The link-local address of a router: without one the kernel asks for no neighbour of a packet that
+/// it forwards, and drops the packet.
+pub fn link_local(ip: Ipv4Addr) -> Ipv6Net {
+    const LINK_LOCAL: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 64);
+    let ip = host6(LINK_LOCAL, ip.to_bits());
+    Ipv6Net::new(ip, LINK_LOCAL.prefix_len()).unwrap_or(LINK_LOCAL)
+}
+
 /// The IPv6 address that goes with an IPv4 one: as far from the begin of its range.
 pub fn beside(cidr: Ipv4Net, ip: Ipv4Addr, cidr6: Ipv6Net) -> Ipv6Addr {
     host6(cidr6, ip.to_bits().saturating_sub(cidr.network().to_bits()))
