@@ -11,6 +11,7 @@ pub use containers::{
     ContainerArgs, EnterArgs, ExecArgs, ImageArgs, ImageCommand, InsideArgs, LogsArgs, NamespacesArgs,
     RunArgs,
 };
+pub mod breaks;
 pub mod objects;
 
 use crate::app::Listen;
@@ -77,6 +78,12 @@ pub enum Command {
     Delete(objects::DeleteArgs),
     /// Answer names of Services and pods, as a cluster's DNS does
     Dns(objects::DnsArgs),
+    /// Break a lab on purpose, in one of twelve classic ways
+    Break(breaks::BreakArgs),
+    /// Undo what `break` did
+    Fix(breaks::FixArgs),
+    /// Cut, slow down or thin out the link of a pod
+    Link(breaks::LinkArgs),
     /// The app that runs in a pod
     Serve(ServeArgs),
     /// The first process of a container that runs a command

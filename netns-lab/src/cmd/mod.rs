@@ -3,6 +3,7 @@
 mod agent;
 mod apply;
 mod arp;
+mod break_;
 mod container;
 mod delete;
 mod dns;
@@ -11,9 +12,11 @@ mod down;
 mod exec;
 mod expose;
 mod find;
+mod fix;
 mod get;
 pub mod holder;
 mod image;
+mod link;
 mod logs;
 mod namespaces;
 mod objects;
@@ -42,6 +45,9 @@ pub fn run(command: Command) -> Result<Outcome, Failure> {
         Command::Apply(args) => apply::run(&args),
         Command::Delete(args) => delete::run(&args),
         Command::Dns(args) => dns::run(&args),
+        Command::Break(args) => break_::run(&args),
+        Command::Fix(args) => fix::run(&args),
+        Command::Link(args) => link::run(&args),
         Command::Serve(args) => serve::run(&args),
         Command::Run(args) => run::run(args),
         Command::Namespaces(args) => namespaces::run(&args),

@@ -7,7 +7,7 @@ use labkit::{Failure, Outcome};
 
 use super::find;
 use crate::cli::StatusArgs;
-use crate::edge::{namespace, process, store};
+use crate::edge::{breakage, namespace, process, store};
 use crate::engine::observe::observe;
 use crate::engine::settle::{self, Place};
 use crate::model::layout::lay_out;
@@ -146,6 +146,12 @@ fn problems(ledger: &Ledger) -> Vec<String> {
             "`netns-lab up` did not finish: `netns-lab up --name {name}` repairs the lab"
         ));
     }
+    // What was broken on purpose is no riddle to whoever asks how the lab is.
+    let broken = breakage::record::read(name);
+    problems.extend(broken.map_or_else(
+        |failure| vec![failure.message().to_string()],
+        |record| record.told(),
+    ));
     match settle::place(ledger) {
         Ok(Place::Here) => {}
         Ok(Place::Elsewhere(_)) => {

@@ -1,6 +1,7 @@
 //! The edge: the only files that talk to the kernel, start processes or touch the disk.
 
 pub mod arp;
+pub mod breakage;
 pub mod cgroup;
 pub mod container;
 pub mod credentials;

@@ -6,6 +6,7 @@ use std::thread;
 use labkit::rundir::RunDirectory;
 use labkit::{Failure, fault, footprint};
 
+use super::breakage;
 use super::settle::{self, Place};
 use crate::edge::node::Node;
 use crate::edge::rules::Rules;
@@ -36,6 +37,12 @@ pub fn take_down(run: &RunDirectory, mut ledger: Ledger) -> Result<(), Failure> 
     ledger.leaving = true;
     store::write_ledger(&ledger)?;
     fault::point("down:announced");
+    // What was broken on purpose, as long as all it hangs on is there.
+    let mended = if place == Place::Here {
+        breakage::undo_all(&ledger)
+    } else {
+        Vec::new()
+    };
     let agent: Vec<_> = ledger.agent.into_iter().collect();
     let apps: Vec<_> = ledger
         .pods
@@ -59,6 +66,7 @@ pub fn take_down(run: &RunDirectory, mut ledger: Ledger) -> Result<(), Failure> 
         failures.extend(joined(ended).err());
         failures
     });
+    failures.extend(mended);
     if place == Place::Gone {
         let forgotten = ledger.node_namespace.map(|node| footprint::forget(run, node));
         failures.extend(forgotten.and_then(Result::err));

@@ -1,5 +1,6 @@
 //! Plans carried out: look at the host, take the steps, take a lab down again.
 
+pub mod breakage;
 pub mod down;
 pub mod hosts;
 pub mod join;

@@ -327,7 +327,7 @@ impl LabReport {
 }
 
 /// A line, broken at spaces so that it fits a terminal; only a longer word stays whole.
-pub(super) fn wrapped(text: &str) -> String {
+pub(crate) fn wrapped(text: &str) -> String {
     const WIDTH: usize = 80;
     let text = printable(text);
     let (mut lines, mut width) = (String::new(), 0);

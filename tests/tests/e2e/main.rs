@@ -4,6 +4,7 @@
 //! a virtual machine as one file.
 
 mod bench;
+mod breaks;
 mod churn;
 mod cli;
 mod conformance;

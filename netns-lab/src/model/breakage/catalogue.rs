@@ -147,7 +147,7 @@ pub fn table() -> String {
 
 const TIMED_OUT: &str = "timed out";
 const REFUSED: &str = "refused";
-const FULL: &str = "the full wait";
+const FULL: &str = "full wait";
 const AT_ONCE: &str = "at once";
 
 /// All failures.
@@ -160,7 +160,7 @@ pub const ENTRIES: [Entry; 12] = [
         signature: Signature {
             word: TIMED_OUT,
             time: FULL,
-            share: "from a pod to another pod of its node",
+            share: "pod to another pod of its node",
         },
         needs: &[Need::BridgeNetfilter],
         hints: [
@@ -216,7 +216,7 @@ pub const ENTRIES: [Entry; 12] = [
         signature: Signature {
             word: TIMED_OUT,
             time: FULL,
-            share: "all from pods; none from the node",
+            share: "all from pods, none from the node",
         },
         needs: &[],
         hints: [
@@ -234,7 +234,7 @@ pub const ENTRIES: [Entry; 12] = [
         signature: Signature {
             word: TIMED_OUT,
             time: FULL,
-            share: "all from pods; none from the node",
+            share: "all from pods, none from the node",
         },
         needs: &[Need::OtherIptables],
         hints: [
@@ -251,7 +251,7 @@ pub const ENTRIES: [Entry; 12] = [
         signature: Signature {
             word: TIMED_OUT,
             time: FULL,
-            share: "(1-1/n)^n: 29.6 % of 3",
+            share: "(1-1/n)^n: 29.6 % of 3 pods",
         },
         needs: &[Need::Rules(2)],
         hints: [
@@ -265,7 +265,7 @@ pub const ENTRIES: [Entry; 12] = [
         name: Name::DeadEndpoint,
         title: "a pod is gone, its rules are there",
         what: "Sets the node's end of one pod's cable down. The registry and the rules still have the pod, and \
-               nobody answers for its address.",
+               nobody answers for its address. (Who waits longer than 3 s is told \"no route to host\".)",
         signature: Signature {
             word: TIMED_OUT,
             time: FULL,
@@ -285,7 +285,7 @@ pub const ENTRIES: [Entry; 12] = [
                translated to a pod which is no more. Rules are read for a flow's first packet only.",
         signature: Signature {
             word: "no answer",
-            time: "until no packet for a timeout",
+            time: "its timeout",
             share: "one source port of one pod",
         },
         needs: &[Need::UdpService],
@@ -317,9 +317,9 @@ pub const ENTRIES: [Entry; 12] = [
         title: "no route to the pods of another node",
         what: "Removes the route to the pods of one other node from the first node.",
         signature: Signature {
-            word: "unreachable, or timed out",
-            time: "at once, or the full wait",
-            share: "between these two nodes",
+            word: "unreachable",
+            time: AT_ONCE,
+            share: "between pods of two nodes",
         },
         needs: &[Need::TwoNodes],
         hints: [
@@ -334,9 +334,9 @@ pub const ENTRIES: [Entry; 12] = [
         what: "Removes the route to the Services' range from each node. A packet that the node itself sends \
                needs a route before iptables can translate it; those of pods do not.",
         signature: Signature {
-            word: "network is unreachable",
+            word: "unreachable",
             time: AT_ONCE,
-            share: "all from the node; none from pods",
+            share: "all from the node, none from pods",
         },
         needs: &[],
         hints: [

@@ -1,0 +1,50 @@
+//! Single places in iptables chains, read by `iptables-save` and written by `iptables-restore`.
+
+use std::path::{Path, PathBuf};
+
+use labkit::{Failure, tool};
+
+use crate::model::breakage::hunk::{self, Edits};
+
+/// `iptables` → `iptables-save`, in the same folder.
+fn sibling(program: &Path, suffix: &str) -> PathBuf {
+    let name = program.file_name().unwrap_or_default().to_string_lossy();
+    program.with_file_name(format!("{name}{suffix}"))
+}
+
+/// All rules of one table.
+///
+/// # Errors
+/// What iptables-save said.
+pub fn dump(program: &Path, table: &str) -> Result<String, Failure> {
+    let dump = tool::run_ok(&sibling(program, "-save"), &["-t", table], None)?;
+    Ok(String::from_utf8_lossy(&dump).into_owned())
+}
+
+/// The rules of one chain; `None` when there is no such chain.
+///
+/// # Errors
+/// What iptables-save said.
+pub fn read(program: &Path, table: &str, chain: &str) -> Result<Option<Vec<String>>, Failure> {
+    Ok(hunk::chain(&dump(program, table)?, chain))
+}
+
+/// Changes a chain in one transaction.
+///
+/// # Errors
+/// What iptables-restore said.
+pub fn write(program: &Path, table: &str, chain: &str, edits: &Edits) -> Result<(), Failure> {
+    if edits.delete.is_empty() && edits.insert.is_empty() {
+        return Ok(());
+    }
+    let mut input = format!("*{table}\n");
+    for line in &edits.delete {
+        input.push_str(&format!("-D {chain} {line}\n"));
+    }
+    for (number, line) in &edits.insert {
+        input.push_str(&format!("-I {chain} {number} {line}\n"));
+    }
+    input.push_str("COMMIT\n");
+    let words = ["--noflush", "-w", "10"];
+    tool::run_ok(&sibling(program, "-restore"), &words, Some(input.as_bytes())).map(|_| ())
+}

@@ -1,0 +1,475 @@
+//! Failures to order: each looks as the table of signatures says, and `fix` leaves no trace of it.
+
+use std::time::{Duration, Instant};
+
+use lab_tests::load::Tally;
+use lab_tests::machine::{Flavour, Machine};
+use lab_tests::registry::{publish, service};
+use lab_tests::run::Ran;
+use lab_tests::stats::{REJECT_BELOW, chi_squared_survival};
+use lab_tests::witness::{Witness, assert_unchanged};
+use serde_json::json;
+
+use crate::support::{From, WEB, assert_answers, cleanup_and_down, lab_with_rules, run_from, up_and_sync};
+
+/// How long a call waits for an answer.
+const WAIT: Duration = Duration::from_millis(700);
+/// Within this time a call that was refused at once has ended, on a busy machine too.
+const AT_ONCE: Duration = Duration::from_millis(400);
+const CALLS: u64 = 240;
+
+/// Many calls, so many at a time that all are over before the kernel gives up asking for a MAC.
+#[track_caller]
+fn calls(machine: &Machine, from: From<'_>) -> Tally {
+    let (count, wait) = (CALLS.to_string(), WAIT.as_millis().to_string());
+    let argv = ["lab-helper", "load", "http", WEB, &count, "80", &wait];
+    Tally::from_json(&run_from(machine, from, &argv).ok().json())
+}
+
+/// One call: what the client says, and after what time.
+#[track_caller]
+fn one_call(machine: &Machine, from: From<'_>) -> (String, Duration) {
+    let wait = WAIT.as_millis().to_string();
+    let argv = ["lab-helper", "load", "http", WEB, "1", "1", &wait];
+    let began = Instant::now();
+    let tally = Tally::from_json(&run_from(machine, from, &argv).ok().json());
+    let said = tally.failures.keys().next().cloned();
+    (said.unwrap_or_else(|| "answered".into()), began.elapsed())
+}
+
+/// Asserts that these shares of the calls came to these ends, by chi-squared.
+#[track_caller]
+fn assert_shares(tally: &Tally, expected: &[(&str, f64)]) {
+    let counted = |end: &str| {
+        let answers = tally.answers.get(end).copied().unwrap_or(0);
+        answers + tally.failures.get(end).copied().unwrap_or(0)
+    };
+    let total: u64 = expected.iter().map(|(end, _)| counted(end)).sum();
+    assert_eq!(total, CALLS, "other ends than {expected:?}: {tally:?}");
+    let calls = 240.0;
+    let statistic: f64 = expected
+        .iter()
+        .map(|(end, share)| {
+            let found = f64::from(u32::try_from(counted(end)).expect("few"));
+            (found - calls * share).powi(2) / (calls * share)
+        })
+        .sum();
+    let degrees = f64::from(u32::try_from(expected.len() - 1).expect("few"));
+    let p = chi_squared_survival(statistic, degrees);
+    assert!(p >= REJECT_BELOW, "p = {p:e}: {tally:?}, expected {expected:?}");
+}
+
+/// Asserts that all calls end so, and that the first one takes as long.
+#[track_caller]
+fn assert_all(machine: &Machine, from: From<'_>, word: &str) {
+    let (said, took) = one_call(machine, from);
+    assert_eq!(said, word, "{from:?}");
+    if word == "timed out" {
+        assert!(took >= WAIT, "{from:?}: after {took:?}");
+    } else {
+        assert!(took < AT_ONCE, "{from:?}: only after {took:?}");
+    }
+}
+
+/// Breaks a lab of three pods, looks at it, and undoes it: nothing differs from before.
+#[track_caller]
+fn break_and_fix(name: &str, look: impl FnOnce(&Machine)) {
+    let machine = lab_with_rules("3-pods");
+    break_and_fix_in(&machine, name, look);
+}
+
+#[track_caller]
+fn break_and_fix_in(machine: &Machine, name: &str, look: impl FnOnce(&Machine)) {
+    let before = Witness::of(machine);
+    let registry = registry(machine);
+    machine.lab(["break", name]).ok().says(&format!("broken: {name}"));
+    checks(machine, 1);
+    machine.lab(["status"]).ok().says(&format!("on purpose: {name}"));
+    look(machine);
+    machine.lab(["fix"]).ok().says(&format!("fixed: {name}"));
+    assert_unchanged(machine, &before, &format!("after break {name} and fix"));
+    assert_eq!(self::registry(machine), registry, "{name}");
+    for from in [From::Node, From::Pod("web-1")] {
+        assert_answers(machine, from, WEB);
+    }
+}
+
+/// All files of the registry with what they hold.
+fn registry(machine: &Machine) -> String {
+    let files = "cd /run/netns-lab/lab/registry && grep -r . | sort";
+    machine.sh(files).ok().stdout
+}
+
+#[track_caller]
+fn checks(machine: &Machine, code: i32) -> Ran {
+    machine.lab(["break", "--check"]).exits(code)
+}
+
+const LOST_THIRD: [(&str, f64); 3] = [
+    ("timed out", 1.0 / 3.0),
+    ("web-2", 1.0 / 3.0),
+    ("web-3", 1.0 / 3.0),
+];
+
+#[test]
+fn br_netfilter_off_loses_the_answers_of_other_pods_of_the_bridge() {
+    break_and_fix("br-netfilter-off", |machine| {
+        let expected = [("timed out", 2.0 / 3.0), ("web-1", 1.0 / 3.0)];
+        assert_shares(&calls(machine, From::Pod("web-1")), &expected);
+        assert_answers(machine, From::Node, WEB);
+    });
+}
+
+#[test]
+fn hairpin_off_loses_the_share_of_the_caller_itself() {
+    break_and_fix("hairpin-off", |machine| {
+        assert_shares(&calls(machine, From::Pod("web-1")), &LOST_THIRD);
+        assert_answers(machine, From::Node, WEB);
+    });
+}
+
+#[test]
+fn a_missing_masquerade_loses_the_share_of_the_caller_itself() {
+    break_and_fix("masquerade-missing", |machine| {
+        assert_shares(&calls(machine, From::Pod("web-1")), &LOST_THIRD);
+        assert_answers(machine, From::Node, WEB);
+    });
+}
+
+#[test]
+fn a_drop_in_forward_loses_all_calls_of_pods() {
+    break_and_fix("forward-drop", |machine| {
+        assert_all(machine, From::Pod("web-1"), "timed out");
+        assert_shares(&calls(machine, From::Pod("web-1")), &[("timed out", 1.0)]);
+        assert_answers(machine, From::Node, WEB);
+    });
+}
+
+#[test]
+fn a_drop_in_the_other_iptables_loses_all_calls_of_pods_and_is_not_listed() {
+    for flavour in [Flavour::Nft, Flavour::Legacy] {
+        let machine = Machine::builder().flavour(flavour).start();
+        up_and_sync(&machine, "3-pods");
+        // Tables of iptables-legacy come with the first question, and stay.
+        machine.sh("iptables-legacy -S >/dev/null").ok();
+        break_and_fix_in(&machine, "other-iptables-drop", |machine| {
+            machine
+                .run(["iptables-save"])
+                .ok()
+                .never_says("netns-lab lab\" -j DROP");
+            assert_all(machine, From::Pod("web-1"), "timed out");
+            assert_answers(machine, From::Node, WEB);
+        });
+    }
+}
+
+#[test]
+fn wrong_probabilities_lose_what_falls_through() {
+    break_and_fix("wrong-probabilities", |machine| {
+        let third = 1.0 / 3.0;
+        let left = 2.0 / 3.0;
+        let expected = [
+            ("web-1", third),
+            ("web-2", left * third),
+            ("web-3", left * left * third),
+            ("timed out", left * left * left),
+        ];
+        for from in [From::Node, From::Pod("web-1")] {
+            assert_shares(&calls(machine, from), &expected);
+            // The kernel gives up asking for the virtual IP's MAC and says so for a moment.
+            std::thread::sleep(Duration::from_secs(4));
+        }
+        // Whoever mends it by other means is told so, and the record goes.
+        machine.proxy(["sync"]).ok();
+        checks(machine, 0).says("mended: wrong-probabilities");
+        machine.lab(["break", "wrong-probabilities"]).ok();
+    });
+}
+
+#[test]
+fn a_dead_endpoint_loses_its_share() {
+    break_and_fix("dead-endpoint", |machine| {
+        let third = 1.0 / 3.0;
+        let expected = [("web-1", third), ("web-2", third), ("timed out", third)];
+        assert_shares(&calls(machine, From::Pod("web-1")), &expected);
+        machine.lab(["arp", "10.244.0.4"]).exits(1);
+    });
+}
+
+#[test]
+fn a_stale_flow_loses_one_source_port() {
+    let machine = lab_with_rules("3-pods");
+    machine
+        .lab(["break", "stale-conntrack"])
+        .exits(1)
+        .says("no Service with a UDP port")
+        .says("netns-lab expose web");
+    let object = service(
+        "web-udp",
+        "10.96.0.81",
+        "web",
+        &[("echo", "UDP", 53, json!(8081))],
+    );
+    publish(&machine, "web-udp.service", &object);
+    machine.proxy(["sync"]).ok();
+    break_and_fix_in(&machine, "stale-conntrack", |machine| {
+        let talk = |port: &str| {
+            let argv = [
+                "ip",
+                "netns",
+                "exec",
+                "web-1",
+                "lab-helper",
+                "talk",
+                "10.96.0.81:53",
+                port,
+            ];
+            machine.command(argv).start()
+        };
+        let (stale, fresh) = (talk("40053"), talk("40054"));
+        fresh.wait_for(" answers");
+        stale.wait_for("nobody answers");
+        assert!(!stale.said().contains("web-"), "{}", stale.said());
+        // The moment the entry is gone, the rules are read anew.
+        machine.sh("conntrack -D -p udp --orig-port-src 40053 2>&1").ok();
+        stale.wait_for("web-");
+        checks(machine, 0).says("mended: stale-conntrack");
+        drop((stale, fresh));
+        machine.lab(["break", "stale-conntrack"]).ok();
+    });
+}
+
+#[test]
+fn without_a_reject_all_calls_wait() {
+    break_and_fix("no-reject", |machine| {
+        for from in [From::Node, From::Pod("web-1")] {
+            assert_all(machine, from, "timed out");
+        }
+    });
+}
+
+#[test]
+fn without_a_route_to_virtual_ips_the_node_knows_at_once() {
+    let machine = Machine::builder().uplink().start();
+    up_and_sync(&machine, "3-pods");
+    break_and_fix_in(&machine, "no-vip-route", |machine| {
+        assert_all(machine, From::Node, "network unreachable");
+        assert_answers(machine, From::Pod("web-1"), WEB);
+    });
+}
+
+#[test]
+fn a_wrong_selector_refuses_all_calls() {
+    let machine = lab_with_rules("3-pods");
+    break_and_fix_in(&machine, "wrong-selector", |machine| {
+        machine.proxy(["sync"]).ok();
+        for from in [From::Node, From::Pod("web-1")] {
+            assert_all(machine, from, "connection refused");
+        }
+        // The file as people mend it.
+        machine
+            .sh("sed -i 's/\"app\": \"wex\"/\"app\": \"web\"/' /run/netns-lab/lab/registry/web.service.json")
+            .ok();
+        machine.proxy(["sync"]).ok();
+        checks(machine, 0).says("mended: wrong-selector");
+        machine.lab(["break", "wrong-selector"]).ok();
+    });
+}
+
+#[test]
+fn what_is_mended_by_hand_is_told_so() {
+    let machine = lab_with_rules("3-pods");
+    for (name, cure) in [
+        (
+            "br-netfilter-off",
+            "sysctl -qw net.bridge.bridge-nf-call-iptables=1",
+        ),
+        (
+            "hairpin-off",
+            "for pod in 1 2 3; do bridge link set dev veth-web-$pod hairpin on; done",
+        ),
+        ("masquerade-missing", "miniproxy sync"),
+        ("forward-drop", "iptables -D FORWARD 1"),
+        ("forward-drop", "iptables -I FORWARD -d 10.244.0.0/24 -j ACCEPT"),
+        ("other-iptables-drop", "iptables-legacy -D FORWARD 1"),
+        ("dead-endpoint", "ip link set veth-web-3 up"),
+        ("no-reject", "miniproxy sync"),
+        ("no-vip-route", "ip route add 10.96.0.0/16 dev cni0"),
+    ] {
+        machine.lab(["break", name]).ok();
+        machine.lab(["fix", "--check"]).exits(1).says("still broken");
+        machine.sh(cure).ok();
+        checks(&machine, 0).says(&format!("mended: {name}"));
+        checks(&machine, 0).says("nothing is broken");
+        assert_answers(&machine, From::Pod("web-1"), WEB);
+    }
+}
+
+#[test]
+fn a_surprise_is_not_told_until_it_is_asked_for() {
+    let machine = lab_with_rules("3-pods");
+    let before = Witness::of(&machine);
+    let told = machine.lab(["break", "--surprise", "-o", "json"]).ok().json();
+    assert_eq!(told, json!({ "name": null, "surprise": true }));
+    machine.lab(["break", "--check"]).exits(1).says("the surprise");
+    machine.lab(["status"]).ok().says("on purpose: a surprise");
+    let hints = |more: usize| {
+        let told = machine.lab(["break", "--hint", "-o", "json"]).ok().json();
+        assert_eq!(told["broken"][0]["more"], json!(more), "{told:#}");
+        assert_eq!(told["broken"][0]["name"], json!(null));
+    };
+    [2, 1, 0, 0].map(hints);
+    let revealed = machine.lab(["fix", "--reveal", "-o", "json"]).ok().json();
+    let name = revealed["broken"][0]["name"]
+        .as_str()
+        .expect("a name")
+        .to_string();
+    machine.lab(["status"]).ok().says(&format!("on purpose: {name}"));
+    machine.lab(["fix", &name]).ok();
+    assert_unchanged(&machine, &before, &format!("after the surprise {name}"));
+}
+
+#[test]
+fn what_is_missing_is_said() {
+    let machine = lab_with_rules("3-pods");
+    machine
+        .lab(["break", "no-node-route"])
+        .exits(1)
+        .says("one node")
+        .says("netns-lab up 2-nodes-6-pods");
+    machine.lab(["break"]).exits(2).says("--list");
+    machine.lab(["break", "nonsense"]).exits(2);
+    machine.lab(["break", "hairpin-off"]).ok();
+    machine
+        .lab(["break", "hairpin-off"])
+        .exits(1)
+        .says("broken already");
+    machine.lab(["fix"]).ok();
+    machine.proxy(["cleanup"]).ok();
+    for name in [
+        "wrong-probabilities",
+        "dead-endpoint",
+        "no-reject",
+        "masquerade-missing",
+    ] {
+        machine.lab(["break", name]).exits(1).says("miniproxy sync");
+    }
+    machine.lab(["down"]).ok();
+    machine
+        .lab(["break", "hairpin-off"])
+        .exits(1)
+        .says("no lab is up");
+    machine.lab(["break", "--list"]).ok().says("stale-conntrack");
+}
+
+/// Failures that change something in each of the ways there are.
+const KINDS: [&str; 7] = [
+    "br-netfilter-off",
+    "hairpin-off",
+    "other-iptables-drop",
+    "wrong-probabilities",
+    "dead-endpoint",
+    "no-vip-route",
+    "wrong-selector",
+];
+
+#[test]
+fn break_and_fix_can_be_killed_at_any_step() {
+    let machine = Machine::start();
+    machine.sh("iptables-legacy -S >/dev/null").ok();
+    let empty = Witness::of(&machine);
+    up_and_sync(&machine, "3-pods");
+    let before = Witness::of(&machine);
+    let registry = registry(&machine);
+    let kill = |words: &[&str], step: &str| {
+        let argv = ["netns-lab"].iter().chain(words);
+        let ran = machine.command(argv).env("NETNS_LAB_KILL_AT", step).run();
+        assert_eq!(ran.code(), 137, "{step}: {ran}");
+    };
+    for name in KINDS {
+        for step in ["break:recorded", "break:changed"] {
+            kill(&["break", name], step);
+            machine.lab(["fix"]).ok();
+            assert_unchanged(&machine, &before, &format!("{name}: {step}, then fix"));
+        }
+        for step in ["fix:undone", "fix:forgotten"] {
+            machine.lab(["break", name]).ok();
+            kill(&["fix"], step);
+            machine.lab(["fix"]).ok();
+            assert_unchanged(&machine, &before, &format!("{name}: {step}, then fix"));
+        }
+        assert_eq!(self::registry(&machine), registry, "{name}");
+    }
+    for step in ["link:recorded", "link:changed"] {
+        kill(&["link", "web-1", "--down", "--rate", "10mbit"], step);
+        machine.lab(["link", "web-1", "--clear"]).ok();
+        assert_unchanged(&machine, &before, &format!("{step}, then --clear"));
+    }
+    // A broken lab goes down as any other, even where `break` was killed.
+    for name in KINDS {
+        machine.lab(["break", name]).ok();
+    }
+    machine.lab(["link", "web-1", "--loss", "10%"]).ok();
+    kill(&["break", "forward-drop"], "break:changed");
+    cleanup_and_down(&machine);
+    assert_unchanged(&machine, &empty, "after down of a broken lab");
+    // And so does one whose records are lost.
+    up_and_sync(&machine, "3-pods");
+    machine.lab(["break", "forward-drop"]).ok();
+    machine.lab(["break", "other-iptables-drop"]).ok();
+    machine
+        .sh("echo x > /run/netns-lab/lab/ledger.json; rm /run/netns-lab/lab/broken.json")
+        .ok();
+    cleanup_and_down(&machine);
+    let rules = "iptables-nft-save; iptables-legacy-save";
+    machine.sh(rules).ok().never_says("-j DROP");
+}
+
+#[test]
+fn link_faults() {
+    let machine = lab_with_rules("3-pods");
+    let before = Witness::of(&machine);
+    let pod = "10.244.0.3:8080";
+    let asked = |count: usize| {
+        let argv = ["lab-helper", "load", "http", pod, &count.to_string(), "16", "300"];
+        Tally::from_json(&machine.run(argv).ok().json())
+    };
+    machine.lab(["link", "web-2", "--down"]).ok().says("down");
+    assert_eq!(asked(4).answered(), 0);
+    machine.lab(["status"]).ok().says("the link of web-2: down");
+    machine.lab(["link", "web-2", "--up"]).ok().says("as it was made");
+    assert_eq!(asked(4).answered(), 4);
+
+    // Half of all SYNs are lost, and the next one is sent only after a second.
+    machine
+        .lab(["link", "web-2", "--loss", "50%"])
+        .ok()
+        .says("loses 50 %");
+    let tally = asked(64);
+    assert!((1..60).contains(&tally.answered()), "{tally:?}");
+    assert!(tally.failures.contains_key("timed out"), "{tally:?}");
+
+    machine.lab(["link", "web-2", "--loss", "0%"]).exits(2);
+    machine.lab(["link", "web-2", "--clear"]).ok();
+    machine
+        .lab(["link", "web-2", "--rate", "1mbit"])
+        .ok()
+        .says("1 mbit/s");
+    machine.sh("tc qdisc show dev veth-web-2").ok().says("rate 1Mbit");
+    let delayed = machine.lab(["link", "web-2", "--delay", "100ms"]);
+    if delayed.code() == 0 {
+        let began = Instant::now();
+        assert_eq!(asked(1).answered(), 1);
+        assert!(began.elapsed() >= Duration::from_millis(100));
+    } else {
+        delayed.exits(3).says("sch_netem");
+        machine
+            .lab(["link", "web-2"])
+            .ok()
+            .never_says("late")
+            .says("1 mbit/s");
+    }
+    machine.lab(["link", "web-2", "--clear"]).ok();
+    assert_unchanged(&machine, &before, "after link and --clear");
+    machine.lab(["link", "nobody", "--down"]).exits(1);
+}
