@@ -16,6 +16,7 @@ pub mod objects;
 
 use crate::app::Listen;
 use crate::model::name::Label;
+use crate::model::topology::Overlay;
 
 #[path = "cli_containers.rs"]
 mod containers;
@@ -126,8 +127,8 @@ pub enum Command {
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_UP)]
 pub struct UpArgs {
-    /// `N-pods` (web-1 to web-N) or a JSON file; without it the lab as it was
-    /// made is repaired, and a first one has 3 pods
+    /// `N-pods` (web-1 to web-N), `N-nodes-M-pods` or a JSON file; without it
+    /// the lab as it was made is repaired, and a first one has 3 pods
     pub topology: Option<String>,
     /// The lab; several can be up at once
     #[arg(long, value_name = "LAB", default_value_t = Label::default_lab())]
@@ -141,6 +142,15 @@ pub struct UpArgs {
     /// The bridge's name [default: cni0, or cni-LAB]
     #[arg(long, value_name = "LINK", value_parser = interface)]
     pub bridge: Option<String>,
+    /// Make even a single node a network namespace of its own
+    #[arg(long)]
+    pub isolated: bool,
+    /// Give everything an IPv6 address, too; nodes are isolated then
+    #[arg(long)]
+    pub dual_stack: bool,
+    /// Join the pods of different nodes by a tunnel instead of by routes
+    #[arg(long, value_enum)]
+    pub overlay: Option<Overlay>,
     /// Say what would be done and do nothing; needs no root
     #[arg(long)]
     pub dry_run: bool,
@@ -160,6 +170,7 @@ Examples:
   netns-lab up 3-pods                 web-1, web-2, web-3, labelled app=web
   netns-lab up 5-pods                 two more; the three stay as they are
   netns-lab up shop.json --name shop  a lab of its own beside the first
+  netns-lab up 2-nodes-6-pods         nodes of their own, and a host outside
   netns-lab up 3-pods --dry-run       the plan in sentences
 
 A topology file:

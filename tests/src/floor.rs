@@ -28,54 +28,117 @@ const FIRST_PORT: u32 = 1000;
 const FOLDER: &str = "/run/netns";
 const WORKERS: usize = 2;
 
-/// Makes a bridge and this many pods, and returns how long the kernel took.
+/// Makes this many pods on a bridge here, or spread over the bridges of so many nodes, each a namespace
+/// of its own, and returns how long the kernel took.
 ///
 /// # Panics
 /// When the kernel refuses: the bench has nothing to compare with then.
-pub fn up(pods: usize) -> Duration {
+pub fn up(pods: usize, nodes: Option<usize>) -> Duration {
     fs::create_dir_all(FOLDER).expect("a folder in our own /run");
-    let node = File::open("/proc/thread-self/ns/net").expect("/proc is mounted");
     let begin = Instant::now();
-    let mut channel = Channel::open().expect("a netlink socket");
-    channel.exchange(&bridge()).expect("a bridge");
+    let mut nodes: Vec<Node> = match nodes {
+        None => vec![Node::here()],
+        Some(count) => (0..count).map(Node::own).collect(),
+    };
     let next = AtomicUsize::new(0);
     thread::scope(|scope| {
         for _ in 0..WORKERS {
-            scope.spawn(|| {
+            let (nodes, next) = (&nodes, &next);
+            scope.spawn(move || {
                 loop {
                     let index = next.fetch_add(1, Ordering::Relaxed);
                     if index >= pods {
                         return;
                     }
-                    pod(index, &node).expect("a pod");
+                    pod(index, &nodes[index % nodes.len()].namespace).expect("a pod");
                 }
             });
         }
     });
-    channel.exchange(&open_bridge(pods)).expect("the bridge goes up");
+    let count = nodes.len();
+    for (index, node) in nodes.iter_mut().enumerate() {
+        let ports = (index..pods).step_by(count);
+        node.channel
+            .exchange(&open_bridge(ports))
+            .expect("the bridge goes up");
+    }
     begin.elapsed()
+}
+
+/// Where a bridge is.
+struct Node {
+    namespace: File,
+    channel: Channel,
+}
+
+impl Node {
+    fn here() -> Self {
+        let mut channel = Channel::open().expect("a netlink socket");
+        channel.exchange(&bridge()).expect("a bridge");
+        Self {
+            namespace: File::open("/proc/thread-self/ns/net").expect("/proc is mounted"),
+            channel,
+        }
+    }
+
+    /// Made by a thread that ends with it, so that the caller stays where it is.
+    fn own(index: usize) -> Self {
+        thread::scope(|scope| {
+            let made = scope.spawn(|| {
+                named_namespace(&node_name(index)).expect("a node");
+                Self::here()
+            });
+            made.join().expect("a node")
+        })
+    }
+}
+
+/// A new network namespace for this thread, under a name.
+fn named_namespace(path: &str) -> io::Result<()> {
+    unshare(CloneFlags::CLONE_NEWNET)?;
+    File::create_new(path)?;
+    mount(
+        Some("/proc/thread-self/ns/net"),
+        path,
+        None::<&str>,
+        MsFlags::MS_BIND,
+        None::<&str>,
+    )?;
+    Ok(())
 }
 
 /// Takes all of it away, and returns how long the kernel took.
 ///
 /// # Panics
 /// When the kernel refuses.
-pub fn down(pods: usize) -> Duration {
+pub fn down(pods: usize, nodes: Option<usize>) -> Duration {
     let begin = Instant::now();
-    let mut channel = Channel::open().expect("a netlink socket");
-    let mut messages = Messages::default();
-    messages.delete_group(GROUP);
-    channel.exchange(&messages).expect("the links go");
-    for index in 0..pods {
-        let path = name(index);
+    if nodes.is_none() {
+        let mut channel = Channel::open().expect("a netlink socket");
+        let mut messages = Messages::default();
+        messages.delete_group(GROUP);
+        channel.exchange(&messages).expect("the links go");
+    }
+    // The links of nodes of their own go with them.
+    let hosts = (0..nodes.unwrap_or(0)).map(node_name);
+    for path in (0..pods).map(name).chain(hosts) {
         umount2(path.as_str(), MntFlags::MNT_DETACH).expect("it is mounted");
         fs::remove_file(path).expect("it is there");
     }
     begin.elapsed()
 }
 
+fn node_name(index: usize) -> String {
+    format!("{FOLDER}/floor-node-{index}")
+}
+
 fn name(index: usize) -> String {
     format!("{FOLDER}/floor-{index}")
+}
+
+/// The index of the node's end.
+fn port(index: usize) -> u32 {
+    FIRST_PORT + u32::try_from(index).expect("a thousand pods")
 }
 
 /// 10.244.0.0/16, so that a thousand pods have room.
@@ -104,41 +167,31 @@ fn bridge() -> Messages {
     messages
 }
 
-fn open_bridge(pods: usize) -> Messages {
+fn open_bridge(pods: impl Iterator<Item = usize>) -> Messages {
     let mut messages = Messages::default();
     messages.set_up(BRIDGE);
     messages.add_address(BRIDGE, Ipv4Addr::new(10, 244, 0, 1), 16);
-    for port in (FIRST_PORT..).take(pods) {
-        messages.set_hairpin(port);
+    for index in pods {
+        messages.set_hairpin(port(index));
     }
     messages
 }
 
 fn pod(index: usize, node: &File) -> io::Result<()> {
-    unshare(CloneFlags::CLONE_NEWNET)?;
-    let path = name(index);
-    File::create_new(&path)?;
-    mount(
-        Some("/proc/thread-self/ns/net"),
-        path.as_str(),
-        None::<&str>,
-        MsFlags::MS_BIND,
-        None::<&str>,
-    )?;
+    named_namespace(&name(index))?;
     Channel::open()?.exchange(&pod_messages(index, node))
 }
 
 fn pod_messages(index: usize, node: &File) -> Messages {
     let mut messages = Messages::default();
     let ip = address(index);
-    let port = FIRST_PORT + u32::try_from(index).expect("a thousand pods");
     let queues = |attributes: &mut Attributes| {
         attributes.number(Attributes::TX_QUEUES, 1);
         attributes.number(Attributes::RX_QUEUES, 1);
     };
     messages.new_link(
         Link {
-            index: port,
+            index: port(index),
             up: true,
             ..Link::default()
         },

@@ -2,7 +2,8 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::AsRawFd as _;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -13,10 +14,11 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use labkit::{Failure, Outcome};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn6, bind, setsockopt, socket, sockopt};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::LocalSet;
 
@@ -40,6 +42,7 @@ const HEAD_PATIENCE: Duration = Duration::from_secs(10);
 enum Open {
     Tcp(Answers, TcpListener),
     Udp(DatagramSocket),
+    Udp6(UdpSocket),
 }
 
 /// Listens on all ports, calls `ready` once, and answers until the process ends.
@@ -56,15 +59,16 @@ pub fn serve(
     let identity = Rc::new(identity);
     LocalSet::new().block_on(&runtime, async {
         let sockets = listen.iter().copied().map(open).collect::<Result<Vec<_>, _>>()?;
+        let sockets = sockets.into_iter().flatten();
         ready()?;
         let tasks: Vec<_> = sockets
-            .into_iter()
             .map(|socket| {
                 let identity = Rc::clone(&identity);
                 tokio::task::spawn_local(async move {
                     match socket {
                         Open::Tcp(answers, listener) => accept(identity, answers, listener).await,
                         Open::Udp(socket) => echo_datagrams(&identity, &socket).await,
+                        Open::Udp6(socket) => echo_datagrams6(&identity, &socket).await,
                     }
                 })
             })
@@ -99,16 +103,14 @@ async fn reap() -> io::Result<()> {
     }
 }
 
-fn open(listen: Listen) -> Result<Open, Failure> {
-    let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, listen.port));
-    let opened = || match listen.protocol {
-        Protocol::Tcp => {
-            let socket = TcpSocket::new_v4()?;
-            socket.set_reuseaddr(true)?;
-            socket.bind(address)?;
-            Ok(Open::Tcp(listen.answers, socket.listen(BACKLOG)?))
+/// The sockets of a port: one for each family that this pod has addresses of.
+fn open(listen: Listen) -> Result<Vec<Open>, Failure> {
+    let opened = || {
+        let mut sockets = vec![open_on(listen, Ipv4Addr::UNSPECIFIED.into())?];
+        if has_ipv6() {
+            sockets.push(open_on(listen, Ipv6Addr::UNSPECIFIED.into())?);
         }
-        Protocol::Udp => DatagramSocket::bind(address).map(Open::Udp),
+        Ok(sockets)
     };
     opened().map_err(|error: io::Error| {
         Failure::failed(format!(
@@ -117,6 +119,49 @@ fn open(listen: Listen) -> Result<Open, Failure> {
             listen.protocol.name()
         ))
     })
+}
+
+fn open_on(listen: Listen, ip: IpAddr) -> io::Result<Open> {
+    let address = SocketAddr::from((ip, listen.port));
+    match (listen.protocol, ip) {
+        (Protocol::Tcp, IpAddr::V4(_)) => listen_on(TcpSocket::new_v4()?, listen, address),
+        (Protocol::Tcp, IpAddr::V6(_)) => {
+            let socket = TcpSocket::new_v6()?;
+            // IPv4 has a socket of its own.
+            setsockopt(&socket, sockopt::Ipv6V6Only, &true)?;
+            listen_on(socket, listen, address)
+        }
+        (Protocol::Udp, IpAddr::V4(_)) => DatagramSocket::bind(address).map(Open::Udp),
+        (Protocol::Udp, IpAddr::V6(_)) => datagrams6(address).map(Open::Udp6),
+    }
+}
+
+fn listen_on(socket: TcpSocket, listen: Listen, address: SocketAddr) -> io::Result<Open> {
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    Ok(Open::Tcp(listen.answers, socket.listen(BACKLOG)?))
+}
+
+/// A pod has a single IPv6 address, so that answers leave from the right one anyway.
+fn datagrams6(address: SocketAddr) -> io::Result<UdpSocket> {
+    let family = socket(
+        AddressFamily::Inet6,
+        SockType::Datagram,
+        SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC,
+        None,
+    )?;
+    setsockopt(&family, sockopt::Ipv6V6Only, &true)?;
+    let SocketAddr::V6(address) = address else {
+        return Err(io::ErrorKind::Unsupported.into());
+    };
+    bind(family.as_raw_fd(), &SockaddrIn6::from(address))?;
+    UdpSocket::from_std(family.into())
+}
+
+/// Whether a link other than `lo` has an IPv6 address.
+fn has_ipv6() -> bool {
+    let table = std::fs::read_to_string("/proc/self/net/if_inet6").unwrap_or_default();
+    table.lines().any(|line| !line.trim_end().ends_with(" lo"))
 }
 
 async fn accept(identity: Rc<Identity>, answers: Answers, listener: TcpListener) {
@@ -214,6 +259,21 @@ async fn echo_lines(identity: &Identity, stream: TcpStream, client: SocketAddr) 
 async fn echo_datagrams(identity: &Identity, socket: &DatagramSocket) {
     loop {
         if let Err(error) = socket.answer(|client| identity.line(client)).await {
+            tracing::warn!(%error, "cannot answer a datagram");
+            tokio::time::sleep(BREATH).await;
+        }
+    }
+}
+
+async fn echo_datagrams6(identity: &Identity, socket: &UdpSocket) {
+    // What was sent does not matter, only who sent it.
+    let mut text = [0; 2048];
+    loop {
+        let answered = async {
+            let (_, client) = socket.recv_from(&mut text).await?;
+            socket.send_to(identity.line(client).as_bytes(), client).await
+        };
+        if let Err(error) = answered.await {
             tracing::warn!(%error, "cannot answer a datagram");
             tokio::time::sleep(BREATH).await;
         }

@@ -7,11 +7,13 @@ use labkit::shell::{self, OutputFormat};
 use labkit::{Failure, Outcome};
 use nix::sched::{CloneFlags, setns};
 
-use super::find;
+use super::find::{self, Spot};
 use crate::cli::ArpArgs;
 use crate::edge::{arp, joined, namespace};
 use crate::engine::settle::{self, Place};
 use crate::model::ledger::Ledger;
+use crate::model::name::OUTSIDE;
+use crate::model::node::{Node, OWN_END};
 
 /// Where a question is asked from.
 struct Asker {
@@ -66,33 +68,73 @@ pub(super) fn run(args: &ArpArgs) -> Result<Outcome, Failure> {
 }
 
 fn asker(args: &ArpArgs) -> Result<(Ledger, Asker), Failure> {
-    if let Some(name) = &args.from {
-        let (ledger, record) = find::pod(args.name.as_ref(), name)?;
-        let asker = Asker {
-            words: format!("pod {name}"),
-            link: "eth0".into(),
+    let found = match &args.from {
+        Some(name) => find::place(args.name.as_ref(), name)?,
+        None => {
+            let ledger = find::lab(args.name.as_ref())?;
+            let first = ledger.lab.nodes.first().cloned();
+            let node = first.ok_or_else(|| Failure::failed("the lab has no node"))?;
+            (ledger, Spot::Node(node))
+        }
+    };
+    let (ledger, spot) = found;
+    let open = |namespace: &str| namespace::open(namespace).map(Some);
+    let asker = match &spot {
+        Spot::Pod(record) => Asker {
+            words: format!("pod {}", record.pod.spec.name),
+            link: OWN_END.into(),
             own: record.pod.ip,
-            namespace: Some(namespace::open(&record.pod.namespace)?),
-        };
-        return Ok((ledger, asker));
-    }
-    let ledger = find::lab(args.name.as_ref())?;
-    if let Place::Elsewhere(pid) = settle::place(&ledger)? {
-        return Err(settle::elsewhere(&ledger, pid));
-    }
-    let asker = Asker {
-        words: format!("node {}", ledger.lab.node),
-        link: ledger.lab.bridge.clone(),
-        own: ledger.lab.bridge_address().addr(),
-        namespace: None,
+            namespace: open(&record.pod.namespace)?,
+        },
+        Spot::Outside(machine) => Asker {
+            words: OUTSIDE.into(),
+            link: OWN_END.into(),
+            own: machine.ip,
+            namespace: open(&machine.namespace)?,
+        },
+        Spot::Node(node) => node_asker(&ledger, node, args.address)?,
     };
     Ok((ledger, asker))
 }
 
+/// A node asks on its bridge, or on the underlay where the address is there.
+fn node_asker(ledger: &Ledger, node: &Node, address: Ipv4Addr) -> Result<Asker, Failure> {
+    let words = format!("node {}", node.name());
+    let (Some(machine), Some(underlay)) = (&node.machine, &ledger.lab.underlay) else {
+        if let Place::Elsewhere(pid) = settle::place(ledger)? {
+            return Err(settle::elsewhere(ledger, pid));
+        }
+        return Ok(Asker {
+            words,
+            link: node.bridge.clone(),
+            own: node.bridge_address().addr(),
+            namespace: None,
+        });
+    };
+    let on_underlay = underlay.cidr.contains(&address);
+    let (link, own) = if on_underlay {
+        (OWN_END.to_string(), machine.ip)
+    } else {
+        (node.bridge.clone(), node.bridge_address().addr())
+    };
+    Ok(Asker {
+        words,
+        link,
+        own,
+        namespace: Some(namespace::open(&machine.namespace)?),
+    })
+}
+
 /// Whose address it is.
 fn who(ledger: &Ledger, address: Ipv4Addr) -> Option<String> {
-    if address == ledger.lab.bridge_address().addr() {
-        return Some(format!("node {}", ledger.lab.node));
+    let lab = &ledger.lab;
+    let mut nodes = lab.nodes.iter();
+    if let Some(node) = nodes.find(|node| address == node.bridge_address().addr() || address == node.ip()) {
+        return Some(format!("node {}", node.name()));
+    }
+    let underlay = lab.underlay.as_ref();
+    if underlay.is_some_and(|underlay| underlay.outside.ip == address) {
+        return Some(OUTSIDE.to_string());
     }
     let record = ledger.pods.iter().find(|record| record.pod.ip == address)?;
     Some(format!("pod {}", record.pod.spec.name))

@@ -7,6 +7,7 @@ use crate::edge::container::{self, Inside};
 use crate::edge::credentials::{Credentials, NOBODY};
 use crate::edge::{first, stdio};
 use crate::engine::launch;
+use crate::model::container::CapabilityName;
 use crate::model::name::Label;
 
 /// Runs `container`.
@@ -42,6 +43,6 @@ pub(super) fn furnish(lab: &Label, pod: &Label, args: &InsideArgs) -> Result<(),
 pub(super) fn credentials(args: &InsideArgs) -> Credentials {
     Credentials {
         user: args.user.unwrap_or(NOBODY),
-        capabilities: args.cap.iter().map(|capability| capability.value()).collect(),
+        capabilities: args.cap.iter().map(CapabilityName::value).collect(),
     }
 }

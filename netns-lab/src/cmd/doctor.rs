@@ -11,9 +11,10 @@ use crate::engine::observe::observe;
 use crate::model::address;
 use crate::model::check::clashes;
 use crate::model::doctor::{self, Facts, Status};
-use crate::model::ledger::{Lab, lay_out};
+use crate::model::layout::{lay_out, only_node};
+use crate::model::ledger::Lab;
 use crate::model::name::{self, Label};
-use crate::model::topology::Topology;
+use crate::model::topology::{NodeSpec, Topology};
 
 /// The exit code of a host that lacks something.
 const LACKS: u8 = 3;
@@ -58,18 +59,24 @@ fn look_at_labs(facts: &mut Facts) {
     }
     let ledgers = labs.iter().filter_map(|lab| store::ledger(lab).ok().flatten());
     let taken: Vec<_> = ledgers
+        .filter(|ledger| ledger.node_namespace.is_some())
         .flat_map(|ledger| [ledger.lab.pod_cidr, ledger.lab.service_cidr])
         .collect();
     let ranges = address::default_pod_cidr(3, &taken).zip(address::default_service_cidr(&taken));
     let Some((pod_cidr, service_cidr)) = ranges else {
         return;
     };
+    let bridge = name::bridge(&default);
+    let node = NodeSpec::named(Label::default_node(&default));
     let lab = Lab {
-        bridge: name::bridge(&default),
-        node: Label::default_node(&default),
+        nodes: vec![only_node(node, pod_cidr, &bridge)],
+        bridge,
         name: default,
         pod_cidr,
+        pod_cidr6: None,
         service_cidr,
+        service_cidr6: None,
+        underlay: None,
     };
     let found = lay_out(&lab, &Topology::web_pods(3), None).ok().and_then(|pods| {
         Some(clashes(

@@ -4,32 +4,39 @@ use std::ffi::OsString;
 
 use labkit::{Failure, Outcome, shell};
 
-use super::{find, namespaces};
+use super::find::{self, Spot};
+use super::namespaces;
 use crate::cli::{EnterArgs, ExecArgs};
 use crate::edge::enter::{self, Surroundings};
 use crate::edge::{namespace, process, registry, store};
+use crate::engine::settle::{self, Place};
 use crate::model::ledger::{Ledger, PodRecord, ProcessId};
 use crate::model::name::Label;
+use crate::model::node::Machine;
 use crate::model::pod_files;
 
 /// Runs `exec`.
 pub(super) fn run(args: ExecArgs) -> Result<Outcome, Failure> {
-    let (ledger, record) = find::pod(args.name.as_ref(), &args.pod)?;
+    let (ledger, spot) = find::place(args.name.as_ref(), &args.pod)?;
     let command = if args.command.is_empty() {
         enter::shell_command()
     } else {
         args.command
     };
-    refresh_files(&ledger, &record)?;
+    let record = match &spot {
+        Spot::Pod(record) => record,
+        elsewhere => return on_machine(&ledger, &args.pod, elsewhere, args.container.as_ref(), &command),
+    };
+    refresh_files(&ledger, record)?;
     match args.container {
         Some(name) => {
-            let process = running(&record, &name)?;
+            let process = running(record, &name)?;
             enter::in_container(process, true, &command)
         }
         // A pod whose first container has ended is still a pod.
         None => match record.first_process().filter(|process| process::runs(*process)) {
             Some(process) => enter::in_container(process, false, &command),
-            None => in_pod(&ledger, &record, &command),
+            None => in_pod(&ledger, record, &command),
         },
     }
 }
@@ -67,11 +74,52 @@ fn in_pod(ledger: &Ledger, record: &PodRecord, command: &[OsString]) -> Result<O
 }
 
 /// The process that `exec` starts, once its pid namespace is the container's.
-pub(super) fn enter(args: EnterArgs) -> Result<Outcome, Failure> {
+pub(super) fn enter(args: &EnterArgs) -> Result<Outcome, Failure> {
     enter::join(args.process, args.same_user)?;
     if args.ask {
         shell::emit_json(&namespaces::ask())?;
         return Ok(Outcome::Done);
     }
     enter::become_command(&args.command)
+}
+
+/// On a node or on the host outside, which have no containers.
+fn on_machine(
+    ledger: &Ledger,
+    name: &Label,
+    spot: &Spot,
+    container: Option<&Label>,
+    command: &[OsString],
+) -> Result<Outcome, Failure> {
+    if container.is_some() {
+        return Err(
+            Failure::usage(format!("{name} is no pod, and has no containers")).hint("leave --container out")
+        );
+    }
+    let machine = match spot {
+        Spot::Outside(machine) => Some(machine),
+        Spot::Node(node) => node.machine.as_ref(),
+        Spot::Pod(_) => None,
+    };
+    match machine {
+        Some(machine) => enter_machine(ledger, name, machine)?,
+        // Whoever calls this is on the node already, or cannot get there.
+        None => {
+            if let Place::Elsewhere(pid) = settle::place(ledger)? {
+                return Err(settle::elsewhere(ledger, pid));
+            }
+        }
+    }
+    enter::become_command(command)
+}
+
+/// A node or the host outside, whose files are named as its namespace, which no pod's is.
+fn enter_machine(ledger: &Ledger, name: &Label, machine: &Machine) -> Result<(), Failure> {
+    let files = store::host_files(&ledger.lab.name, &machine.namespace);
+    store::write_pod_files(&files, &pod_files::of_machine(ledger, name, machine))?;
+    enter::enter(&Surroundings {
+        namespace: namespace::open(&machine.namespace)?,
+        hostname: name.as_str(),
+        files: &files,
+    })
 }

@@ -10,6 +10,7 @@ use labkit::{Failure, Outcome};
 
 use super::objects::{Open, now};
 use crate::cli::objects::ExposeArgs;
+use crate::model::container::containers;
 use crate::model::deployment::TEMPLATE_LABEL;
 use crate::model::kind::Kind;
 use crate::model::service;
@@ -144,7 +145,8 @@ fn warn_of_closed_port(open: &Open, args: &ExposeArgs, selector: &Selector) {
     let target = args.target_port.clone().unwrap_or_else(|| args.port.to_string());
     let pods = open.ledger.topology().pods;
     let behind: Vec<_> = pods.iter().filter(|pod| carries(pod, selector)).collect();
-    let ports = behind.iter().flat_map(|pod| &pod.ports);
+    let containers = behind.iter().flat_map(|pod| containers(pod));
+    let ports = containers.flat_map(|container| container.ports);
     let own: Vec<_> = ports
         .filter(|port| port.protocol.name() == args.protocol)
         .collect();

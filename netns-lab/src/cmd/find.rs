@@ -4,7 +4,8 @@ use labkit::{Failure, Kind, shell};
 
 use crate::edge::store;
 use crate::model::ledger::{Ledger, PodRecord};
-use crate::model::name::{DEFAULT_LAB, Label};
+use crate::model::name::{DEFAULT_LAB, Label, OUTSIDE};
+use crate::model::node::{Machine, Node};
 
 /// The ledgers of all labs, or of the one that is named.
 ///
@@ -90,6 +91,50 @@ pub(super) fn pod(name: Option<&Label>, pod: &Label) -> Result<(Ledger, PodRecor
         1 => Ok(found.remove(0)),
         _ => Err(Failure::usage(format!("several labs have a pod {pod}")).hint("say which: --name LAB")),
     }
+}
+
+/// Where a command can be run.
+pub(super) enum Spot {
+    /// In a pod.
+    Pod(PodRecord),
+    /// On a node.
+    Node(Node),
+    /// On the host outside of the cluster.
+    Outside(Machine),
+}
+
+/// The lab that has a pod or a node of this name, or a host outside, and that; of several the
+/// default lab.
+pub(super) fn place(lab: Option<&Label>, name: &Label) -> Result<(Ledger, Spot), Failure> {
+    let labs = ledgers(lab)?;
+    if labs.is_empty() {
+        return Err(no_lab(lab));
+    }
+    let having: Vec<_> = labs
+        .into_iter()
+        .filter_map(|ledger| {
+            let found = spot(&ledger, name)?;
+            Some((ledger, found))
+        })
+        .collect();
+    let mut found = prefer_default(having, |(ledger, _)| &ledger.lab.name);
+    match found.len() {
+        0 => Err(Failure::failed(format!("there is no pod and no node {name}"))
+            .hint("`netns-lab status` lists the nodes and pods")),
+        1 => Ok(found.remove(0)),
+        _ => Err(Failure::usage(format!("several labs have a {name}")).hint("say which: --name LAB")),
+    }
+}
+
+fn spot(ledger: &Ledger, name: &Label) -> Option<Spot> {
+    if let Some(record) = ledger.pod(name) {
+        return Some(Spot::Pod(record.clone()));
+    }
+    if let Some(node) = ledger.lab.node(name) {
+        return Some(Spot::Node(node.clone()));
+    }
+    let underlay = ledger.lab.underlay.as_ref()?;
+    (name.as_str() == OUTSIDE).then(|| Spot::Outside(underlay.outside.clone()))
 }
 
 /// The names of a pod's containers: those that were started, else those that are wanted.

@@ -24,6 +24,7 @@ mod run;
 mod serve;
 mod status;
 mod up;
+mod up_lab;
 
 use clap::CommandFactory as _;
 use labkit::{Failure, Outcome, shell};
@@ -52,7 +53,7 @@ pub fn run(command: Command) -> Result<Outcome, Failure> {
         Command::Namespaces(args) => namespaces::run(&args),
         Command::Image(args) => image::run(&args),
         Command::Container(args) => container::run(&args),
-        Command::Enter(args) => exec::enter(args),
+        Command::Enter(args) => exec::enter(&args),
         Command::Agent(args) => agent::run(&args),
         Command::Completions { shell } => shell::emit_completions(Cli::command(), shell),
         Command::Man => shell::emit_man(Cli::command()),

@@ -40,15 +40,14 @@ pub(super) fn run(args: &NamespacesArgs) -> Result<Outcome, Failure> {
 }
 
 fn pod(args: &NamespacesArgs) -> Result<PodRecord, Failure> {
-    let record = match &args.pod {
-        Some(pod) => find::pod(args.name.as_ref(), pod)?.1,
-        None => {
-            let mut ledger = find::lab(args.name.as_ref())?;
-            if ledger.pods.is_empty() {
-                return Err(find::no_lab(None));
-            }
-            ledger.pods.remove(0)
+    let record = if let Some(pod) = &args.pod {
+        find::pod(args.name.as_ref(), pod)?.1
+    } else {
+        let mut ledger = find::lab(args.name.as_ref())?;
+        if ledger.pods.is_empty() {
+            return Err(find::no_lab(None));
         }
+        ledger.pods.remove(0)
     };
     let pod = &record.pod.spec.name;
     if record.processes().any(process::runs) {

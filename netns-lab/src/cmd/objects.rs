@@ -65,9 +65,15 @@ impl Open {
 
     /// Where addresses come from.
     pub(super) fn pools(&self) -> Pools {
+        let lab = &self.ledger.lab;
+        // Where the caller's namespace is the node there is no outside to route addresses from.
+        let pools = lab.underlay.iter().flat_map(|underlay| {
+            let second = underlay.load_balancer_pool6.map(Into::into);
+            std::iter::once(underlay.load_balancer_pool.into()).chain(second)
+        });
         Pools {
-            services: vec![self.ledger.lab.service_cidr.into()],
-            balancers: Vec::new(),
+            services: lab.service_ranges(),
+            balancers: pools.collect(),
         }
     }
 

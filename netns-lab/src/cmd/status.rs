@@ -10,16 +10,19 @@ use crate::cli::StatusArgs;
 use crate::edge::{breakage, namespace, process, store};
 use crate::engine::observe::observe;
 use crate::engine::settle::{self, Place};
-use crate::model::ledger::{Ledger, PodRecord, lay_out};
+use crate::model::layout::lay_out;
+use crate::model::ledger::{Ledger, PodRecord};
+use crate::model::name::Label;
+use crate::model::node::Host;
 use crate::model::plan::{self, Step, Wanted};
-use crate::model::report::LabReport;
+use crate::model::report::{LabReport, State};
 
 /// Runs `status`.
 pub(super) fn run(args: &StatusArgs) -> Result<Outcome, Failure> {
     let name = args.lab.as_ref().or(args.name.as_ref());
     let reports: Vec<_> = find::ledgers(name)?
         .iter()
-        .map(|ledger| report(ledger, &damage(ledger)))
+        .map(|ledger| report(ledger, &look(ledger)))
         .collect();
     if reports.is_empty() {
         if args.output == OutputFormat::Json {
@@ -40,9 +43,18 @@ pub(super) fn run(args: &StatusArgs) -> Result<Outcome, Failure> {
     Ok(Outcome::Done)
 }
 
-/// What `up` would have to repair. Where that cannot be seen from here, nothing.
-fn damage(ledger: &Ledger) -> Vec<Step> {
-    let seen = || -> Option<Vec<Step>> {
+/// What was seen of a lab.
+#[derive(Default)]
+pub(super) struct Look {
+    /// What `up` would have to repair.
+    damage: Vec<Step>,
+    /// The containers that run, where that was looked at already.
+    running: Option<BTreeSet<(Label, Label)>>,
+}
+
+/// Looks at a lab. Where it cannot be seen from here, nothing is known.
+fn look(ledger: &Ledger) -> Look {
+    let seen = || -> Option<Look> {
         if ledger.leaving || !matches!(settle::place(ledger), Ok(Place::Here)) {
             return None;
         }
@@ -53,14 +65,24 @@ fn damage(ledger: &Ledger) -> Vec<Step> {
             .inspect_err(|failure| tracing::debug!(%failure, "status sees less"))
             .ok()?;
         let steps = plan::plan(&Wanted { lab, pods: &pods }, Some(ledger), &observed);
-        Some(steps.into_iter().filter(Step::is_repair).collect())
+        Some(Look {
+            damage: steps.into_iter().filter(Step::is_repair).collect(),
+            running: Some(observed.running),
+        })
     };
     seen().unwrap_or_default()
 }
 
 /// A lab as it is now, with what is to be repaired.
-pub(super) fn report(ledger: &Ledger, damage: &[Step]) -> LabReport {
-    let bridge_is_down = damage.iter().any(|step| matches!(step, Step::RaiseBridge(_)));
+pub(super) fn report(ledger: &Ledger, look: &Look) -> LabReport {
+    let damage = &look.damage[..];
+    let down: BTreeSet<_> = damage
+        .iter()
+        .filter_map(|step| match step {
+            Step::RaiseBridge(node) => Some(node.name()),
+            _ => None,
+        })
+        .collect();
     let lost: BTreeSet<_> = damage
         .iter()
         .filter_map(|step| match step {
@@ -72,20 +94,42 @@ pub(super) fn report(ledger: &Ledger, damage: &[Step]) -> LabReport {
         .pods
         .iter()
         .map(|record| {
-            let process = record.first_process().filter(|process| process::runs(*process));
-            let connected = !bridge_is_down && !lost.contains(&record.pod.spec.name);
-            let runs = record
-                .pod
-                .containers()
-                .iter()
-                .all(|wanted| record.process(&wanted.name).is_some_and(process::runs));
-            let ready = has_namespace(record) && connected && runs;
+            let name = &record.pod.spec.name;
+            let runs = |container: &Label| match &look.running {
+                Some(running) => running.contains(&(name.clone(), container.clone())),
+                None => record.process(container).is_some_and(process::runs),
+            };
+            let first = record.containers.first().filter(|first| runs(&first.name));
+            let process = first.and_then(|first| first.process);
+            let connected = !down.contains(&record.pod.node) && !lost.contains(&record.pod.spec.name);
+            // A look that found the pod whole has seen its namespace, too.
+            let there = look.running.is_some() || has_namespace(record);
+            let all_run = record.pod.containers().iter().all(|wanted| runs(&wanted.name));
+            let ready = there && connected && all_run;
             (record.pod.clone(), ready, process.map(|process| process.pid))
         })
         .collect();
-    let registry = store::registry(&ledger.lab.name).display().to_string();
-    let repairs = damage.iter().map(ToString::to_string).collect();
-    LabReport::new(&ledger.lab, registry, &pods, problems(ledger), repairs)
+    let state = State {
+        registry: store::registry(&ledger.lab.name).display().to_string(),
+        problems: problems(ledger),
+        repairs: damage.iter().map(ToString::to_string).collect(),
+        broken: broken_nodes(damage),
+    };
+    LabReport::new(&ledger.lab, &pods, state)
+}
+
+/// The nodes that have something to be repaired.
+fn broken_nodes(damage: &[Step]) -> BTreeSet<Label> {
+    let hosts = damage.iter().filter_map(|step| match step {
+        Step::AddHost(host, _) => Some(host.clone()),
+        other => other.host(),
+    });
+    hosts
+        .filter_map(|host| match host {
+            Host::Node(name) => Some(name),
+            _ => None,
+        })
+        .collect()
 }
 
 fn has_namespace(record: &PodRecord) -> bool {

@@ -10,6 +10,7 @@ use labkit::xtables::{Family, Xtables};
 use labkit::{Failure, Outcome};
 
 use super::status;
+use super::up_lab::{self, refused, with_flags};
 use crate::cli::{Cli, Command, UpArgs};
 use crate::edge::store;
 use crate::engine::down::{other_labs, take_down};
@@ -17,17 +18,18 @@ use crate::engine::observe::observe;
 use crate::engine::progress::Progress;
 use crate::engine::settle::{self, Place};
 use crate::engine::up::{self, Up};
-use crate::model::address::{self, room};
 use crate::model::check::clashes;
-use crate::model::ledger::{Lab, Ledger, Pod, VERSION, lay_out};
-use crate::model::name;
+use crate::model::layout::lay_out;
+use crate::model::ledger::{Lab, Ledger, Pod, VERSION};
+use crate::model::name::{self, Label};
 use crate::model::observed::Observed;
 use crate::model::plan::{self, Step, Wanted};
 use crate::model::topology::Topology;
 
 /// Runs `up`.
 pub(super) fn run(args: &UpArgs) -> Result<Outcome, Failure> {
-    let topology = args.topology.as_deref().map(topology).transpose()?;
+    let topology = args.topology.as_deref();
+    let topology = topology.map(|text| read(text, &args.name)).transpose()?;
     if args.dry_run {
         return dry_run(args, topology);
     }
@@ -101,16 +103,9 @@ struct Prepared {
 
 impl Prepared {
     fn new(args: &UpArgs, topology: Option<Topology>, before: Option<Ledger>) -> Result<Self, Failure> {
-        let topology = topology
-            .or_else(|| before.as_ref().map(Ledger::topology))
-            .unwrap_or_else(|| Topology::web_pods(3));
-        let lab = lab(args, &topology, before.as_ref())?;
-        let pods = lay_out(&lab, &topology, before.as_ref()).map_err(|error| {
-            Failure::usage(error.to_string()).hint(format!(
-                "give the lab a larger range when it is made: --pod-cidr {}",
-                wider(topology.pods.len())
-            ))
-        })?;
+        let topology = with_flags(args, topology, before.as_ref());
+        let lab = up_lab::lab(args, &topology, before.as_ref())?;
+        let pods = lay_out(&lab, &topology, before.as_ref()).map_err(|error| refused(&error))?;
         let iptables = iptables(args, before.as_ref())?;
         let observed = observe(&lab, &pods, before.as_ref(), Some(&iptables))?;
         refuse_clashes(&lab, &pods, before.as_ref(), &observed)?;
@@ -123,11 +118,15 @@ impl Prepared {
             Some(ledger) => Ledger { lab, ..ledger },
             None => Ledger {
                 version: VERSION,
+                node_namespace: match lab.caller_node() {
+                    Some(_) => Some(network_namespace()?),
+                    None => None,
+                },
                 lab,
-                node_namespace: network_namespace()?,
                 iptables,
                 unsettled: false,
                 leaving: false,
+                hosts: Vec::new(),
                 pods: Vec::new(),
                 agent: None,
             },
@@ -180,12 +179,10 @@ fn dry_run(args: &UpArgs, topology: Option<Topology>) -> Result<Outcome, Failure
     Ok(Outcome::Done)
 }
 
-/// `3-pods`, or the path of a file.
-fn topology(text: &str) -> Result<Topology, Failure> {
-    match Topology::number_of_pods(text) {
-        Some(Ok(number)) => return Ok(Topology::web_pods(number)),
-        Some(Err(why)) => return Err(Failure::usage(format!("{text}: {why}"))),
-        None => {}
+/// `3-pods`, `2-nodes-6-pods`, or the path of a file.
+fn read(text: &str, lab: &Label) -> Result<Topology, Failure> {
+    if let Some(meant) = Topology::from_words(text, lab) {
+        return meant.map_err(|why| Failure::usage(format!("{text}: {why}")));
     }
     let content = fs::read(text).map_err(|error| {
         let why = match error.kind() {
@@ -194,89 +191,11 @@ fn topology(text: &str) -> Result<Topology, Failure> {
             _ => error.to_string(),
         };
         Failure::usage(format!("cannot read the topology {text}: {why}")).hint(
-            "expected N-pods, such as 3-pods, or the path of a JSON file: `netns-lab up --help` shows one",
+            "expected N-pods, such as 3-pods, N-nodes-M-pods, or the path of a JSON file: `netns-lab up --help` \
+             shows one",
         )
     })?;
     Topology::from_json(&content).map_err(|error| Failure::usage(format!("{text}:{error}")))
-}
-
-/// The lab's ranges and bridge: from the flags, else as it was made, else what is free.
-fn lab(args: &UpArgs, topology: &Topology, before: Option<&Ledger>) -> Result<Lab, Failure> {
-    let node = topology.nodes.first().map(|node| node.name.clone());
-    if let Some(ledger) = before {
-        refuse_changes(args, node.as_ref(), ledger)?;
-        return Ok(ledger.lab.clone());
-    }
-    let others = other_labs(&args.name)?;
-    let taken: Vec<_> = others
-        .iter()
-        .flat_map(|other| [other.lab.pod_cidr, other.lab.service_cidr])
-        .collect();
-    let none_free = |flag: &str| {
-        Failure::failed("other labs have all the default ranges").hint(format!("choose one: {flag}"))
-    };
-    let pod_cidr = args
-        .pod_cidr
-        .or_else(|| address::default_pod_cidr(topology.pods.len(), &taken));
-    let service_cidr = args
-        .service_cidr
-        .or_else(|| address::default_service_cidr(&taken));
-    let lab = Lab {
-        name: args.name.clone(),
-        node: node.unwrap_or_else(|| name::Label::default_node(&args.name)),
-        pod_cidr: pod_cidr.ok_or_else(|| none_free("--pod-cidr 10.50.0.0/24"))?,
-        service_cidr: service_cidr.ok_or_else(|| none_free("--service-cidr 10.51.0.0/16"))?,
-        bridge: args.bridge.clone().unwrap_or_else(|| name::bridge(&args.name)),
-    };
-    let overlapping = taken.iter().find_map(|other| {
-        let flags = [(lab.pod_cidr, "--pod-cidr"), (lab.service_cidr, "--service-cidr")];
-        flags
-            .into_iter()
-            .find(|(range, _)| address::overlap(*range, *other))
-            .map(|(range, flag)| (range, flag, other))
-    });
-    match overlapping {
-        Some((range, flag, other)) => Err(Failure::failed(format!(
-            "{range} overlaps {other} of another lab"
-        ))
-        .hint(format!("choose another range: {flag}"))),
-        None => Ok(lab),
-    }
-}
-
-/// A lab's ranges and bridge stay as they are while it is up.
-fn refuse_changes(args: &UpArgs, node: Option<&name::Label>, ledger: &Ledger) -> Result<(), Failure> {
-    let lab = &ledger.lab;
-    let changed = [
-        args.pod_cidr
-            .is_some_and(|cidr| cidr != lab.pod_cidr)
-            .then(|| format!("pods in {}", lab.pod_cidr)),
-        args.service_cidr
-            .is_some_and(|cidr| cidr != lab.service_cidr)
-            .then(|| format!("Services in {}", lab.service_cidr)),
-        args.bridge
-            .as_ref()
-            .is_some_and(|bridge| *bridge != lab.bridge)
-            .then(|| format!("the bridge {}", lab.bridge)),
-        node.is_some_and(|node| *node != lab.node)
-            .then(|| format!("the node {}", lab.node)),
-    ];
-    match changed.into_iter().flatten().next() {
-        None => Ok(()),
-        Some(has) => Err(Failure::failed(format!(
-            "the lab {} is up with {has}, which cannot change",
-            lab.name
-        ))
-        .hint(format!("take it down first: netns-lab down {}", lab.name))),
-    }
-}
-
-fn wider(pods: usize) -> String {
-    let prefix = (16..=24).rev().find(|prefix| {
-        let text = format!("10.244.0.0/{prefix}");
-        text.parse().is_ok_and(|cidr| room(cidr) >= pods)
-    });
-    format!("10.244.0.0/{}", prefix.unwrap_or(16))
 }
 
 fn iptables(args: &UpArgs, before: Option<&Ledger>) -> Result<PathBuf, Failure> {
@@ -311,7 +230,7 @@ fn refuse_clashes(
 }
 
 fn show(args: &UpArgs, ledger: &Ledger) -> Result<Outcome, Failure> {
-    let report = status::report(ledger, &[]);
+    let report = status::report(ledger, &status::Look::default());
     match args.output {
         OutputFormat::Json => shell::emit_json(&report)?,
         OutputFormat::Table => shell::emit(&format!("{}\n{}", report.table(), next(ledger)?))?,
@@ -325,7 +244,7 @@ fn next(ledger: &Ledger) -> Result<String, Failure> {
     let default = lab.as_str() == name::DEFAULT_LAB;
     let mut registries: Vec<_> = other_labs(lab)?
         .into_iter()
-        .filter(|other| other.node_namespace == ledger.node_namespace)
+        .filter(|other| ledger.node_namespace.is_some() && other.node_namespace == ledger.node_namespace)
         .map(|other| store::registry(&other.lab.name).display().to_string())
         .collect();
     let sync = if !registries.is_empty() {

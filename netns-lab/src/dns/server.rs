@@ -195,7 +195,7 @@ impl Server {
                     let (server, socket) = (Rc::clone(&self), Rc::clone(&socket));
                     let question = question[..length].to_vec();
                     spawn_local(async move {
-                        if let Some(bytes) = server.from_elsewhere(&question, later, Transport::Udp).await {
+                        if let Some(bytes) = server.ask_elsewhere(&question, later, Transport::Udp).await {
                             send(&socket, &bytes, client).await;
                         }
                         drop(place);
@@ -233,14 +233,14 @@ impl Server {
             let reply = match self.reply(&question, Transport::Tcp) {
                 Reply::Nothing => return Ok(()),
                 Reply::Bytes(bytes) => Some(bytes),
-                later => self.from_elsewhere(&question, later, Transport::Tcp).await,
+                later => self.ask_elsewhere(&question, later, Transport::Tcp).await,
             };
             let Some(reply) = reply else { return Ok(()) };
             tokio::time::timeout(IDLE, write_message(&mut stream, &reply)).await??;
         }
     }
 
-    async fn from_elsewhere(&self, question: &[u8], reply: Reply, transport: Transport) -> Option<Vec<u8>> {
+    async fn ask_elsewhere(&self, question: &[u8], reply: Reply, transport: Transport) -> Option<Vec<u8>> {
         let upstream = self.upstream.as_ref()?;
         match reply {
             Reply::Chase(started) => {

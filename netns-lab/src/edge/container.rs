@@ -74,7 +74,7 @@ fn own_root(rootfs: &Path) -> Result<PathBuf, (String, io::Error)> {
     folder_at(&devices, "shm")?;
     for name in DEVICES {
         let (source, target) = (Path::new("/dev").join(name), devices.join(name));
-        let made = File::create(&target).map_err(io::Error::from);
+        let made = File::create(&target);
         let bound = made.and_then(|_| {
             mount(Some(&source), &target, NONE, MsFlags::MS_BIND, NONE).map_err(io::Error::from)
         });

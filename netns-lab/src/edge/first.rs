@@ -65,7 +65,9 @@ pub fn run(
 
 fn awaited() -> SigSet {
     let mut set = SigSet::empty();
-    HANDED_ON.iter().for_each(|signal| set.add(*signal));
+    for signal in HANDED_ON {
+        set.add(signal);
+    }
     set.add(Signal::SIGCHLD);
     set
 }

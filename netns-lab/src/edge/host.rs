@@ -1,5 +1,6 @@
 //! The kernel's settings that a lab needs, changed so that they can be put back.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use labkit::{Failure, tool};
@@ -7,17 +8,32 @@ use labkit::{Failure, tool};
 use super::store::{self, Shared};
 use super::{namespace, sysctl};
 use crate::model::ledger::Lab;
-use crate::model::observed::Kernel;
-use crate::model::plan::{BRIDGE_NF, IP_FORWARD, SEND_REDIRECTS};
+use crate::model::node::Host;
+use crate::model::settings::{self, BRIDGE_NF, IP_FORWARD};
 
-/// What the kernel has now.
-pub fn observe() -> Kernel {
-    Kernel {
-        ip_forward: sysctl::read(IP_FORWARD),
-        send_redirects: sysctl::read(SEND_REDIRECTS),
-        bridge_nf_call_iptables: sysctl::read(BRIDGE_NF),
-        netns_directory: namespace::directory_is_mounted(),
+/// What the namespace that this thread is in has of the settings of a lab's namespace.
+pub fn settings(lab: &Lab, host: &Host) -> BTreeMap<String, String> {
+    let keys = settings::all(lab, host).into_iter();
+    keys.filter_map(|key| Some((key.to_string(), sysctl::read(key)?)))
+        .collect()
+}
+
+/// Whether the kernel has `br_netfilter`.
+pub fn has_bridge_netfilter() -> bool {
+    sysctl::read(BRIDGE_NF).is_some()
+}
+
+/// Changes settings of a namespace of the lab, in which this thread is. They are gone with it.
+pub fn configure(wanted: &[(&'static str, &'static str)]) -> Result<(), Failure> {
+    for (key, value) in wanted {
+        match sysctl::write(key, value) {
+            Err(failure) if !(settings::is_optional(key) && sysctl::read(key).is_none()) => {
+                return Err(failure);
+            }
+            _ => {}
+        }
     }
+    Ok(())
 }
 
 /// Changes a setting, after noting down what it and those that follow it were.
@@ -41,8 +57,7 @@ pub fn set(key: &'static str, value: &str, node: u64) -> Result<(), Failure> {
 /// Settings of the bridge itself; they are gone with it.
 ///
 /// A new link copies `default`, which an administrator may have set to anything.
-pub fn set_up_bridge(lab: &Lab) -> Result<(), Failure> {
-    let bridge = &lab.bridge;
+pub fn set_up_bridge(bridge: &str) -> Result<(), Failure> {
     sysctl::write(&format!("net/ipv4/conf/{bridge}/forwarding"), "1")?;
     // Either this or the one of `all` would be enough to send them, see SEND_REDIRECTS.
     sysctl::write(&format!("net/ipv4/conf/{bridge}/send_redirects"), "0")?;

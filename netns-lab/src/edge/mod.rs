@@ -24,6 +24,7 @@ pub mod stdio;
 pub mod store;
 pub mod sysctl;
 pub mod view;
+pub mod ways;
 
 use std::thread::ScopedJoinHandle;
 

@@ -43,6 +43,12 @@ pub fn is_named(namespace: u64) -> bool {
     names.any(|name| inode(&name) == Some(namespace))
 }
 
+/// The namespace that this thread is in, to come back to it.
+pub fn current() -> Result<File, Failure> {
+    File::open("/proc/thread-self/ns/net")
+        .map_err(|error| Failure::host_lacks(format!("cannot open /proc/thread-self/ns/net: {error}")))
+}
+
 /// Opens a namespace, to enter it.
 pub fn open(name: &str) -> Result<File, Failure> {
     if inode(name).is_none() {

@@ -3,36 +3,30 @@
 //! The socket belongs to the network namespace of the thread that opened it.
 
 use std::fmt::Display;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use futures_util::TryStreamExt as _;
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use labkit::Failure;
 use rtnetlink::packet_route::AddressFamily;
-use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
+use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage};
 use rtnetlink::packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridgePort, InfoPortData, LinkAttribute, LinkExtentMask,
     LinkFlags, LinkInfo, LinkMessage,
 };
-use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteScope, RouteType,
-};
-use rtnetlink::{
-    AddressMessageBuilder, Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
-};
+use rtnetlink::{AddressMessageBuilder, Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth};
 use tokio::runtime::Runtime;
 
+use crate::model::address;
 use crate::model::ledger::Lab;
 use crate::model::name::{self, LEAVING_BIT};
-use crate::model::observed::{Address, Link, Route};
-
-/// The routing table of addresses themselves (`RT_TABLE_LOCAL`).
-const LOCAL_TABLE: u32 = 255;
+use crate::model::node::Node as LabNode;
+use crate::model::observed::{Address, Link};
 
 /// A connection to the node's network namespace.
 pub struct Node {
-    runtime: Runtime,
-    handle: Handle,
+    pub(super) runtime: Runtime,
+    pub(super) handle: Handle,
 }
 
 impl Node {
@@ -60,7 +54,7 @@ impl Node {
         Ok(found.map_err(told("list the links"))?.iter().map(link).collect())
     }
 
-    /// All IPv4 addresses.
+    /// All addresses.
     pub fn addresses(&self) -> Result<Vec<Address>, Failure> {
         let found = self
             .runtime
@@ -68,20 +62,7 @@ impl Node {
         Ok(found
             .map_err(told("list the addresses"))?
             .iter()
-            .filter_map(address)
-            .collect())
-    }
-
-    /// All IPv4 routes, without the `local` table and default routes.
-    pub fn routes(&self) -> Result<Vec<Route>, Failure> {
-        let all = RouteMessageBuilder::<std::net::Ipv4Addr>::new().build();
-        let found = self
-            .runtime
-            .block_on(self.handle.route().get(all).execute().try_collect::<Vec<_>>());
-        Ok(found
-            .map_err(told("list the routes"))?
-            .iter()
-            .filter_map(route)
+            .filter_map(seen_address)
             .collect())
     }
 
@@ -96,61 +77,63 @@ impl Node {
             .ok_or_else(|| Failure::failed(format!("there is no link {name}")))
     }
 
-    /// Makes the lab's bridge, down, with its MAC, group and alias, and returns its index.
-    pub fn add_bridge(&self, lab: &Lab) -> Result<u32, Failure> {
-        let doing = format!("make the bridge {}", lab.bridge);
+    /// Makes a node's bridge, down, with its MAC, group and alias, and returns its index.
+    pub fn add_bridge(&self, lab: &Lab, node: &LabNode) -> Result<u32, Failure> {
         // The MAC is in the message that makes it: else the bridge would take the lowest MAC of
         // its ports, another one with each pod, and udev would set one of its own.
-        let bridge = LinkBridge::new(&lab.bridge)
+        self.make_bridge(lab, &node.bridge, node.bridge_mac())
+    }
+
+    pub(super) fn make_bridge(&self, lab: &Lab, name: &str, mac: [u8; 6]) -> Result<u32, Failure> {
+        let doing = format!("make the bridge {name}");
+        let alias = name::bridge_alias(&lab.name);
+        let bridge = LinkBridge::new(name)
             .down()
-            .address(lab.bridge_mac().to_vec())
+            .address(mac.to_vec())
             .link_group(lab.group())
-            .alias(name::bridge_alias(&lab.name))
+            .alias(&alias)
             .build();
         self.runtime
             .block_on(self.handle.link().add(bridge).execute())
             .map_err(told(&doing))?;
-        let index = self.index(&lab.bridge)?;
+        let index = self.index(name)?;
         // Some kernels take an alias only from a later message.
-        let alias = LinkUnspec::new_with_index(index)
-            .alias(name::bridge_alias(&lab.name))
-            .build();
+        let alias = LinkUnspec::new_with_index(index).alias(alias).build();
         self.change(alias, &doing)?;
         self.change(no_link_local(LinkUnspec::new_with_index(index)).build(), &doing)?;
         Ok(index)
     }
 
-    /// Sets the bridge up and gives it its address.
-    pub fn raise_bridge(&self, lab: &Lab) -> Result<(), Failure> {
-        let index = self.index(&lab.bridge)?;
-        self.change(
-            LinkUnspec::new_with_index(index).up().build(),
-            &format!("set {} up", lab.bridge),
-        )?;
-        let net = lab.bridge_address();
-        let request = self
-            .handle
-            .address()
-            .add(index, IpAddr::V4(net.addr()), net.prefix_len())
-            .replace();
-        self.runtime
-            .block_on(request.execute())
-            .map_err(told(&format!("give {} the address {net}", lab.bridge)))
+    /// Sets a node's bridge up and gives it its addresses; the IPv6 one after it is up, or the
+    /// first packet to it would wait for a second.
+    pub fn raise_bridge(&self, node: &LabNode) -> Result<(), Failure> {
+        let index = self.index(&node.bridge)?;
+        self.raise(index, &node.bridge)?;
+        let second = node.bridge_address6().map(IpNet::from);
+        let local = second.map(|_| IpNet::from(address::link_local(node.bridge_address().addr())));
+        let first = IpNet::from(node.bridge_address());
+        for net in std::iter::once(first).chain(second).chain(local) {
+            self.give_address(index, &node.bridge, net)?;
+        }
+        Ok(())
     }
 
-    /// Routes the Service range into the bridge.
-    pub fn route_services(&self, lab: &Lab) -> Result<(), Failure> {
-        let index = self.index(&lab.bridge)?;
-        let range = lab.service_cidr.trunc();
-        let route = RouteMessageBuilder::<std::net::Ipv4Addr>::new()
-            .destination_prefix(range.network(), range.prefix_len())
-            .output_interface(index)
-            .scope(RouteScope::Link)
-            .build();
-        let request = self.handle.route().add(route).replace();
+    pub(super) fn raise(&self, index: u32, name: &str) -> Result<(), Failure> {
+        self.change(
+            LinkUnspec::new_with_index(index).up().build(),
+            &format!("set {name} up"),
+        )
+    }
+
+    pub(super) fn give_address(&self, index: u32, link: &str, net: IpNet) -> Result<(), Failure> {
+        let request = self.handle.address().add(index, net.addr(), net.prefix_len());
+        let mut request = request.replace();
+        if net.addr().is_ipv6() {
+            without_detection(request.message_mut());
+        }
         self.runtime
             .block_on(request.execute())
-            .map_err(told(&format!("route {range} into {}", lab.bridge)))
+            .map_err(told(&format!("give {link} the address {net}")))
     }
 
     /// Sets `lo` up.
@@ -194,7 +177,19 @@ impl Node {
         self.delete_group(leaving)
     }
 
-    fn change(&self, message: LinkMessage, doing: &str) -> Result<(), Failure> {
+    /// Deletes the link of a name, if there is one. It takes the kernel tens of milliseconds.
+    pub fn delete_link(&self, name: &str) -> Result<(), Failure> {
+        let message = LinkUnspec::new_with_name(name).build();
+        let deleted = self
+            .runtime
+            .block_on(self.handle.link().del_with_message(message).execute());
+        match deleted {
+            Err(rtnetlink::Error::NetlinkError(error)) if is_no_device(&error) => Ok(()),
+            other => other.map_err(told(&format!("delete the link {name}"))),
+        }
+    }
+
+    pub(super) fn change(&self, message: LinkMessage, doing: &str) -> Result<(), Failure> {
         self.runtime
             .block_on(self.handle.link().change(message).execute())
             .map_err(told(doing))
@@ -212,7 +207,7 @@ fn is_no_device(error: &rtnetlink::packet_core::ErrorMessage) -> bool {
     error.raw_code() == -nix::libc::ENODEV
 }
 
-fn told(doing: &str) -> impl Fn(rtnetlink::Error) -> Failure + '_ {
+pub(super) fn told(doing: &str) -> impl Fn(rtnetlink::Error) -> Failure + '_ {
     move |error| match error {
         rtnetlink::Error::NetlinkError(message) => netlink_failure(doing, &message.to_io()),
         other => Failure::failed(format!("cannot {doing}: {other}")),
@@ -261,38 +256,52 @@ fn hairpin_is_off(info: &LinkInfo) -> bool {
     }
 }
 
-fn address(message: &AddressMessage) -> Option<Address> {
-    let mut attributes = message.attributes.iter();
-    // On a point-to-point link `Address` is the other end; `Local` is ours on every link.
-    attributes.find_map(|attribute| match attribute {
-        AddressAttribute::Local(IpAddr::V4(ip)) => Some(Address {
-            index: message.header.index,
-            net: Ipv4Net::new(*ip, message.header.prefix_len).ok()?,
-        }),
+fn seen_address(message: &AddressMessage) -> Option<Address> {
+    // On a point-to-point link `Address` is the other end; `Local` is ours on every link. IPv6
+    // addresses have no `Local`.
+    let ip = message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Local(IpAddr::V4(ip)) => Some(IpAddr::V4(*ip)),
+        AddressAttribute::Address(IpAddr::V6(ip)) => Some(IpAddr::V6(*ip)),
         _ => None,
+    })?;
+    Some(Address {
+        index: message.header.index,
+        net: IpNet::new(ip, message.header.prefix_len).ok()?,
     })
 }
 
-fn route(message: &RouteMessage) -> Option<Route> {
-    let header: &RouteHeader = &message.header;
-    let (mut destination, mut index, mut table) = (None, 0, u32::from(header.table));
-    for attribute in &message.attributes {
-        match attribute {
-            RouteAttribute::Destination(RouteAddress::Inet(ip)) => destination = Some(*ip),
-            RouteAttribute::Oif(oif) => index = *oif,
-            RouteAttribute::Table(id) => table = *id,
-            _ => {}
-        }
+/// Nobody else can have the address, so that nothing has to wait for an answer to that question.
+fn without_detection(message: &mut AddressMessage) {
+    message.header.flags |= AddressHeaderFlags::Nodad;
+    let flags = message
+        .attributes
+        .iter_mut()
+        .find_map(|attribute| match attribute {
+            AddressAttribute::Flags(flags) => Some(flags),
+            _ => None,
+        });
+    match flags {
+        Some(flags) => *flags |= AddressFlags::Nodad,
+        None => message
+            .attributes
+            .push(AddressAttribute::Flags(AddressFlags::Nodad)),
     }
-    let wanted = table != LOCAL_TABLE && !matches!(header.kind, RouteType::Local | RouteType::Broadcast);
-    let destination = Ipv4Net::new(destination?, header.destination_prefix_length).ok()?;
-    (wanted && destination.prefix_len() > 0).then_some(Route { destination, index })
 }
 
 /// The message that gives an address to a link, for those who send many at once.
-pub(super) fn address_message(index: u32, net: Ipv4Net) -> AddressMessage {
-    AddressMessageBuilder::<std::net::Ipv4Addr>::new()
-        .address(net.addr(), net.prefix_len())
-        .index(index)
-        .build()
+pub(super) fn address_message(index: u32, net: IpNet) -> AddressMessage {
+    match net {
+        IpNet::V4(net) => AddressMessageBuilder::<Ipv4Addr>::new()
+            .address(net.addr(), net.prefix_len())
+            .index(index)
+            .build(),
+        IpNet::V6(net) => {
+            let mut message = AddressMessageBuilder::<Ipv6Addr>::new()
+                .address(net.addr(), net.prefix_len())
+                .index(index)
+                .build();
+            without_detection(&mut message);
+            message
+        }
+    }
 }

@@ -1,4 +1,5 @@
-//! One pod's namespace and veth pair, made by two netlink buffers.
+//! One pod's namespace and veth pair, made by two netlink buffers; and a machine's way to the
+//! underlay, which is the same.
 //!
 //! Why not by rtnetlink, one awaited message at a time: with a thousand pods the kernel's cost per
 //! call is all there is. The order is what makes it fast: the pair is born with one end in the
@@ -7,10 +8,11 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd as _;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use labkit::{Failure, fault};
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
@@ -22,12 +24,14 @@ use netlink_packet_route::link::{
 use netlink_packet_route::route::RouteMessage;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::{CloneFlags, setns, unshare};
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, RouteMessageBuilder};
 
 use super::namespace;
-use super::node::{address_message, netlink_failure, no_link_local};
+use super::node::{Node, address_message, netlink_failure, no_link_local};
+use crate::model::address;
 use crate::model::ledger::{Lab, Pod};
+use crate::model::node::{Machine, Node as LabNode, OWN_END, Underlay};
 
 /// The index of `eth0` in a pod, told to the kernel so that later messages of the same buffer can
 /// name it. Small numbers are not free everywhere: tunnel modules put devices into each new namespace.
@@ -35,64 +39,120 @@ const ETH0: u32 = 100;
 /// `lo` is the first link of every namespace.
 const LO: u32 = 1;
 
-/// Makes pods, one after another, on a thread of its own.
-///
-/// The thread changes its network namespace for each pod and never comes back, so it must end
-/// after its last.
-pub struct PodMaker<'a> {
-    node_namespace: File,
-    node: Channel,
-    lab: Lab,
-    bridge: u32,
+/// What a link may carry where packets travel in packets: an Ethernet frame less what VXLAN adds.
+const MTU_IN_TUNNEL: u32 = 1450;
+
+/// What is joined to a bridge by a veth pair.
+pub struct End {
+    what: String,
+    interface: String,
+    mac: [u8; 6],
+    nets: Vec<IpNet>,
+    gateways: Vec<IpAddr>,
+    mtu: Option<u32>,
+}
+
+impl End {
+    /// A pod on its node.
+    pub fn pod(lab: &Lab, node: &LabNode, pod: &Pod) -> Self {
+        let first = Ipv4Net::new(pod.ip, node.pod_cidr.prefix_len()).ok();
+        let second = pod
+            .ip6
+            .zip(node.pod_cidr6)
+            .and_then(|(ip, range)| Ipv6Net::new(ip, range.prefix_len()).ok());
+        let gateway6 = node.bridge_address6().map(|net| IpAddr::from(net.addr()));
+        let overlay = lab.underlay.as_ref().and_then(|underlay| underlay.overlay);
+        Self {
+            what: format!("the pod {}", pod.spec.name),
+            interface: pod.interface.clone(),
+            mac: pod.mac(),
+            nets: first
+                .map(IpNet::from)
+                .into_iter()
+                .chain(second.map(IpNet::from))
+                .collect(),
+            gateways: std::iter::once(node.bridge_address().addr().into())
+                .chain(gateway6)
+                .collect(),
+            mtu: overlay.map(|_| MTU_IN_TUNNEL),
+        }
+    }
+
+    /// A machine on the underlay. Its routes are made later.
+    pub fn machine(underlay: &Underlay, what: String, machine: &Machine) -> Self {
+        let first = Ipv4Net::new(machine.ip, underlay.cidr.prefix_len()).ok();
+        let second = machine
+            .ip6
+            .zip(underlay.cidr6)
+            .and_then(|(ip, range)| Ipv6Net::new(ip, range.prefix_len()).ok());
+        let local = second.map(|_| IpNet::from(address::link_local(machine.ip)));
+        Self {
+            what,
+            interface: machine.interface.clone(),
+            mac: machine.mac(),
+            nets: first
+                .map(IpNet::from)
+                .into_iter()
+                .chain(second.map(IpNet::from))
+                .chain(local)
+                .collect(),
+            gateways: Vec::new(),
+            mtu: None,
+        }
+    }
+}
+
+/// A bridge, and the namespace that it is in.
+pub struct Bridge<'a> {
+    namespace: File,
+    channel: Channel,
+    group: u32,
+    index: u32,
     indexes: &'a AtomicU32,
 }
 
 /// How many indexes to try that somebody else has just taken.
 const ATTEMPTS: usize = 64;
 
-impl<'a> PodMaker<'a> {
-    /// A maker for the node that this thread is in; `indexes` counts up from one that no link of
-    /// the node has, for pods whose own is taken.
-    pub fn new(lab: &Lab, bridge: u32, indexes: &'a AtomicU32) -> Result<Self, Failure> {
-        let failed = |error: io::Error| Failure::failed(format!("cannot prepare to make pods: {error}"));
+impl<'a> Bridge<'a> {
+    /// A bridge in the namespace that this thread is in; `indexes` counts up from one that no link
+    /// of it has, for ends whose own is taken.
+    pub fn here(lab: &Lab, index: u32, indexes: &'a AtomicU32) -> Result<Self, Failure> {
+        let failed = |error: io::Error| Failure::failed(format!("cannot prepare to make links: {error}"));
         Ok(Self {
-            node_namespace: File::open("/proc/thread-self/ns/net").map_err(failed)?,
-            node: Channel::open().map_err(failed)?,
-            lab: lab.clone(),
-            bridge,
+            namespace: File::open("/proc/thread-self/ns/net").map_err(failed)?,
+            channel: Channel::open().map_err(failed)?,
+            group: lab.group(),
+            index,
             indexes,
         })
     }
 
-    /// Makes one pod and returns the inode of its namespace. The node's end gets `index` if that
-    /// is free.
-    pub fn make(&mut self, pod: &Pod, index: u32) -> Result<u64, Failure> {
-        let name = &pod.spec.name;
-        let inode = new_namespace(pod).map_err(|error| {
-            let failure = Failure::failed(format!("cannot make the namespace {}: {error}", pod.namespace));
-            match error.raw_os_error() {
-                Some(nix::libc::EPERM) => failure.hint("`netns-lab doctor` tells which privilege is missing"),
-                Some(nix::libc::ENOSPC) => {
-                    failure.hint("the limit is user.max_net_namespaces: see `sysctl user`")
-                }
-                _ => failure,
-            }
-        })?;
+    /// Makes one pod in a new namespace, in which this thread then is, and returns its inode. The
+    /// node's end gets `index` if that is free.
+    pub fn make_pod(&mut self, pod: &Pod, end: &End, index: u32) -> Result<u64, Failure> {
+        let inode = new_namespace(&pod.namespace)?;
         fault::point("up:namespace");
-        self.wire(pod, index)
-            .map_err(|(doing, error)| netlink_failure(format!("{doing} of the pod {name}"), &error))?;
-        fault::point("up:veth");
-        self.node
-            .send(Self::outside(pod))
-            .map_err(|(doing, error)| netlink_failure(format!("{doing} of the pod {name}"), &error))?;
+        self.join(end, index)?;
         Ok(inode)
     }
 
-    fn wire(&self, pod: &Pod, mut index: u32) -> Result<(), Refused> {
+    /// Joins the namespace that this thread is in.
+    pub fn join(&mut self, end: &End, index: u32) -> Result<(), Failure> {
+        let what = &end.what;
+        self.wire(end, index)
+            .map_err(|(doing, error)| netlink_failure(format!("{doing} of {what}"), &error))?;
+        fault::point("up:veth");
+        self.channel
+            .send(Self::outside(end))
+            .map_err(|(doing, error)| netlink_failure(format!("{doing} of {what}"), &error))
+    }
+
+    fn wire(&self, end: &End, mut index: u32) -> Result<(), Refused> {
         let mut channel = Channel::open().map_err(|error| ("open a netlink socket", error))?;
         let mut attempts = 1..ATTEMPTS;
         loop {
-            match channel.send(self.inside(pod, index)) {
+            match channel.send(self.inside(end, index)) {
                 Err((_, error)) if is_taken(&error) && attempts.next().is_some() => {
                     index = self.indexes.fetch_add(1, Ordering::Relaxed);
                 }
@@ -101,61 +161,74 @@ impl<'a> PodMaker<'a> {
         }
     }
 
-    /// What is sent from within the pod's namespace.
+    /// What is sent from within the end's namespace.
     ///
     /// The kernel heeds the index of one end only if the other end's is given too.
-    fn inside(&self, pod: &Pod, index: u32) -> Vec<Request> {
+    fn inside(&self, end: &End, index: u32) -> Vec<Request> {
         let eth0 = LinkMessageBuilder::<LinkUnspec>::new()
             .index(ETH0)
-            .name("eth0")
-            .address(pod.mac().to_vec());
-        let peer = one_queue(eth0).build();
+            .name(OWN_END)
+            .address(end.mac.to_vec());
+        let peer = one_queue(with_mtu(eth0, end.mtu)).build();
         let pair = LinkMessageBuilder::<LinkUnspec>::new_with_info_kind(InfoKind::Veth)
             .index(index)
             .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
-            .name(&pod.interface)
-            .setns_by_fd(self.node_namespace.as_raw_fd())
-            .controller(self.bridge)
-            .link_group(self.lab.group());
-        let net = Ipv4Net::new(pod.ip, self.lab.pod_cidr.prefix_len()).unwrap_or(self.lab.pod_cidr);
+            .name(&end.interface)
+            .setns_by_fd(self.namespace.as_raw_fd())
+            .controller(self.index)
+            .link_group(self.group);
         let quiet = no_link_local(LinkUnspec::new_with_index(ETH0)).build();
-        vec![
-            Request::new(
-                "make the veth pair",
-                RouteNetlinkMessage::NewLink(one_queue(pair).build()),
-            ),
+        let pair = one_queue(with_mtu(pair, end.mtu)).build();
+        let mut requests = vec![
+            Request::new("make the veth pair", RouteNetlinkMessage::NewLink(pair)),
             Request::change("set up eth0", quiet),
             Request::change("set up eth0", LinkUnspec::new_with_index(ETH0).up().build()),
             Request::change("set up lo", LinkUnspec::new_with_index(LO).up().build()),
-            Request::new(
-                "give the address",
-                RouteNetlinkMessage::NewAddress(address_message(ETH0, net)),
-            ),
-            Request::new(
-                "set the default route",
-                RouteNetlinkMessage::NewRoute(self.default_route()),
-            ),
-        ]
+        ];
+        let addresses = end.nets.iter().map(|net| {
+            let message = RouteNetlinkMessage::NewAddress(address_message(ETH0, *net));
+            Request::new("give the address", message)
+        });
+        requests.extend(addresses);
+        let routes = end.gateways.iter().map(|gateway| {
+            let message = RouteNetlinkMessage::NewRoute(default_route(*gateway));
+            Request::new("set the default route", message)
+        });
+        requests.extend(routes);
+        requests
     }
 
-    fn default_route(&self) -> RouteMessage {
-        RouteMessageBuilder::<std::net::Ipv4Addr>::new()
-            .gateway(self.lab.bridge_address().addr())
-            .output_interface(ETH0)
-            .build()
-    }
-
-    /// What is sent from the node: hairpin lets a pod reach itself through a Service, for the
-    /// bridge then sends a packet back by the port it came in.
-    fn outside(pod: &Pod) -> Vec<Request> {
-        let port = || LinkUnspec::new_with_name(&pod.interface);
+    /// What is sent from the bridge's namespace: hairpin lets a pod reach itself through a Service,
+    /// for the bridge then sends a packet back by the port it came in.
+    fn outside(end: &End) -> Vec<Request> {
+        let port = || LinkUnspec::new_with_name(&end.interface);
         let quiet = no_link_local(port())
             .set_port_kind(InfoPortKind::Bridge)
             .set_port_data(InfoPortData::BridgePort(vec![InfoBridgePort::HairpinMode(true)]));
         vec![
-            Request::change("set up the host's end", quiet.build()),
-            Request::change("set up the host's end", port().up().build()),
+            Request::change("set up the bridge's end", quiet.build()),
+            Request::change("set up the bridge's end", port().up().build()),
         ]
+    }
+}
+
+fn default_route(gateway: IpAddr) -> RouteMessage {
+    match gateway {
+        IpAddr::V4(gateway) => RouteMessageBuilder::<Ipv4Addr>::new()
+            .gateway(gateway)
+            .output_interface(ETH0)
+            .build(),
+        IpAddr::V6(gateway) => RouteMessageBuilder::<Ipv6Addr>::new()
+            .gateway(gateway)
+            .output_interface(ETH0)
+            .build(),
+    }
+}
+
+fn with_mtu<T>(link: LinkMessageBuilder<T>, mtu: Option<u32>) -> LinkMessageBuilder<T> {
+    match mtu {
+        Some(mtu) => link.mtu(mtu),
+        None => link,
     }
 }
 
@@ -169,9 +242,36 @@ fn one_queue<T>(link: LinkMessageBuilder<T>) -> LinkMessageBuilder<T> {
         .append_extra_attribute(LinkAttribute::NumRxQueues(1))
 }
 
+/// Gives this thread a new network namespace with `lo` up, and a name for it.
+pub fn new_machine(name: &str) -> Result<u64, Failure> {
+    let inode = new_namespace(name)?;
+    fault::point("up:host-namespace");
+    Node::open()?.raise_loopback()?;
+    Ok(inode)
+}
+
+/// Moves this thread into a namespace.
+pub fn enter(namespace: &File) -> Result<(), Failure> {
+    setns(namespace, CloneFlags::CLONE_NEWNET)
+        .map_err(|error| Failure::failed(format!("cannot enter a network namespace: {error}")))
+}
+
 /// Gives this thread a new network namespace and a name for it, as `ip netns add` does.
-fn new_namespace(pod: &Pod) -> io::Result<u64> {
-    let path = namespace::path(&pod.namespace);
+fn new_namespace(name: &str) -> Result<u64, Failure> {
+    make_namespace(name).map_err(|error| {
+        let failure = Failure::failed(format!("cannot make the namespace {name}: {error}"));
+        match error.raw_os_error() {
+            Some(nix::libc::EPERM) => failure.hint("`netns-lab doctor` tells which privilege is missing"),
+            Some(nix::libc::ENOSPC) => {
+                failure.hint("the limit is user.max_net_namespaces: see `sysctl user`")
+            }
+            _ => failure,
+        }
+    })
+}
+
+fn make_namespace(name: &str) -> io::Result<u64> {
+    let path = namespace::path(name);
     OpenOptions::new().write(true).create_new(true).open(&path)?;
     unshare(CloneFlags::CLONE_NEWNET)?;
     let none: Option<&str> = None;
@@ -182,7 +282,7 @@ fn new_namespace(pod: &Pod) -> io::Result<u64> {
         MsFlags::MS_BIND,
         none,
     )?;
-    namespace::inode(&pod.namespace).ok_or_else(|| io::Error::other("the bind mount did not take"))
+    namespace::inode(name).ok_or_else(|| io::Error::other("the bind mount did not take"))
 }
 
 /// One netlink message and what it is for.

@@ -14,7 +14,7 @@ use nix::sys::utsname::uname;
 use super::node::Node;
 use super::{joined, sandbox, sysctl};
 use crate::model::doctor::{Facts, Feature, NEEDS, Tool};
-use crate::model::plan::{BRIDGE_NF, IP_FORWARD};
+use crate::model::settings::{BRIDGE_NF, IP_FORWARD};
 
 /// The facts that do not depend on labs.
 pub fn facts(iptables: Option<&Path>) -> Result<Facts, Failure> {

@@ -15,22 +15,25 @@ const LOCK_WAIT: &str = "-w 10";
 
 /// A way to the rules of this network namespace.
 pub struct Rules {
-    program: IPTables,
+    v4: IPTables,
+    v6: IPTables,
 }
 
 impl Rules {
-    /// By this iptables program, of whichever flavour.
+    /// By this iptables program, of whichever flavour, and its sibling for IPv6.
     pub fn new(program: &Path) -> Self {
-        // The crate wants a text that lives for ever; there is one for each run of a command.
-        let cmd: &'static str = Box::leak(program.to_string_lossy().into_owned().into_boxed_str());
+        let name = program.file_name().unwrap_or_default().to_string_lossy();
+        let sibling = program.with_file_name(name.replacen("iptables", "ip6tables", 1));
         Self {
-            program: IPTables {
-                cmd,
-                has_check: true,
-                // It would wait without an end; our rules carry a limit of their own.
-                has_wait: false,
-                is_numeric: true,
-            },
+            v4: way(program),
+            v6: way(&sibling),
+        }
+    }
+
+    fn program(&self, family: Family) -> &IPTables {
+        match family {
+            Family::V4 => &self.v4,
+            Family::V6 => &self.v6,
         }
     }
 
@@ -42,7 +45,7 @@ impl Rules {
             };
             let list = format!("-S {} {LOCK_WAIT}", first.chain);
             let output = self
-                .program
+                .program(first.family)
                 .execute(first.table, &list)
                 .map_err(|error| told("list the rules", &*error))?;
             if !output.status.success() {
@@ -69,12 +72,43 @@ impl Rules {
         .map(|_| ())
     }
 
+    /// Appends rules that are not there by one process for each family, on a node that has no rules
+    /// of others that ours would have to be before.
+    pub fn append(&self, rules: &[Rule]) -> Result<(), Failure> {
+        for rules in rules.chunk_by(|a, b| a.family == b.family) {
+            let family = rules.first().map_or(Family::V4, |rule| rule.family);
+            self.restore(family, rules, "-A")?;
+            fault::point("up:rule");
+        }
+        Ok(())
+    }
+
+    /// Adds or removes rules of one family in one transaction for each table.
+    fn restore(&self, family: Family, rules: &[Rule], verb: &str) -> Result<(), Failure> {
+        let mut input = String::new();
+        for rules in rules.chunk_by(|a, b| a.table == b.table) {
+            input.push_str(&format!("*{}\n", rules.first().map_or("", |rule| rule.table)));
+            let lines = rules
+                .iter()
+                .map(|rule| format!("{verb} {} {}\n", rule.chain, rule.spec));
+            input.extend(lines);
+            input.push_str("COMMIT\n");
+        }
+        let program = format!("{}-restore", self.program(family).cmd);
+        tool::run_ok(
+            Path::new(&program),
+            &["--noflush", "-w", "10"],
+            Some(input.as_bytes()),
+        )
+        .map(|_| ())
+    }
+
     fn add_one(&self, rule: &Rule) -> Result<(), Failure> {
         let spec = format!("{} {LOCK_WAIT}", rule.spec);
         let added = if rule.goes_first() {
-            self.program.insert(rule.table, rule.chain, &spec, 1)
+            self.program(rule.family).insert(rule.table, rule.chain, &spec, 1)
         } else {
-            self.program.append(rule.table, rule.chain, &spec)
+            self.program(rule.family).append(rule.table, rule.chain, &spec)
         };
         added.map_err(|error| told(&format!("add a rule to {} {}", rule.table, rule.chain), &*error))
     }
@@ -96,28 +130,14 @@ impl Rules {
 
     /// Removes all by one process, if all are there: each process costs a wait for the kernel.
     fn remove_together(&self, rules: &[Rule]) -> bool {
-        let mut input = String::new();
-        for rules in rules.chunk_by(|a, b| a.table == b.table) {
-            input.push_str(&format!("*{}\n", rules.first().map_or("", |rule| rule.table)));
-            let lines = rules
-                .iter()
-                .map(|rule| format!("-D {} {}\n", rule.chain, rule.spec));
-            input.extend(lines);
-            input.push_str("COMMIT\n");
-        }
-        let program = format!("{}-restore", self.program.cmd);
-        let removed = tool::run_ok(
-            Path::new(&program),
-            &["--noflush", "-w", "10"],
-            Some(input.as_bytes()),
-        );
+        let removed = self.restore(Family::V4, rules, "-D");
         tracing::debug!(?removed, "removing the rules together");
         removed.is_ok()
     }
 
     fn remove_one(&self, rule: &Rule) -> Result<(), Failure> {
         let spec = format!("{} {LOCK_WAIT}", rule.spec);
-        let Err(error) = self.program.delete(rule.table, rule.chain, &spec) else {
+        let Err(error) = self.program(rule.family).delete(rule.table, rule.chain, &spec) else {
             return Ok(());
         };
         match self.standing(std::slice::from_ref(rule)) {
@@ -127,6 +147,18 @@ impl Rules {
                 &*error,
             )),
         }
+    }
+}
+
+fn way(program: &Path) -> IPTables {
+    // The crate wants a text that lives for ever; there are two for each run of a command and node.
+    let cmd: &'static str = Box::leak(program.to_string_lossy().into_owned().into_boxed_str());
+    IPTables {
+        cmd,
+        has_check: true,
+        // It would wait without an end; our rules carry a limit of their own.
+        has_wait: false,
+        is_numeric: true,
     }
 }
 
@@ -159,7 +191,8 @@ fn by_table<T: Send>(
     rules: &[Rule],
     work: impl Fn(&[Rule]) -> Result<T, Failure> + Sync,
 ) -> Result<Vec<T>, Failure> {
-    let tables: Vec<_> = rules.chunk_by(|a, b| a.table == b.table).collect();
+    let same = |a: &Rule, b: &Rule| (a.family, a.table) == (b.family, b.table);
+    let tables: Vec<_> = rules.chunk_by(same).collect();
     thread::scope(|scope| {
         let workers: Vec<_> = tables.iter().map(|rules| scope.spawn(|| work(rules))).collect();
         workers.into_iter().map(super::joined).collect()

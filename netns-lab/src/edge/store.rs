@@ -55,6 +55,11 @@ pub fn pod_files(lab: &Label, pod: &Label) -> PathBuf {
     lab_directory(lab).join("pods").join(pod.as_str())
 }
 
+/// The same for a namespace that is not a pod's. A dot is in no pod's name.
+pub fn host_files(lab: &Label, namespace: &str) -> PathBuf {
+    lab_directory(lab).join("pods").join(format!(".{namespace}"))
+}
+
 fn ledger_path(lab: &Label) -> PathBuf {
     lab_directory(lab).join("ledger.json")
 }
@@ -325,6 +330,9 @@ pub fn shared() -> Result<Shared, Failure> {
 pub fn write_shared(shared: &Shared) -> Result<(), Failure> {
     let path = shared_path();
     if *shared == Shared::default() {
+        // A command that was killed while it wrote has left this beside it.
+        let half = path.with_file_name("..host.json.new");
+        files::remove_if_there(&half).map_err(|error| unwritable(&half, &error))?;
         return files::remove_if_there(&path).map_err(|error| unwritable(&path, &error));
     }
     write_json(&path, shared)

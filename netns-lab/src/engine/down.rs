@@ -11,7 +11,7 @@ use super::settle::{self, Place};
 use crate::edge::node::Node;
 use crate::edge::rules::Rules;
 use crate::edge::{cgroup, host, joined, namespace, process, store};
-use crate::model::ledger::{Ledger, PodRecord};
+use crate::model::ledger::{HostRecord, Ledger, PodRecord};
 use crate::model::name::Label;
 use crate::model::rule;
 
@@ -60,7 +60,7 @@ pub fn take_down(run: &RunDirectory, mut ledger: Ledger) -> Result<(), Failure> 
             Ok(())
         });
         let mut failures = Vec::new();
-        if place == Place::Here {
+        if place == Place::Here && ledger.node_namespace.is_some() {
             failures.extend(take_down_network(run, &ledger));
         }
         failures.extend(joined(ended).err());
@@ -68,9 +68,13 @@ pub fn take_down(run: &RunDirectory, mut ledger: Ledger) -> Result<(), Failure> 
     });
     failures.extend(mended);
     if place == Place::Gone {
-        failures.extend(footprint::forget(run, ledger.node_namespace).err());
+        let forgotten = ledger.node_namespace.map(|node| footprint::forget(run, node));
+        failures.extend(forgotten.and_then(Result::err));
     }
     failures.extend(remove_namespaces(&ledger.pods));
+    // All links, rules and settings of nodes of their own go with them; the kernel takes many
+    // namespaces apart as quickly as one.
+    failures.extend(remove_hosts(run, &ledger.hosts));
     fault::point("down:namespaces");
     failures.extend(cgroup::remove_all(&ledger.lab.name).err());
     fault::point("down:cgroups");
@@ -85,7 +89,8 @@ fn take_down_network(run: &RunDirectory, ledger: &Ledger) -> Vec<Failure> {
     let lab = &ledger.lab;
     thread::scope(|scope| {
         let rules = scope.spawn(|| {
-            Rules::new(&ledger.iptables).remove(&rule::rules(lab))?;
+            let rules = lab.caller_node().map(|node| rule::rules(lab, node));
+            Rules::new(&ledger.iptables).remove(&rules.unwrap_or_default())?;
             fault::point("down:rules");
             Ok(())
         });
@@ -105,18 +110,40 @@ pub fn remove_namespaces<'a>(records: impl IntoIterator<Item = &'a PodRecord>) -
     let mut failures = Vec::new();
     for record in records {
         let name = &record.pod.namespace;
-        let found = namespace::look(name);
-        let ours = match (found, record.namespace_inode) {
-            (None, _) => false,
-            (Some(0), _) | (Some(_), None) => true,
-            (Some(found), Some(recorded)) => found == recorded,
-        };
-        if ours {
+        if is_ours(name, record.namespace_inode) {
             failures.extend(namespace::remove(name).err());
             fault::point("down:namespace");
         }
     }
     failures
+}
+
+/// As [`remove_namespaces`], with what else is remembered of them.
+pub fn remove_hosts<'a>(
+    run: &RunDirectory,
+    records: impl IntoIterator<Item = &'a HostRecord>,
+) -> Vec<Failure> {
+    let mut failures = Vec::new();
+    for record in records {
+        let name = &record.namespace;
+        if let Some(inode) = record.namespace_inode.or_else(|| namespace::inode(name)) {
+            failures.extend(footprint::forget(run, inode).err());
+        }
+        if is_ours(name, record.namespace_inode) {
+            failures.extend(namespace::remove(name).err());
+            fault::point("down:host-removed");
+        }
+    }
+    failures
+}
+
+/// Whether a name stands for the namespace that was recorded, or was announced and no more.
+fn is_ours(name: &str, recorded: Option<u64>) -> bool {
+    match (namespace::look(name), recorded) {
+        (None, _) => false,
+        (Some(0), _) | (Some(_), None) => true,
+        (Some(found), Some(recorded)) => found == recorded,
+    }
 }
 
 /// Removes a pod's files and the groups of its containers.
@@ -146,8 +173,11 @@ fn forget(ledger: &Ledger, place: Place) -> Vec<Failure> {
     match store::shared() {
         Err(failure) => failures.push(failure),
         Ok(mut shared) => {
-            let node = ledger.node_namespace;
-            if !unsure && !others.iter().any(|other| other.node_namespace == node) {
+            let others_here = |node: u64| others.iter().any(|other| other.node_namespace == Some(node));
+            if let Some(node) = ledger
+                .node_namespace
+                .filter(|node| !unsure && !others_here(*node))
+            {
                 if place == Place::Here {
                     failures.extend(host::restore_settings(node, &mut shared));
                 } else {

@@ -141,15 +141,14 @@ impl Launcher<'_> {
         let name = &pod.spec.name;
         let failed = |error: nix::Error| Failure::failed(format!("cannot enter the pod {name}: {error}"));
         setns(namespace::open(&pod.namespace)?, CloneFlags::CLONE_NEWNET).map_err(failed)?;
-        match start.holder {
-            Some(holder) => process::enter(holder, &["uts", "ipc"]).map_err(failed)?,
-            None => {
-                unshare(CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWIPC).map_err(failed)?;
-                nix::unistd::sethostname(name.as_str()).map_err(failed)?;
-                let holder = self.holder(pod)?;
-                self.note(name, None, holder);
-                fault::point("up:holder");
-            }
+        if let Some(holder) = start.holder {
+            process::enter(holder, &["uts", "ipc"]).map_err(failed)?;
+        } else {
+            unshare(CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWIPC).map_err(failed)?;
+            nix::unistd::sethostname(name.as_str()).map_err(failed)?;
+            let holder = self.holder(pod)?;
+            self.note(name, None, holder);
+            fault::point("up:holder");
         }
         for container in &start.containers {
             let process = self.container(pod, container)?;

@@ -2,6 +2,7 @@
 
 pub mod breakage;
 pub mod down;
+pub mod hosts;
 pub mod join;
 pub mod launch;
 pub mod observe;
@@ -9,3 +10,4 @@ pub mod progress;
 pub mod salvage;
 pub mod settle;
 pub mod up;
+pub mod visit;

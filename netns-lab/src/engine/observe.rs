@@ -6,13 +6,14 @@ use std::thread;
 
 use labkit::Failure;
 
-use crate::edge::node::Node;
+use super::visit::visit;
 use crate::edge::rules::Rules;
-use crate::edge::{host, joined, namespace, process, store};
+use crate::edge::{self, host, joined, namespace, process, store};
 use crate::model::ledger::{Lab, Ledger, Pod};
 use crate::model::name::Label;
-use crate::model::observed::Observed;
-use crate::model::rule;
+use crate::model::node::{Host, Node};
+use crate::model::observed::{Observed, View};
+use crate::model::rule::{self, Rule};
 
 /// What the host has of a lab, and what could be in its way.
 ///
@@ -24,65 +25,120 @@ pub fn observe(
     ledger: Option<&Ledger>,
     iptables: Option<&Path>,
 ) -> Result<Observed, Failure> {
+    let namespaces = namespaces(lab, pods, ledger);
+    let there: Vec<Host> = hosts_to_look_at(lab, ledger, &namespaces);
+    let iptables = iptables.filter(|_| ledger.is_some());
     thread::scope(|scope| {
-        let standing = scope.spawn(|| match iptables.filter(|_| ledger.is_some()) {
-            Some(program) => Rules::new(program).standing(&rule::rules(lab)),
-            None => Ok(Vec::new()),
-        });
-        let node = Node::open()?;
+        let holders = scope.spawn(|| Ok(held(lab, ledger)));
+        let standing = scope.spawn(|| standing(lab, &there, iptables));
+        let views = visit(lab, &there, |host| Ok((host.clone(), view(lab, host)?)))?;
         let published = if ledger.is_some() {
             store::registry_files(&lab.name)
         } else {
             BTreeMap::new()
         };
-        let mut observed = Observed {
-            links: node.links()?,
-            addresses: node.addresses()?,
-            routes: node.routes()?,
-            namespaces: namespaces(pods, ledger),
-            running: running(ledger),
-            held: held(ledger),
-            cut_off: cut_off(lab, ledger),
+        let mut views: BTreeMap<Host, View> = views.into_iter().collect();
+        for (host, rules) in joined(standing)? {
+            views.entry(host).or_default().rules = rules;
+        }
+        let running = running(ledger);
+        let (held, cut_off) = joined(holders)?;
+        Ok(Observed {
+            views,
+            namespaces,
+            netns_directory: namespace::directory_is_mounted(),
+            bridge_netfilter: host::has_bridge_netfilter(),
+            running,
+            held,
+            cut_off,
             agent: ledger.and_then(|ledger| ledger.agent).is_some_and(process::runs),
-            rules: BTreeSet::new(),
-            kernel: host::observe(),
             has_service: store::has_service(&published),
             published,
-        };
-        observed.rules = joined(standing)?.into_iter().collect();
-        Ok(observed)
+        })
     })
 }
 
-fn namespaces(pods: &[Pod], ledger: Option<&Ledger>) -> BTreeMap<String, u64> {
-    let recorded = ledger
+/// The namespaces that are not pods' and can be looked into: the caller's if it is the node, and
+/// those that are the lab's own as its ledger says.
+fn hosts_to_look_at(lab: &Lab, ledger: Option<&Ledger>, namespaces: &BTreeMap<String, u64>) -> Vec<Host> {
+    let ours = lab.hosts().into_iter().filter(|(_, namespace)| {
+        let inode = ledger.and_then(|ledger| ledger.host(namespace)?.namespace_inode);
+        inode.is_some() && namespaces.get(*namespace).copied() == inode
+    });
+    let caller = lab.caller_node().map(Node::host);
+    ours.map(|(host, _)| host).chain(caller).collect()
+}
+
+fn view(lab: &Lab, host: &Host) -> Result<View, Failure> {
+    let node = edge::node::Node::open()?;
+    Ok(View {
+        links: node.links()?,
+        addresses: node.addresses()?,
+        routes: node.routes()?,
+        rules: BTreeSet::new(),
+        settings: host::settings(lab, host),
+    })
+}
+
+/// The lab's rules that stand on each node.
+fn standing(
+    lab: &Lab,
+    hosts: &[Host],
+    iptables: Option<&Path>,
+) -> Result<Vec<(Host, BTreeSet<Rule>)>, Failure> {
+    let Some(program) = iptables else {
+        return Ok(Vec::new());
+    };
+    let wanted = |host: &Host| match host {
+        Host::Node(name) => lab.node(name).map(|node| rule::rules(lab, node)),
+        _ => None,
+    };
+    let nodes: Vec<_> = hosts
         .iter()
-        .flat_map(|ledger| &ledger.pods)
-        .map(|record| &record.pod);
-    let names: BTreeSet<_> = pods.iter().chain(recorded).map(|pod| &pod.namespace).collect();
+        .filter(|host| wanted(host).is_some())
+        .cloned()
+        .collect();
+    visit(lab, &nodes, |host| {
+        let wanted = wanted(host).unwrap_or_default();
+        let standing = Rules::new(program).standing(&wanted)?;
+        Ok((host.clone(), standing.into_iter().collect()))
+    })
+}
+
+fn namespaces(lab: &Lab, pods: &[Pod], ledger: Option<&Ledger>) -> BTreeMap<String, u64> {
+    let recorded = ledger.iter().flat_map(|ledger| &ledger.pods);
+    let recorded = recorded.map(|record| &record.pod);
+    let of_pods = pods.iter().chain(recorded).map(|pod| pod.namespace.as_str());
+    let recorded = ledger.iter().flat_map(|ledger| &ledger.hosts);
+    let recorded = recorded.map(|record| record.namespace.as_str());
+    let of_hosts = lab.hosts().into_iter().map(|(_, namespace)| namespace);
+    let names: BTreeSet<_> = of_pods.chain(of_hosts).chain(recorded).collect();
     names
         .into_iter()
-        .filter_map(|name| Some((name.clone(), namespace::look(name)?)))
+        .filter_map(|name| Some((name.to_string(), namespace::look(name)?)))
         .collect()
 }
 
-/// The pods whose holder runs in a namespace that has no way to the bridge any more.
-fn cut_off(lab: &Lab, ledger: Option<&Ledger>) -> BTreeSet<Label> {
-    let gateway = lab.bridge_address().addr();
-    let records = ledger.iter().flat_map(|ledger| &ledger.pods);
-    let lost = records.filter(|record| {
-        record
-            .holder
-            .is_some_and(|id| process::runs(id) && !process::has_default_route(id, gateway))
-    });
-    lost.map(|record| record.pod.spec.name.clone()).collect()
-}
-
-/// The pods whose recorded holder runs.
-fn held(ledger: Option<&Ledger>) -> BTreeSet<Label> {
-    let records = ledger.iter().flat_map(|ledger| &ledger.pods);
-    let held = records.filter(|record| record.holder.is_some_and(process::runs));
-    held.map(|record| record.pod.spec.name.clone()).collect()
+/// The pods whose recorded holder runs, and those of them that have no way to the bridge any more.
+fn held(lab: &Lab, ledger: Option<&Ledger>) -> (BTreeSet<Label>, BTreeSet<Label>) {
+    let gateways: BTreeMap<_, _> = lab
+        .nodes
+        .iter()
+        .map(|node| (node.name(), node.bridge_address().addr()))
+        .collect();
+    let (mut held, mut cut_off) = (BTreeSet::new(), BTreeSet::new());
+    for record in ledger.into_iter().flat_map(|ledger| &ledger.pods) {
+        let Some(holder) = record.holder.filter(|holder| process::runs(*holder)) else {
+            continue;
+        };
+        let name = &record.pod.spec.name;
+        held.insert(name.clone());
+        let gateway = gateways.get(&record.pod.node);
+        if gateway.is_some_and(|gateway| !process::has_default_route(holder, *gateway)) {
+            cut_off.insert(name.clone());
+        }
+    }
+    (held, cut_off)
 }
 
 /// The recorded containers that run, each with its pod.

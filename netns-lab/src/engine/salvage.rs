@@ -10,11 +10,12 @@ use labkit::{Failure, tool};
 use super::settle::{self, Place};
 use crate::edge::node::Node;
 use crate::edge::{namespace, process, rules, store};
-use crate::model::ledger::{Lab, Ledger, Pod, PodRecord, VERSION, lay_out};
+use crate::model::layout::{self, lay_out};
+use crate::model::ledger::{Lab, Ledger, Pod, PodRecord, VERSION};
 use crate::model::name::{self, Label};
 use crate::model::observed::Link;
 use crate::model::rule;
-use crate::model::topology::Topology;
+use crate::model::topology::{NodeSpec, Topology};
 
 /// An inode that no namespace has: the name is left to whoever it belongs to.
 const NOBODYS: u64 = u64::MAX;
@@ -30,10 +31,11 @@ pub fn salvage(lab: &Label) -> Result<Ledger, Failure> {
     let mut ledger = Ledger {
         version: VERSION,
         lab: nominal(lab)?,
-        node_namespace,
+        node_namespace: Some(node_namespace),
         iptables: xtables.iptables(Family::V4),
         unsettled: true,
         leaving: true,
+        hosts: Vec::new(),
         pods: Vec::new(),
         agent: None,
     };
@@ -66,12 +68,18 @@ fn nominal(lab: &Label) -> Result<Lab, Failure> {
         text.parse()
             .map_err(|error| Failure::failed(format!("{text}: {error}")))
     };
+    let pod_cidr = range("10.244.0.0/16")?;
+    let bridge = name::bridge(lab);
+    let node = NodeSpec::named(Label::default_node(lab));
     Ok(Lab {
         name: lab.clone(),
-        node: Label::default_node(lab),
-        pod_cidr: range("10.244.0.0/16")?,
+        nodes: vec![layout::only_node(node, pod_cidr, &bridge)],
+        pod_cidr,
+        pod_cidr6: None,
         service_cidr: range("10.96.0.0/16")?,
-        bridge: name::bridge(lab),
+        service_cidr6: None,
+        bridge,
+        underlay: None,
     })
 }
 

@@ -11,18 +11,18 @@ use crate::model::ledger::{Ledger, PodRecord, ProcessId};
 /// The namespaces of a lab as they are now: those recorded, and those under announced names.
 pub fn namespaces(ledger: &Ledger) -> BTreeSet<u64> {
     let pods = ledger.pods.iter();
-    pods.filter_map(|record| {
-        record
-            .namespace_inode
-            .or_else(|| namespace::inode(&record.pod.namespace))
-    })
-    .collect()
+    let pods = pods.map(|record| (record.namespace_inode, &record.pod.namespace));
+    let hosts = ledger.hosts.iter();
+    let hosts = hosts.map(|record| (record.namespace_inode, &record.namespace));
+    pods.chain(hosts)
+        .filter_map(|(inode, name)| inode.or_else(|| namespace::inode(name)))
+        .collect()
 }
 
 /// Processes of the lab that run and are not in its ledger.
 pub fn strays(ledger: &Ledger) -> Vec<ProcessId> {
     let mut places: Vec<_> = namespaces(ledger).into_iter().collect();
-    places.push(ledger.node_namespace);
+    places.extend(ledger.node_namespace);
     let found = process::strays(ledger.lab.name.as_str(), &places);
     let known: Vec<_> = ledger
         .pods
@@ -39,7 +39,7 @@ pub fn strays(ledger: &Ledger) -> Vec<ProcessId> {
 /// Where a lab's node is, seen from here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
-    /// This network namespace is its node.
+    /// This network namespace is its node, or its nodes have namespaces of their own.
     Here,
     /// Its node is another one, which this process is in.
     Elsewhere(Option<i32>),
@@ -49,7 +49,9 @@ pub enum Place {
 
 /// Finds out where a lab's node is.
 pub fn place(ledger: &Ledger) -> Result<Place, Failure> {
-    let node = ledger.node_namespace;
+    let Some(node) = ledger.node_namespace else {
+        return Ok(Place::Here);
+    };
     if network_namespace()? == node {
         return Ok(Place::Here);
     }

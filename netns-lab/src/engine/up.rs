@@ -3,29 +3,30 @@
 //! The ledger says what will be made before anything is; a command that dies anywhere leaves
 //! enough for the next one to repair or to remove.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
-use std::sync::atomic::AtomicU32;
 use std::thread::{self, ScopedJoinHandle};
 
 use labkit::rundir::RunDirectory;
 use labkit::{Failure, fault, footprint, shell};
 
 use super::down::{self, holder};
+use super::hosts::Hosts;
 use super::launch::{self, Start, Started};
 use super::progress::Progress;
 use super::settle;
+use super::visit::visit;
 use crate::edge::node::Node;
-use crate::edge::pod::PodMaker;
-use crate::edge::rules::Rules;
 use crate::edge::{cgroup, host, joined, process, registry, store};
 use crate::model::container::ContainerSpec;
-use crate::model::ledger::{ContainerRecord, Lab, Ledger, Pod, PodRecord, ProcessId};
+use crate::model::ledger::{ContainerRecord, HostRecord, Lab, Ledger, Pod, PodRecord, ProcessId};
 use crate::model::name::Label;
+use crate::model::node::Host;
 use crate::model::object;
 use crate::model::observed::Observed;
 use crate::model::plan::Step;
 use crate::model::pod_files;
+use crate::model::settings::BRIDGE_NF;
 
 /// A plan on its way: what it was made from, and what has come of it.
 pub struct Up<'a> {
@@ -45,25 +46,26 @@ impl Up<'_> {
     /// Takes all steps and returns the ledger of the lab that stands then.
     pub fn take(mut self, wanted: &[Pod]) -> Result<Ledger, Failure> {
         self.announce(wanted)?;
-        let rules: Vec<_> = self.select(|step| match step {
-            Step::AddRule(rule) => Some(rule.clone()),
-            _ => None,
-        });
-        if !rules.is_empty() {
+        let lab = self.ledger.lab.clone();
+        let hosts = Hosts {
+            lab: &lab,
+            observed: self.observed,
+            steps: self.steps,
+        };
+        let has_rules = self.steps.iter().any(|step| matches!(step, Step::AddRule(..)));
+        // The tables of a node of its own go with it.
+        if has_rules && lab.caller_node().is_some() {
             footprint::hold(self.run, &holder(&self.ledger.lab.name))?;
             fault::point("up:footprint");
         }
         let program = self.ledger.iptables.clone();
+        self.machine()?;
+        self.remove(&hosts)?;
+        hosts.add(&mut self.ledger)?;
         thread::scope(|scope| {
             // An iptables process takes longer than making a pod: both at once.
-            let writing = scope.spawn(|| {
-                if rules.is_empty() {
-                    Ok(())
-                } else {
-                    Rules::new(&program).add(&rules)
-                }
-            });
-            let made = self.network();
+            let writing = scope.spawn(|| hosts.add_rules(&program));
+            let made = self.network(&hosts);
             self.finish(made, writing, wanted)
         })?;
         self.record(wanted)?;
@@ -107,6 +109,7 @@ impl Up<'_> {
                     .for_each(|record| record.namespace_inode = None);
             }
         }
+        self.announce_hosts();
         for pod in wanted {
             if self.ledger.pod(&pod.spec.name).is_none() {
                 self.ledger.pods.push(PodRecord::announced(pod.clone()));
@@ -117,43 +120,65 @@ impl Up<'_> {
         Ok(())
     }
 
+    /// The same for the namespaces of nodes, of the underlay and of outside.
+    fn announce_hosts(&mut self) {
+        for step in self.steps {
+            if let Step::RemoveHost(gone) = step {
+                let records = self.ledger.hosts.iter_mut();
+                records
+                    .filter(|record| record.namespace == gone.namespace)
+                    .for_each(|record| record.namespace_inode = None);
+            }
+        }
+        for (_, namespace) in self.ledger.lab.hosts() {
+            if !self
+                .ledger
+                .hosts
+                .iter()
+                .any(|record| record.namespace == namespace)
+            {
+                self.ledger.hosts.push(HostRecord {
+                    namespace: namespace.to_string(),
+                    namespace_inode: None,
+                });
+            }
+        }
+    }
+
     /// Everything but processes and files.
-    fn network(&mut self) -> Result<(), Failure> {
-        self.host()?;
-        self.remove_pods()?;
-        let node = Node::open()?;
-        let lab = self.lab().clone();
-        let bridge = self.bridge(&node, &lab)?;
+    fn network(&mut self, hosts: &Hosts) -> Result<(), Failure> {
+        hosts.prepare()?;
         self.progress.phase("host");
-        self.add_pods(bridge)?;
+        let made = hosts.add_pods(self.progress)?;
+        for record in &mut self.ledger.pods {
+            if let Some(inode) = made.get(&record.pod.spec.name) {
+                record.namespace_inode = Some(*inode);
+                record.holder = None;
+                record.containers.clear();
+            }
+        }
         self.progress.phase("pods");
-        if self.steps.iter().any(|step| matches!(step, Step::RaiseBridge(_))) {
-            host::set_up_bridge(&lab)?;
-            node.raise_bridge(&lab)?;
-            fault::point("up:bridge-up");
-        }
-        if self
-            .steps
-            .iter()
-            .any(|step| matches!(step, Step::RouteServices(_)))
-        {
-            node.route_services(&lab)?;
-            fault::point("up:route");
-        }
+        hosts.finish()?;
         self.progress.phase("bridge");
         Ok(())
     }
 
-    fn host(&mut self) -> Result<(), Failure> {
+    /// What concerns the whole machine, and the settings of the namespace that is the only node.
+    fn machine(&mut self) -> Result<(), Failure> {
+        let node = self.ledger.node_namespace;
         for step in self.steps {
             match step {
                 Step::Set { key, value, .. } => {
-                    host::set(key, value, self.ledger.node_namespace)?;
+                    if let Some(node) = node {
+                        host::set(key, value, node)?;
+                    }
                     fault::point("up:setting");
                 }
                 Step::LoadBridgeNetfilter => {
                     if host::load_bridge_netfilter()? {
-                        host::set(crate::model::plan::BRIDGE_NF, "1", self.ledger.node_namespace)?;
+                        if let Some(node) = node {
+                            host::set(BRIDGE_NF, "1", node)?;
+                        }
                     } else {
                         shell::tell(
                             "warning: the kernel module br_netfilter is not loaded and could not be: a pod that \
@@ -173,6 +198,12 @@ impl Up<'_> {
         Ok(())
     }
 
+    fn remove(&mut self, hosts: &Hosts) -> Result<(), Failure> {
+        self.remove_pods()?;
+        // After the pods' apps, which would see their network go.
+        hosts.remove(self.run)
+    }
+
     fn remove_pods(&mut self) -> Result<(), Failure> {
         let gone: Vec<&PodRecord> = self.select(|step| match step {
             Step::RemovePod(record) => Some(record),
@@ -190,14 +221,7 @@ impl Up<'_> {
                 .collect::<Vec<_>>(),
         );
         fault::point("up:removed-apps");
-        let is_theirs = |name: &str| gone.iter().any(|record| record.pod.interface == name);
-        let group = self.lab().group();
-        let links = self
-            .observed
-            .links
-            .iter()
-            .filter(|link| link.group == group && is_theirs(&link.name));
-        Node::open()?.delete_links(&links.collect::<Vec<_>>(), group)?;
+        self.remove_links(&gone)?;
         fault::point("up:removed-links");
         let failures = down::remove_namespaces(gone.iter().copied());
         if let Some(failure) = Failure::all(failures) {
@@ -210,54 +234,43 @@ impl Up<'_> {
         Ok(())
     }
 
-    fn bridge(&self, node: &Node, lab: &Lab) -> Result<u32, Failure> {
-        if self.steps.iter().any(|step| matches!(step, Step::AddBridge(_))) {
-            let index = node.add_bridge(lab)?;
-            fault::point("up:bridge");
-            return Ok(index);
-        }
-        match self.observed.link(&lab.bridge) {
-            Some(link) => Ok(link.index),
-            None => node.index(&lab.bridge),
-        }
-    }
-
-    fn add_pods(&mut self, bridge: u32) -> Result<(), Failure> {
-        let pods = self.select(|step| match step {
-            Step::AddPod(_, pod) => Some(pod),
-            _ => None,
-        });
-        let (lab, progress) = (self.lab(), &*self.progress);
-        let highest = self
-            .observed
-            .links
+    /// Deletes the nodes' ends of pods that are going, on nodes that stay; with the others they go
+    /// anyway.
+    fn remove_links(&self, gone: &[&PodRecord]) -> Result<(), Failure> {
+        let leaving: BTreeSet<&str> = gone.iter().map(|record| record.pod.interface.as_str()).collect();
+        let lab = self.lab();
+        let removed: BTreeSet<&str> = self
+            .steps
             .iter()
-            .map(|link| link.index)
-            .max()
-            .unwrap_or(0)
-            .max(bridge);
-        // In the order of the topology, whichever thread is quicker.
-        let pods: Vec<(u32, &Pod)> = (highest + 1..).zip(pods).collect();
-        let indexes = AtomicU32::new(pods.last().map_or(highest, |(last, _)| *last) + 1);
-        let made = launch::on_workers(
-            &pods,
-            || PodMaker::new(lab, bridge, &indexes),
-            |maker, (index, pod)| {
-                let inode = maker.make(pod, *index)?;
-                fault::point("up:pod");
-                progress.tick("made pods", pods.len());
-                Ok((pod.spec.name.clone(), inode))
-            },
-        )?;
-        let made: BTreeMap<Label, u64> = made.into_iter().collect();
-        for record in &mut self.ledger.pods {
-            if let Some(inode) = made.get(&record.pod.spec.name) {
-                record.namespace_inode = Some(*inode);
-                record.holder = None;
-                record.containers.clear();
+            .filter_map(|step| match step {
+                Step::RemoveHost(record) => Some(record.namespace.as_str()),
+                _ => None,
+            })
+            .collect();
+        let stays = |host: &&Host| match host {
+            Host::Node(name) => lab.node(name).is_some_and(|node| {
+                let machine = node.machine.as_ref();
+                machine.is_none_or(|machine| !removed.contains(machine.namespace.as_str()))
+            }),
+            _ => false,
+        };
+        let hosts: Vec<_> = self.observed.views.keys().filter(stays).cloned().collect();
+        visit(lab, &hosts, |host| {
+            let links = self
+                .observed
+                .views
+                .get(host)
+                .into_iter()
+                .flat_map(|view| &view.links);
+            let links: Vec<_> = links
+                .filter(|link| link.group == lab.group() && leaving.contains(link.name.as_str()))
+                .collect();
+            if links.is_empty() {
+                return Ok(());
             }
-        }
-        Ok(())
+            Node::open()?.delete_links(&links, lab.group())
+        })
+        .map(|_| ())
     }
 
     /// Ends containers, and starts holders and containers.
@@ -358,9 +371,19 @@ impl Up<'_> {
                 })
             })
             .collect();
+        let standing: Vec<_> = self
+            .ledger
+            .lab
+            .hosts()
+            .into_iter()
+            .map(|(_, name)| name.to_string())
+            .collect();
+        self.ledger
+            .hosts
+            .retain(|record| standing.contains(&record.namespace));
         if self.steps.iter().any(|step| matches!(step, Step::StartAgent)) {
             process::end(&self.ledger.agent.into_iter().collect::<Vec<_>>());
-            self.ledger.agent = launch::agent(&self.ledger.lab)?;
+            self.ledger.agent = start_agent(&self.ledger.lab)?;
             fault::point("up:agent");
         }
         self.ledger.unsettled = false;
@@ -404,6 +427,16 @@ fn offer_service(lab: &Lab) -> Result<(), Failure> {
         Some(content) => store::publish(&lab.name, object::SERVICE_FILE, &content),
         None => Ok(()),
     }
+}
+
+/// Starts the agent: where the lab has an underlay, in that namespace, which is its own, so that the
+/// agent can be told by where it is.
+fn start_agent(lab: &Lab) -> Result<Option<ProcessId>, Failure> {
+    if lab.underlay.is_none() {
+        return launch::agent(lab);
+    }
+    let started = visit(lab, &[Host::Underlay], |_| launch::agent(lab))?;
+    Ok(started.into_iter().flatten().next())
 }
 
 /// Ends processes that a dead command started and could not write down.

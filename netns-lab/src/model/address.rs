@@ -1,9 +1,9 @@
 //! Addresses: which pod gets which, and which ranges are free.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 
 use super::name::Label;
 
@@ -42,6 +42,24 @@ pub fn room(cidr: Ipv4Net) -> usize {
 /// The `offset`-th address of a range.
 pub fn host(cidr: Ipv4Net, offset: u32) -> Ipv4Addr {
     Ipv4Addr::from_bits(cidr.network().to_bits().saturating_add(offset))
+}
+
+/// The `offset`-th address of an IPv6 range.
+pub fn host6(cidr: Ipv6Net, offset: u32) -> Ipv6Addr {
+    Ipv6Addr::from_bits(cidr.network().to_bits().saturating_add(u128::from(offset)))
+}
+
+/// The link-local address of a router: without one the kernel asks for no neighbour of a packet that
+/// it forwards, and drops the packet.
+pub fn link_local(ip: Ipv4Addr) -> Ipv6Net {
+    const LINK_LOCAL: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 64);
+    let ip = host6(LINK_LOCAL, ip.to_bits());
+    Ipv6Net::new(ip, LINK_LOCAL.prefix_len()).unwrap_or(LINK_LOCAL)
+}
+
+/// The IPv6 address that goes with an IPv4 one: as far from the begin of its range.
+pub fn beside(cidr: Ipv4Net, ip: Ipv4Addr, cidr6: Ipv6Net) -> Ipv6Addr {
+    host6(cidr6, ip.to_bits().saturating_sub(cidr.network().to_bits()))
 }
 
 /// A MAC that follows from the address, so that captures read the same every time.
@@ -90,18 +108,22 @@ pub fn assign(
         })
 }
 
+/// The longest prefix whose range is large enough for so many pods; none is longer than a /24, as
+/// nodes usually have it.
+pub fn prefix_for(pods: usize) -> Option<u8> {
+    (16..=24)
+        .rev()
+        .find(|prefix| Ipv4Net::new(Ipv4Addr::UNSPECIFIED, *prefix).is_ok_and(|cidr| room(cidr) >= pods))
+}
+
 /// The pod CIDR of a lab that was given none: the first range of 10.244.0.0/16 that is large
 /// enough for its pods and overlaps none that other labs have.
 pub fn default_pod_cidr(pods: usize, taken: &[Ipv4Net]) -> Option<Ipv4Net> {
-    let prefix = (16..=24)
-        .rev()
-        .find(|prefix| Ipv4Net::new(Ipv4Addr::UNSPECIFIED, *prefix).is_ok_and(|cidr| room(cidr) >= pods))?;
-    first_free(
-        Ipv4Net::new(Ipv4Addr::new(10, 244, 0, 0), 16).ok()?,
-        prefix,
-        taken,
-    )
+    first_free(CLUSTER, prefix_for(pods)?, taken)
 }
+
+/// The pod CIDR of a lab of several nodes, of which each has a part.
+pub const CLUSTER: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 244, 0, 0), 16);
 
 /// The Service CIDR of a lab that was given none: 10.96.0.0/16, 10.97.0.0/16, and so on.
 pub fn default_service_cidr(taken: &[Ipv4Net]) -> Option<Ipv4Net> {

@@ -158,25 +158,25 @@ fn pod_of(
     spec: &ApiPodSpec,
     field: &str,
 ) -> Result<PodSpec, Refusal> {
-    let [container] = spec.containers.as_slice() else {
-        let what = format!("{} containers", spec.containers.len());
-        let expected = "one container: more are added with `netns-lab run`";
-        return Err(Refusal::new(format!("{field}.containers"), what, expected));
-    };
+    if spec.containers.is_empty() {
+        return Err(Refusal::new(
+            format!("{field}.containers"),
+            "none",
+            "at least one container",
+        ));
+    }
+    let alone = spec.containers.len() == 1;
+    let containers: Vec<Value> = spec.containers.iter().map(|one| container(one, alone)).collect();
     let mut pod = Map::new();
     pod.insert("name".into(), json!(name));
     pod.insert("labels".into(), json!(labels));
-    let ports = ports(container);
-    if !ports.is_empty() {
-        pod.insert("ports".into(), json!(ports));
-    }
+    pod.insert("containers".into(), json!(containers));
     if let Some(node) = &spec.node_name {
         pod.insert("nodeName".into(), json!(node));
     }
-    let requests = container
-        .resources
-        .as_ref()
-        .and_then(|resources| resources.requests.as_ref());
+    // The scheduler goes by what the pod's first container asks for.
+    let first = spec.containers.first().and_then(|one| one.resources.as_ref());
+    let requests = first.and_then(|resources| resources.requests.as_ref());
     for (key, Quantity(amount)) in requests.into_iter().flatten() {
         pod.insert(key.clone(), json!(amount));
     }
@@ -184,12 +184,33 @@ fn pod_of(
         let path = match error.path().to_string().as_str() {
             "name" => "metadata.name".to_string(),
             path if path.starts_with("labels") => "metadata.labels".to_string(),
-            path if path.starts_with("ports") => format!("{field}.containers[0].{path}"),
+            path if path.starts_with("containers") => format!("{field}.{path}"),
             _ => field.to_string(),
         };
         let words = error.into_inner().to_string();
         Refusal::new(path, words, "what a pod of a lab can have")
     })
+}
+
+/// The built-in app on the container's ports, within its limits. One without ports that is not the
+/// only one has nothing to answer on; it sleeps.
+fn container(asked: &Container, alone: bool) -> Value {
+    let mut made = Map::new();
+    made.insert("name".into(), json!(asked.name));
+    let ports = ports(asked);
+    if !ports.is_empty() {
+        made.insert("ports".into(), json!(ports));
+    } else if !alone {
+        made.insert("command".into(), json!(["sleep", "infinity"]));
+    }
+    let limits = asked
+        .resources
+        .as_ref()
+        .and_then(|resources| resources.limits.as_ref());
+    for (key, Quantity(amount)) in limits.into_iter().flatten() {
+        made.insert(key.clone(), json!(amount));
+    }
+    Value::Object(made)
 }
 
 /// The container's ports; one without a name gets one, for those of a lab have names.

@@ -21,11 +21,7 @@ pub struct Document {
 /// `shop.yaml:12: what is wrong`.
 pub fn documents(file: &str, text: &[u8]) -> Result<Vec<Document>, String> {
     let text = std::str::from_utf8(text).map_err(|error| {
-        let line = text[..error.valid_up_to()]
-            .iter()
-            .filter(|byte| **byte == b'\n')
-            .count()
-            + 1;
+        let line = lines(&text[..error.valid_up_to()]) + 1;
         format!("{file}:{line}: not UTF-8; expected JSON or YAML")
     })?;
     let mut found = Vec::new();
@@ -59,16 +55,20 @@ fn parts(text: &str) -> Vec<(usize, &str)> {
         offset += line.len();
     }
     parts.push((begin, text.len()));
-    let count = |text: &str| text.bytes().filter(|byte| *byte == b'\n').count();
     let with_lines = parts.into_iter().map(|(begin, end)| {
         let part = &text[begin..end];
         let silent = part
             .split_inclusive('\n')
             .take_while(|line| matches!(line.trim_start().chars().next(), None | Some('#' | '%')));
         let skipped: usize = silent.map(str::len).sum();
-        (count(&text[..begin + skipped]), &part[skipped..])
+        (lines(&text.as_bytes()[..begin + skipped]), &part[skipped..])
     });
     with_lines.collect()
+}
+
+/// How many lines end in a text.
+fn lines(text: &[u8]) -> usize {
+    text.split(|byte| *byte == b'\n').count() - 1
 }
 
 /// The value, or how many lines below its first one something is wrong.

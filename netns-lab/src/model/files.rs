@@ -41,18 +41,14 @@ impl Files {
     /// Puts an object into its file: the one that it stands in, else one of its own.
     pub fn put(&mut self, object: &Value) -> Option<Change> {
         let own = identity(object)?;
-        let place = self.place(&own);
-        let file = match place {
-            Some(index) => {
-                self.found[index].1 = object.clone();
-                self.found[index].0.clone()
-            }
-            None => {
-                let file = file_name(&own);
-                // Somebody's file may have that name and hold something else: then it holds both.
-                self.found.push((file.clone(), object.clone()));
-                file
-            }
+        let file = if let Some(index) = self.place(&own) {
+            self.found[index].1 = object.clone();
+            self.found[index].0.clone()
+        } else {
+            let file = file_name(&own);
+            // Somebody's file may have that name and hold something else: then it holds both.
+            self.found.push((file.clone(), object.clone()));
+            file
         };
         let content = self.content(&file);
         Some((file, content))

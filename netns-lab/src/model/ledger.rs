@@ -1,20 +1,21 @@
 //! The ledger: what a lab intends and what it made, written down before it is made.
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
+use super::address;
 use super::container::{self, ContainerSpec};
 use super::name::{self, Label};
-use super::topology::{NodeSpec, PodSpec, Topology};
-use super::{address, topology};
+use super::node::{Host, Machine, Node, Underlay};
+use super::topology::{PodSpec, Topology};
 
 /// The shape of the file; another number is from another version of the program.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// A lab without its pods: names and ranges.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,16 +23,25 @@ pub const VERSION: u32 = 1;
 pub struct Lab {
     /// Its name.
     pub name: Label,
-    /// The only node's name.
-    pub node: Label,
-    /// The range of the pods; the bridge has its first address.
+    /// Its nodes.
+    pub nodes: Vec<Node>,
+    /// The range of all pods; each node has it whole or a part of it.
     #[serde(rename = "podCIDR")]
     pub pod_cidr: Ipv4Net,
-    /// The range of virtual IPs, routed into the bridge.
+    /// The same in IPv6, in a dual-stack lab.
+    #[serde(rename = "podCIDRv6", default, skip_serializing_if = "Option::is_none")]
+    pub pod_cidr6: Option<Ipv6Net>,
+    /// The range of virtual IPs, routed into the bridge of each node.
     #[serde(rename = "serviceCIDR")]
     pub service_cidr: Ipv4Net,
-    /// The name of the bridge.
+    /// The same in IPv6.
+    #[serde(rename = "serviceCIDRv6", default, skip_serializing_if = "Option::is_none")]
+    pub service_cidr6: Option<Ipv6Net>,
+    /// The name of the bridge of each node.
     pub bridge: String,
+    /// What joins the nodes; none where the namespace that `up` was called in is the only node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub underlay: Option<Underlay>,
 }
 
 impl Lab {
@@ -40,15 +50,53 @@ impl Lab {
         name::link_group(&self.name)
     }
 
-    /// The bridge's address with the length of the range.
-    pub fn bridge_address(&self) -> Ipv4Net {
-        Ipv4Net::new(address::bridge_address(self.pod_cidr), self.pod_cidr.prefix_len())
-            .unwrap_or(self.pod_cidr)
+    /// The node of a name.
+    pub fn node(&self, name: &Label) -> Option<&Node> {
+        self.nodes.iter().find(|node| node.name() == name)
     }
 
-    /// The bridge's MAC.
-    pub fn bridge_mac(&self) -> [u8; 6] {
-        address::mac(address::bridge_address(self.pod_cidr))
+    /// The node of a pod.
+    pub fn node_of(&self, pod: &Pod) -> Option<&Node> {
+        self.node(&pod.node)
+    }
+
+    /// The node that is the namespace in which `up` was called, if one is.
+    pub fn caller_node(&self) -> Option<&Node> {
+        self.nodes.iter().find(|node| node.machine.is_none())
+    }
+
+    /// The ranges of virtual IPs.
+    pub fn service_ranges(&self) -> Vec<IpNet> {
+        let second = self.service_cidr6.map(|range| range.trunc().into());
+        std::iter::once(self.service_cidr.trunc().into())
+            .chain(second)
+            .collect()
+    }
+
+    /// The namespaces on the underlay: the nodes' and that of outside.
+    pub fn machines(&self) -> impl Iterator<Item = (Host, &Machine)> {
+        let outside = self
+            .underlay
+            .iter()
+            .map(|underlay| (Host::Outside, &underlay.outside));
+        let nodes = self
+            .nodes
+            .iter()
+            .filter_map(|node| Some((node.host(), node.machine.as_ref()?)));
+        outside.chain(nodes)
+    }
+
+    /// All namespaces of the lab that are not pods', by their names under `/run/netns`; the underlay
+    /// first.
+    pub fn hosts(&self) -> Vec<(Host, &str)> {
+        let underlay = self
+            .underlay
+            .iter()
+            .map(|found| (Host::Underlay, found.namespace.as_str()));
+        let machines = self
+            .machines()
+            .map(|(host, machine)| (host, machine.namespace.as_str()));
+        underlay.chain(machines).collect()
     }
 }
 
@@ -58,8 +106,13 @@ pub struct Pod {
     /// What was asked for.
     #[serde(flatten)]
     pub spec: PodSpec,
+    /// The node it is on.
+    pub node: Label,
     /// Its address.
     pub ip: Ipv4Addr,
+    /// Its IPv6 address, in a dual-stack lab.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ip6: Option<Ipv6Addr>,
     /// Its name under `/run/netns`.
     pub namespace: String,
     /// The node's end of its veth pair.
@@ -191,6 +244,17 @@ impl PodRecord {
     }
 }
 
+/// A namespace of the lab that is not a pod's, and what is known of it since it was made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HostRecord {
+    /// Its name under `/run/netns`.
+    pub namespace: String,
+    /// Its inode; none until that is recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace_inode: Option<u64>,
+}
+
 /// Everything that `down` must know, whatever happened in between.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -199,8 +263,9 @@ pub struct Ledger {
     pub version: u32,
     /// The lab.
     pub lab: Lab,
-    /// The inode of the network namespace that is the node.
-    pub node_namespace: u64,
+    /// The inode of the network namespace that `up` was called in, where that is the only node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_namespace: Option<u64>,
     /// The iptables program that the rules were written with.
     pub iptables: PathBuf,
     /// A command is changing the lab, or died while it did: nothing below is sure.
@@ -209,6 +274,9 @@ pub struct Ledger {
     /// `down` has begun: whoever comes next finishes it.
     #[serde(default)]
     pub leaving: bool,
+    /// The namespaces of nodes, of the underlay and of outside, as pods below.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hosts: Vec<HostRecord>,
     /// The pods that are there, are being made, or are being removed.
     pub pods: Vec<PodRecord>,
     /// The process that watches the apps.
@@ -222,42 +290,19 @@ impl Ledger {
         self.pods.iter().find(|record| record.pod.spec.name == *name)
     }
 
+    /// The record of a namespace that is not a pod's.
+    pub fn host(&self, namespace: &str) -> Option<&HostRecord> {
+        self.hosts.iter().find(|record| record.namespace == namespace)
+    }
+
     /// The topology that this lab was made from, for an `up` without one.
     pub fn topology(&self) -> Topology {
         Topology {
-            nodes: vec![NodeSpec {
-                name: self.lab.node.clone(),
-            }],
+            nodes: self.lab.nodes.iter().map(|node| node.spec.clone()).collect(),
+            isolated: self.lab.underlay.is_some(),
+            dual_stack: self.lab.pod_cidr6.is_some(),
+            overlay: self.lab.underlay.as_ref().and_then(|underlay| underlay.overlay),
             pods: self.pods.iter().map(|record| record.pod.spec.clone()).collect(),
         }
     }
-}
-
-/// Gives each pod of a topology its address and its names.
-///
-/// # Errors
-/// When the range is too small.
-pub fn lay_out(
-    lab: &Lab,
-    topology: &topology::Topology,
-    before: Option<&Ledger>,
-) -> Result<Vec<Pod>, address::AddressError> {
-    let names: Vec<_> = topology.pods.iter().map(|pod| pod.name.clone()).collect();
-    let kept = before
-        .map(|ledger| {
-            let pods = ledger.pods.iter();
-            pods.map(|record| (record.pod.spec.name.clone(), record.pod.ip))
-                .collect()
-        })
-        .unwrap_or_default();
-    let addresses = address::assign(lab.pod_cidr, &kept, &names)?;
-    let pods = topology.pods.iter().zip(addresses);
-    Ok(pods
-        .map(|(spec, ip)| Pod {
-            ip,
-            namespace: name::namespace(&lab.name, &spec.name),
-            interface: name::host_interface(&lab.name, &spec.name),
-            spec: spec.clone(),
-        })
-        .collect())
 }

@@ -10,6 +10,9 @@ pub const DEFAULT_LAB: &str = "lab";
 /// The longest name of a link: `IFNAMSIZ` less the final NUL (`linux/if.h`).
 pub const INTERFACE_BYTES: usize = 15;
 
+/// The host outside of a cluster of several nodes, to those who name it in a command.
+pub const OUTSIDE: &str = "outside";
+
 /// The longest DNS label (RFC 1123, as Kubernetes checks it).
 const LABEL_BYTES: usize = 63;
 
@@ -59,15 +62,25 @@ impl Label {
         Self(DEFAULT_LAB.to_string())
     }
 
-    /// The name of a lab's only node, unless a topology says another: `node-1` in the default lab,
-    /// `LAB-node-1` in others, so that two labs' nodes can be in one cluster.
+    /// The name of a lab's only node, unless a topology says another.
     pub fn default_node(lab: &Self) -> Self {
+        Self::node(lab, 1)
+    }
+
+    /// The name of the `number`-th node, unless a topology says another: `node-1` in the default
+    /// lab, `LAB-node-1` in others, so that two labs' nodes can be in one cluster.
+    pub fn node(lab: &Self, number: usize) -> Self {
+        let plain = format!("node-{number}");
         if lab.as_str() == DEFAULT_LAB {
-            return Self("node-1".to_string());
+            return Self(plain);
         }
         // Cut so that it stays a label; a `-` at the cut does no harm before the next one.
-        let lab: String = lab.0.chars().take(LABEL_BYTES - "-node-1".len()).collect();
-        Self(format!("{lab}-node-1"))
+        let lab: String = lab
+            .0
+            .chars()
+            .take(LABEL_BYTES - "-".len() - plain.len())
+            .collect();
+        Self(format!("{lab}-{plain}"))
     }
 
     /// The text.
@@ -111,6 +124,33 @@ pub fn namespace(lab: &Label, pod: &Label) -> String {
     } else {
         format!("{lab}-{pod}")
     }
+}
+
+/// The name under `/run/netns` of what is no pod: as [`namespace`], but a node that carries the
+/// lab's name already does not get it twice.
+pub fn host_namespace(lab: &Label, host: &Label) -> String {
+    let prefix = format!("{lab}-");
+    if host.as_str().starts_with(&prefix) {
+        host.to_string()
+    } else {
+        namespace(lab, host)
+    }
+}
+
+/// The underlay's end of a machine's veth pair. Only machines have links there, so that the lab's
+/// name is not needed.
+pub fn underlay_interface(host: &str) -> String {
+    fit("veth", host)
+}
+
+/// The name under `/run/netns` of what joins the nodes.
+pub fn underlay_namespace(lab: &Label) -> String {
+    namespace(lab, &Label("underlay".to_string()))
+}
+
+/// The name under `/run/netns` of the host outside.
+pub fn outside_namespace(lab: &Label) -> String {
+    namespace(lab, &Label(OUTSIDE.to_string()))
 }
 
 /// The Kubernetes namespace of the objects that a lab publishes: `default` for the default lab, the

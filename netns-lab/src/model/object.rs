@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
     Container, ContainerPort, ContainerState, ContainerStateRunning, ContainerStateTerminated,
-    ContainerStatus, Node, NodeAddress, NodeCondition, NodeSpec, NodeStatus, Pod as PodObject, PodCondition,
-    PodIP, PodSpec, PodStatus, Service, ServicePort, ServiceSpec,
+    ContainerStatus, HostIP, Node as NodeObject, NodeAddress, NodeCondition, NodeSpec, NodeStatus,
+    Pod as PodObject, PodCondition, PodIP, PodSpec, PodStatus, ResourceRequirements, Service, ServicePort,
+    ServiceSpec,
 };
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde::Serialize;
@@ -15,16 +17,20 @@ use super::address;
 use super::container::{APP, ContainerSpec};
 use super::ledger::{Lab, Pod};
 use super::name;
+use super::node::Node;
+use super::quantity::{Cpu, Memory};
 
 /// The file of the first Service, which is the people's from then on.
 pub const SERVICE_FILE: &str = "web.service.json";
 
+/// The annotation of a node that is a network namespace of its own: the path of its name.
+pub const NAMESPACE_ANNOTATION: &str = "netns-lab/network-namespace";
 /// What the containers are said to be made of.
 const IMAGE: &str = "netns-lab";
 
 /// The file of a node.
-pub fn node_file(lab: &Lab) -> String {
-    format!("{}.node.json", lab.node)
+pub fn node_file(node: &Node) -> String {
+    format!("{}.node.json", node.name())
 }
 
 /// The file of a pod.
@@ -32,31 +38,41 @@ pub fn pod_file(pod: &Pod) -> String {
     format!("{}.pod.json", pod.spec.name)
 }
 
-/// The lab's Node object, as the text of its file.
-pub fn node(lab: &Lab) -> Vec<u8> {
+/// A Node object, as the text of its file.
+pub fn node(node: &Node) -> Vec<u8> {
+    let name = node.name().to_string();
     let address = |kind: &str, address: String| NodeAddress {
         type_: kind.into(),
         address,
     };
-    text(&Node {
+    let ips = std::iter::once(node.ip().to_string()).chain(node.ip6().map(|ip| ip.to_string()));
+    let addresses = ips.map(|ip| address("InternalIP", ip));
+    let annotation = node.machine.as_ref().map(|machine| {
+        let path = format!("/run/netns/{}", machine.namespace);
+        BTreeMap::from([(NAMESPACE_ANNOTATION.to_string(), path)])
+    });
+    let ranges = std::iter::once(node.pod_cidr.trunc().to_string());
+    let resources = node_resources(node);
+    text(&NodeObject {
         metadata: ObjectMeta {
-            name: Some(lab.node.to_string()),
-            labels: Some(BTreeMap::from([(
-                "kubernetes.io/hostname".into(),
-                lab.node.to_string(),
-            )])),
+            name: Some(name.clone()),
+            labels: Some(node_labels(node)),
+            annotations: annotation,
             ..Default::default()
         },
         spec: Some(NodeSpec {
-            pod_cidr: Some(lab.pod_cidr.trunc().to_string()),
-            pod_cidrs: Some(vec![lab.pod_cidr.trunc().to_string()]),
+            pod_cidr: Some(node.pod_cidr.trunc().to_string()),
+            pod_cidrs: Some(
+                ranges
+                    .chain(node.pod_cidr6.map(|range| range.to_string()))
+                    .collect(),
+            ),
             ..Default::default()
         }),
         status: Some(NodeStatus {
-            addresses: Some(vec![
-                address("InternalIP", address::bridge_address(lab.pod_cidr).to_string()),
-                address("Hostname", lab.node.to_string()),
-            ]),
+            addresses: Some(addresses.chain([address("Hostname", name)]).collect()),
+            allocatable: Some(resources.clone()),
+            capacity: Some(resources),
             conditions: Some(vec![NodeCondition {
                 type_: "Ready".into(),
                 status: "True".into(),
@@ -65,6 +81,34 @@ pub fn node(lab: &Lab) -> Vec<u8> {
             ..Default::default()
         }),
     })
+}
+
+/// What was asked for, and what every node has.
+fn node_labels(node: &Node) -> BTreeMap<String, String> {
+    let said = node.spec.labels.iter();
+    let said = said.map(|(key, value)| (key.as_str().to_string(), value.as_str().to_string()));
+    let zone = node.spec.zone.as_ref();
+    let zone = zone.map(|zone| {
+        (
+            "topology.kubernetes.io/zone".to_string(),
+            zone.as_str().to_string(),
+        )
+    });
+    let hostname = ("kubernetes.io/hostname".to_string(), node.name().to_string());
+    said.chain(zone).chain([hostname]).collect()
+}
+
+fn node_resources(node: &Node) -> BTreeMap<String, Quantity> {
+    let pods = ("pods".to_string(), Quantity(node.max_pods().to_string()));
+    std::iter::once(pods)
+        .chain(resources(node.spec.cpu, node.spec.memory))
+        .collect()
+}
+
+fn resources(cpu: Option<Cpu>, memory: Option<Memory>) -> impl Iterator<Item = (String, Quantity)> {
+    let cpu = cpu.map(|cpu| ("cpu".to_string(), Quantity(cpu.to_string())));
+    let memory = memory.map(|memory| ("memory".to_string(), Quantity(memory.to_string())));
+    cpu.into_iter().chain(memory)
 }
 
 /// A pod's object, as the text of its file.
@@ -81,7 +125,7 @@ pub fn pod(lab: &Lab, pod: &Pod, ready: bool) -> Vec<u8> {
             ..Default::default()
         },
         spec: Some(PodSpec {
-            node_name: Some(lab.node.to_string()),
+            node_name: Some(pod.node.to_string()),
             containers: containers(pod),
             ..Default::default()
         }),
@@ -113,10 +157,25 @@ fn containers(pod: &Pod) -> Vec<Container> {
     };
     let specs = pod.containers();
     if specs.is_empty() {
-        return vec![of(APP.into(), None)];
+        let mut only = vec![of(APP.into(), None)];
+        ask_for(&mut only, pod);
+        return only;
     }
     let each = specs.iter().map(|spec| of(spec.name.to_string(), Some(spec)));
-    each.collect()
+    let mut all: Vec<_> = each.collect();
+    ask_for(&mut all, pod);
+    all
+}
+
+/// What a pod asks for, its first container asks for.
+fn ask_for(containers: &mut [Container], pod: &Pod) {
+    let requests: BTreeMap<_, _> = resources(pod.spec.cpu, pod.spec.memory).collect();
+    if let Some(first) = containers.first_mut().filter(|_| !requests.is_empty()) {
+        first.resources = Some(ResourceRequirements {
+            requests: Some(requests),
+            ..Default::default()
+        });
+    }
 }
 
 fn status(lab: &Lab, pod: &Pod, ready: bool) -> PodStatus {
@@ -140,6 +199,8 @@ fn status(lab: &Lab, pod: &Pod, ready: bool) -> PodStatus {
             ..Default::default()
         }
     };
+    let node = lab.node_of(pod);
+    let second_host_ip = node.and_then(Node::ip6);
     let statuses = containers(pod).into_iter().map(|container| ContainerStatus {
         name: container.name,
         image: IMAGE.into(),
@@ -150,11 +211,19 @@ fn status(lab: &Lab, pod: &Pod, ready: bool) -> PodStatus {
     });
     PodStatus {
         phase: Some("Running".into()),
-        host_ip: Some(address::bridge_address(lab.pod_cidr).to_string()),
+        host_ip: node.map(|node| node.ip().to_string()),
+        host_ips: second_host_ip.map(|ip| {
+            let first = node.map(|node| node.ip().to_string());
+            let both = first.into_iter().chain([ip.to_string()]);
+            both.map(|ip| HostIP { ip }).collect()
+        }),
         pod_ip: Some(pod.ip.to_string()),
-        pod_ips: Some(vec![PodIP {
-            ip: pod.ip.to_string(),
-        }]),
+        pod_ips: Some(
+            std::iter::once(pod.ip.to_string())
+                .chain(pod.ip6.map(|ip| ip.to_string()))
+                .map(|ip| PodIP { ip })
+                .collect(),
+        ),
         conditions: Some(vec![condition("Ready"), condition("ContainersReady")]),
         container_statuses: Some(statuses.collect()),
         ..Default::default()

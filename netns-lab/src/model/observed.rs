@@ -1,15 +1,16 @@
 //! What a host has, as data: the other half of what a plan is made from.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 use super::ledger::Lab;
 use super::name::{self, Label};
+use super::node::Host;
 use super::rule::Rule;
 
-/// A link of the node.
+/// A link of a network namespace.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Link {
     /// Its index.
@@ -37,38 +38,61 @@ impl Link {
         let ours = self.alias.is_empty() || self.alias == name::bridge_alias(&lab.name);
         self.name == lab.bridge && self.group == lab.group() && ours
     }
+
+    /// Whether it is a port of this bridge that was made by the lab and works.
+    pub fn is_port_of(&self, lab: &Lab, bridge: &Self) -> bool {
+        self.group == lab.group() && self.master == bridge.index && self.up
+    }
 }
 
-/// An IPv4 address of the node.
+/// An address of a network namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Address {
     /// The link it is on.
     pub index: u32,
     /// The address and the length of its range.
-    pub net: Ipv4Net,
+    pub net: IpNet,
 }
 
-/// An IPv4 route of the node, not counting the `local` table and default routes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A route of a network namespace, not counting the `local` table.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
     /// Where to.
-    pub destination: Ipv4Net,
+    pub destination: IpNet,
+    /// By which routers; none on the link itself.
+    pub via: Vec<IpAddr>,
     /// Through which link; 0 when the route names none.
     pub index: u32,
+}
+
+/// What one network namespace has.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct View {
+    /// All links.
+    pub links: Vec<Link>,
+    /// All addresses.
+    pub addresses: Vec<Address>,
+    /// All routes.
+    pub routes: Vec<Route>,
+    /// Those of the lab's rules that stand.
+    pub rules: BTreeSet<Rule>,
+    /// Settings of the kernel that a lab may change, as text of their files; those that are not
+    /// there are left out.
+    pub settings: BTreeMap<String, String>,
 }
 
 /// What a host has.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Observed {
-    /// All links of the node.
-    pub links: Vec<Link>,
-    /// All IPv4 addresses of the node.
-    pub addresses: Vec<Address>,
-    /// All IPv4 routes of the node.
-    pub routes: Vec<Route>,
+    /// What the lab's namespaces have, but for those of pods.
+    pub views: BTreeMap<Host, View>,
     /// The names under `/run/netns` that matter here, and the inode of each; 0 where the name is
     /// there and no namespace is behind it.
     pub namespaces: BTreeMap<String, u64>,
+    /// Whether `/run/netns` is there and is a mount, as `ip netns` makes it.
+    pub netns_directory: bool,
+    /// Whether the kernel has `br_netfilter`.
+    pub bridge_netfilter: bool,
     /// Containers that run, each with its pod.
     pub running: BTreeSet<(Label, Label)>,
     /// Pods whose holder runs.
@@ -77,30 +101,13 @@ pub struct Observed {
     pub cut_off: BTreeSet<Label>,
     /// Whether the agent runs.
     pub agent: bool,
-    /// Those of the lab's rules that stand.
-    pub rules: BTreeSet<Rule>,
-    /// Settings of the kernel.
-    pub kernel: Kernel,
     /// Files of the registry that the lab owns, with their content.
     pub published: BTreeMap<String, Vec<u8>>,
     /// Whether any Service is in the registry.
     pub has_service: bool,
 }
 
-/// Settings of the kernel, as text of their files; `None` where the file is not there.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Kernel {
-    /// `net.ipv4.ip_forward`.
-    pub ip_forward: Option<String>,
-    /// `net.ipv4.conf.all.send_redirects`.
-    pub send_redirects: Option<String>,
-    /// `net.bridge.bridge-nf-call-iptables`; it is there once `br_netfilter` is.
-    pub bridge_nf_call_iptables: Option<String>,
-    /// Whether `/run/netns` is there and is a mount, as `ip netns` makes it.
-    pub netns_directory: bool,
-}
-
-impl Observed {
+impl View {
     /// The link of a name.
     pub fn link(&self, name: &str) -> Option<&Link> {
         self.links.iter().find(|link| link.name == name)
@@ -113,9 +120,21 @@ impl Observed {
     }
 
     /// Whether an address is on a link.
-    pub fn has_address(&self, index: u32, ip: Ipv4Addr) -> bool {
+    pub fn has_address(&self, index: u32, ip: impl Into<IpAddr>) -> bool {
+        let ip = ip.into();
         self.addresses
             .iter()
             .any(|address| address.index == index && address.net.addr() == ip)
+    }
+
+    /// Whether an IPv4 address is on the link of a name.
+    pub fn has_on(&self, link: &str, ip: Ipv4Addr) -> bool {
+        self.link(link)
+            .is_some_and(|link| link.up && self.has_address(link.index, ip))
+    }
+
+    /// The highest index of a link.
+    pub fn highest_index(&self) -> u32 {
+        self.links.iter().map(|link| link.index).max().unwrap_or(0)
     }
 }

@@ -3,71 +3,17 @@
 //! One plan serves the doing, `--dry-run` and the tests; the same host planned again after all
 //! steps were taken gives an empty plan.
 
-use std::fmt;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::address::mac_text;
-use super::container::{APP, ContainerSpec};
-use super::ledger::{Lab, Ledger, Pod, PodRecord};
+use super::ledger::{HostRecord, Lab, Ledger, Pod, PodRecord};
 use super::name::Label;
+use super::node::{Host, Machine, Node, OWN_END, UNDERLAY_BRIDGE, VXLAN};
 use super::object;
-use super::observed::{Link, Observed};
-use super::rule::{Rule, rules};
-
-/// The setting that lets the node forward packets.
-pub const IP_FORWARD: &str = "net.ipv4.ip_forward";
-/// The setting that lets the node tell a sender of a shorter way. A packet to a virtual IP goes
-/// back into the bridge it came from, so that the node would send a redirect with each one; that
-/// uses up the few ICMP errors per second that the kernel allows, and a REJECT becomes silence.
-pub const SEND_REDIRECTS: &str = "net.ipv4.conf.all.send_redirects";
-/// The setting that lets iptables see what a bridge carries.
-pub const BRIDGE_NF: &str = "net.bridge.bridge-nf-call-iptables";
-
-/// One step.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Step {
-    /// Load `br_netfilter`.
-    LoadBridgeNetfilter,
-    /// Change a setting.
-    Set {
-        /// Its name.
-        key: &'static str,
-        /// What it becomes.
-        value: &'static str,
-        /// What it was, if it was there.
-        from: Option<String>,
-    },
-    /// Make `/run/netns` as `ip netns` does.
-    MakeNetnsDirectory,
-    /// Add an iptables rule.
-    AddRule(Rule),
-    /// Remove a pod that is no longer wanted or no longer whole.
-    RemovePod(PodRecord),
-    /// Make the bridge.
-    AddBridge(Lab),
-    /// Make a pod: namespace, veth pair, addresses, routes.
-    AddPod(Lab, Pod),
-    /// Set the bridge up and give it its address.
-    RaiseBridge(Lab),
-    /// Route the Service range into the bridge.
-    RouteServices(Lab),
-    /// End a container that is not wanted any more, or is to be started as another.
-    StopContainer(Pod, Label),
-    /// Start a container.
-    StartContainer(Pod, ContainerSpec),
-    /// Write an object of the lab to the registry.
-    Publish {
-        /// The file.
-        file: String,
-        /// Its content.
-        content: Vec<u8>,
-    },
-    /// Remove an object of the lab from the registry.
-    Withdraw(String),
-    /// Write the first Service.
-    OfferService(Lab),
-    /// Start the agent, or start it again for other pods.
-    StartAgent,
-}
+use super::observed::{Link, Observed, View};
+use super::rule::rules;
+use super::settings::{self, BRIDGE_NF, IP_FORWARD, SEND_REDIRECTS};
+pub use super::step::Step;
+use super::way;
 
 /// What is wanted.
 #[derive(Debug, Clone)]
@@ -80,265 +26,379 @@ pub struct Wanted<'a> {
 
 /// The steps from `observed` (and what the ledger remembers) to `wanted`.
 pub fn plan(wanted: &Wanted, ledger: Option<&Ledger>, observed: &Observed) -> Vec<Step> {
-    let mut steps = host_steps(wanted.lab, observed);
-    let bridge = whole_bridge(wanted.lab, observed);
-    let (gone, kept) = sort_out(wanted, ledger, observed, bridge);
+    let planner = Planner::new(wanted, ledger, observed);
+    let mut steps = planner.machine_steps();
+    steps.extend(planner.host_steps());
+    let (gone, kept) = planner.sort_out();
     steps.extend(gone.into_iter().cloned().map(Step::RemovePod));
-    steps.extend(bridge_and_pods(wanted, observed, bridge, &kept));
-    steps.extend(container_steps(wanted, ledger, observed, &kept));
-    steps.extend(registry_steps(wanted, ledger, observed));
+    steps.extend(planner.network_steps(&kept));
+    steps.extend(planner.container_steps(&kept));
+    steps.extend(planner.registry_steps());
     let apps_change = steps.iter().any(|step| {
         matches!(
             step,
             Step::StartContainer(..) | Step::StopContainer(..) | Step::AddPod(..) | Step::RemovePod(_)
         )
     });
-    if apps_change || !observed.agent {
+    let host_changes = steps
+        .iter()
+        .any(|step| matches!(step, Step::AddHost(Host::Underlay, _)));
+    if apps_change || host_changes || !observed.agent {
         steps.push(Step::StartAgent);
     }
     steps
 }
 
-fn host_steps(lab: &Lab, observed: &Observed) -> Vec<Step> {
-    let mut steps = Vec::new();
-    let kernel = &observed.kernel;
-    let set = |key, value, from: &Option<String>| Step::Set {
-        key,
-        value,
-        from: from.clone(),
-    };
-    if kernel.ip_forward.as_deref() != Some("1") {
-        steps.push(set(IP_FORWARD, "1", &kernel.ip_forward));
-    }
-    if kernel.send_redirects.as_deref() == Some("1") {
-        steps.push(set(SEND_REDIRECTS, "0", &kernel.send_redirects));
-    }
-    match kernel.bridge_nf_call_iptables.as_deref() {
-        None => steps.push(Step::LoadBridgeNetfilter),
-        Some("1") => {}
-        Some(_) => steps.push(set(BRIDGE_NF, "1", &kernel.bridge_nf_call_iptables)),
-    }
-    if !kernel.netns_directory {
-        steps.push(Step::MakeNetnsDirectory);
-    }
-    let missing = rules(lab)
-        .into_iter()
-        .filter(|rule| !observed.rules.contains(rule));
-    steps.extend(missing.map(Step::AddRule));
-    steps
-}
+/// The pods by name: with a thousand of them, looking through a list each time would be the most
+/// of the work.
+type ByName<'a> = BTreeMap<&'a Label, &'a Pod>;
 
-/// The bridge, if it is there and ours.
-fn whole_bridge<'a>(lab: &Lab, observed: &'a Observed) -> Option<&'a Link> {
-    observed.link(&lab.bridge).filter(|link| link.is_bridge_of(lab))
-}
-
-/// Records to remove, and wanted pods that are there and whole.
-fn sort_out<'a>(
-    wanted: &Wanted<'a>,
+struct Planner<'a> {
+    lab: &'a Lab,
+    pods: &'a [Pod],
+    by_name: ByName<'a>,
     ledger: Option<&'a Ledger>,
-    observed: &Observed,
-    bridge: Option<&Link>,
-) -> (Vec<&'a PodRecord>, Vec<&'a Pod>) {
-    let (mut gone, mut kept) = (Vec::new(), Vec::new());
-    for record in ledger.iter().flat_map(|ledger| &ledger.pods) {
-        let pod = wanted
-            .pods
-            .iter()
-            .find(|pod| pod.spec.name == record.pod.spec.name);
-        match pod {
-            Some(pod) if pod.ip == record.pod.ip && is_whole(wanted.lab, record, observed, bridge) => {
-                kept.push(pod);
-            }
-            _ => gone.push(record),
+    records: BTreeMap<&'a Label, &'a PodRecord>,
+    observed: &'a Observed,
+    /// Namespaces of the lab that are there and are the ones it made.
+    whole: BTreeSet<Host>,
+    /// The view of a namespace that is to be made.
+    nothing: View,
+}
+
+impl<'a> Planner<'a> {
+    fn new(wanted: &Wanted<'a>, ledger: Option<&'a Ledger>, observed: &'a Observed) -> Self {
+        let records = ledger.iter().flat_map(|ledger| &ledger.pods);
+        let lab = wanted.lab;
+        Self {
+            lab,
+            pods: wanted.pods,
+            by_name: wanted.pods.iter().map(|pod| (&pod.spec.name, pod)).collect(),
+            ledger,
+            records: records.map(|record| (&record.pod.spec.name, record)).collect(),
+            observed,
+            whole: whole_hosts(lab, ledger, observed),
+            nothing: View::default(),
         }
     }
-    (gone, kept)
-}
 
-fn is_whole(lab: &Lab, record: &PodRecord, observed: &Observed, bridge: Option<&Link>) -> bool {
-    let namespace = observed.namespaces.get(&record.pod.namespace).copied();
-    let port = observed.link(&record.pod.interface);
-    record.namespace_inode.is_some()
-        && namespace == record.namespace_inode
-        && observed.held.contains(&record.pod.spec.name)
-        && !observed.cut_off.contains(&record.pod.spec.name)
-        && bridge.zip(port).is_some_and(|(bridge, port)| {
-            port.group == lab.group() && port.master == bridge.index && port.up && !port.hairpin_off
-        })
-}
-
-fn bridge_and_pods(wanted: &Wanted, observed: &Observed, bridge: Option<&Link>, kept: &[&Pod]) -> Vec<Step> {
-    let lab = wanted.lab;
-    let mut steps = Vec::new();
-    if bridge.is_none() {
-        steps.push(Step::AddBridge(lab.clone()));
+    fn view(&self, host: &Host) -> &View {
+        let seen = self
+            .observed
+            .views
+            .get(host)
+            .filter(|_| self.whole.contains(host));
+        seen.unwrap_or(&self.nothing)
     }
-    let new = wanted.pods.iter().filter(|pod| !is_among(kept, pod));
-    steps.extend(new.map(|pod| Step::AddPod(lab.clone(), pod.clone())));
-    let raised =
-        bridge.is_some_and(|link| link.up && observed.has_address(link.index, lab.bridge_address().addr()));
-    if !raised {
-        steps.push(Step::RaiseBridge(lab.clone()));
-    }
-    let routed = bridge.is_some_and(|link| {
-        let mut routes = observed.routes.iter();
-        routes.any(|route| route.index == link.index && route.destination == lab.service_cidr.trunc())
-    });
-    if !routed {
-        steps.push(Step::RouteServices(lab.clone()));
-    }
-    steps
-}
 
-fn is_among(pods: &[&Pod], pod: &Pod) -> bool {
-    pods.iter().any(|other| other.spec.name == pod.spec.name)
-}
+    /// What concerns the whole machine, and the settings of the namespace that is the only node.
+    fn machine_steps(&self) -> Vec<Step> {
+        let mut steps = Vec::new();
+        if let Some(node) = self.lab.caller_node() {
+            let settings = &self.view(&node.host()).settings;
+            let set = |key: &'static str, value| Step::Set {
+                key,
+                value,
+                from: settings.get(key).cloned(),
+            };
+            let now = |key: &str| settings.get(key).map(String::as_str);
+            if now(IP_FORWARD) != Some("1") {
+                steps.push(set(IP_FORWARD, "1"));
+            }
+            if now(SEND_REDIRECTS) == Some("1") {
+                steps.push(set(SEND_REDIRECTS, "0"));
+            }
+            if now(BRIDGE_NF).is_some_and(|now| now != "1") {
+                steps.push(set(BRIDGE_NF, "1"));
+            }
+        }
+        if !self.observed.bridge_netfilter {
+            steps.push(Step::LoadBridgeNetfilter);
+        }
+        if !self.observed.netns_directory {
+            steps.push(Step::MakeNetnsDirectory);
+        }
+        steps
+    }
 
-fn container_steps(
-    wanted: &Wanted,
-    ledger: Option<&Ledger>,
-    observed: &Observed,
-    kept: &[&Pod],
-) -> Vec<Step> {
-    let mut steps = Vec::new();
-    for pod in wanted.pods {
-        let name = &pod.spec.name;
-        let stays = is_among(kept, pod);
-        let runs = |container: &Label| stays && observed.running.contains(&(name.clone(), container.clone()));
-        let before = ledger.and_then(|ledger| ledger.pod(name));
-        let had = before.map_or_else(Vec::new, |record| record.pod.containers());
-        let wanted = pod.containers();
-        let (same, other): (Vec<_>, Vec<_>) = had.iter().partition(|had| wanted.contains(had));
-        let stopped = other.iter().filter(|had| runs(&had.name));
-        steps.extend(stopped.map(|had| Step::StopContainer(pod.clone(), had.name.clone())));
-        let missing = wanted
+    /// The namespaces that are not pods', their settings, their way to the underlay, and rules.
+    fn host_steps(&self) -> Vec<Step> {
+        let hosts = self.lab.hosts();
+        let mut steps: Vec<_> = self
+            .hosts_to_remove(&hosts)
+            .cloned()
+            .map(Step::RemoveHost)
+            .collect();
+        for (host, namespace) in &hosts {
+            if !self.whole.contains(host) {
+                steps.push(Step::AddHost(host.clone(), (*namespace).to_string()));
+            }
+            steps.extend(self.settings(host));
+        }
+        for (host, machine) in self.lab.machines() {
+            if !self.is_attached(&host, machine) {
+                steps.push(Step::Attach(host.clone(), machine.clone()));
+            }
+        }
+        for node in &self.lab.nodes {
+            let standing = &self.view(&node.host()).rules;
+            let missing = rules(self.lab, node)
+                .into_iter()
+                .filter(|rule| !standing.contains(rule));
+            steps.extend(missing.map(|rule| Step::AddRule(node.clone(), rule)));
+        }
+        steps
+    }
+
+    /// Those that nobody wants any more, and those that are not what the lab made.
+    fn hosts_to_remove(&self, hosts: &[(Host, &str)]) -> impl Iterator<Item = &'a HostRecord> {
+        let staying: BTreeSet<String> = hosts
             .iter()
-            .filter(|wanted| !(same.contains(wanted) && runs(&wanted.name)));
-        steps.extend(missing.map(|wanted| Step::StartContainer(pod.clone(), wanted.clone())));
+            .filter(|(host, _)| self.whole.contains(host))
+            .map(|(_, namespace)| (*namespace).to_string())
+            .collect();
+        let records = self.ledger.into_iter().flat_map(|ledger| &ledger.hosts);
+        records.filter(move |record| !staying.contains(&record.namespace))
     }
-    steps
-}
 
-fn registry_steps(wanted: &Wanted, ledger: Option<&Ledger>, observed: &Observed) -> Vec<Step> {
-    let lab = wanted.lab;
-    let pods = wanted
-        .pods
-        .iter()
-        .map(|pod| (object::pod_file(pod), object::pod(lab, pod, true)));
-    let files = std::iter::once((object::node_file(lab), object::node(lab))).chain(pods);
-    let mut steps: Vec<_> = files
-        .filter(|(file, content)| observed.published.get(file) != Some(content))
-        .map(|(file, content)| Step::Publish { file, content })
-        .collect();
-    let wanted_names = |record: &&PodRecord| {
-        wanted
-            .pods
-            .iter()
-            .all(|pod| pod.spec.name != record.pod.spec.name)
-    };
-    let gone = ledger.iter().flat_map(|ledger| &ledger.pods).filter(wanted_names);
-    steps.extend(gone.map(|record| Step::Withdraw(object::pod_file(&record.pod))));
-    if !observed.has_service && super::address::first_service(lab.service_cidr).is_some() {
-        steps.push(Step::OfferService(lab.clone()));
+    fn settings(&self, host: &Host) -> Option<Step> {
+        let now = &self.view(host).settings;
+        let fresh = !self.whole.contains(host);
+        let mut wanted = settings::wanted(self.lab, host);
+        wanted.retain(|(key, value)| match now.get(*key) {
+            Some(now) => now != value,
+            // A kernel that has no such setting will not get it by another `up`.
+            None => fresh || !settings::is_optional(key),
+        });
+        (!wanted.is_empty()).then(|| Step::Configure(host.clone(), wanted))
     }
-    steps
-}
 
-impl Step {
-    /// Whether it mends what was there: not what this host may lack for good, nor what people may
-    /// have removed on purpose.
-    pub fn is_repair(&self) -> bool {
-        !matches!(self, Self::LoadBridgeNetfilter | Self::OfferService(_))
+    /// Whether a machine has its address, and a port of the underlay's bridge leads to it.
+    fn is_attached(&self, host: &Host, machine: &Machine) -> bool {
+        let underlay = self.view(&Host::Underlay);
+        let own = self.view(host);
+        let port = underlay
+            .link(UNDERLAY_BRIDGE)
+            .zip(underlay.link(&machine.interface))
+            .is_some_and(|(bridge, port)| port.is_port_of(self.lab, bridge));
+        let second = machine.ip6.is_none_or(|ip| {
+            own.link(OWN_END)
+                .is_some_and(|link| own.has_address(link.index, ip))
+        });
+        port && own.has_on(OWN_END, machine.ip) && second
     }
-}
 
-impl fmt::Display for Step {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::LoadBridgeNetfilter => {
-                write!(f, "load the kernel module br_netfilter and set {BRIDGE_NF} to 1")
-            }
-            Self::Set { key, value, from } => match from {
-                Some(from) => write!(f, "set {key} from {from} to {value} until `down`"),
-                None => write!(f, "set {key} to {value}"),
-            },
-            Self::MakeNetnsDirectory => write!(f, "make /run/netns, where `ip netns` looks for names"),
-            Self::AddRule(rule) => write!(f, "add the rule: -t {} {}", rule.table, rule.listed()),
-            Self::RemovePod(record) => {
-                write!(f, "remove the pod {} ({})", record.pod.spec.name, record.pod.ip)
-            }
-            Self::AddBridge(lab) => {
-                write!(
-                    f,
-                    "add the bridge {} with the MAC {}",
-                    lab.bridge,
-                    mac_text(lab.bridge_mac())
-                )
-            }
-            Self::AddPod(lab, pod) => write!(
-                f,
-                "add the pod {}: namespace {}, {} on {} to eth0 with {}/{}, default route by {}",
-                pod.spec.name,
-                pod.namespace,
-                pod.interface,
-                lab.bridge,
-                pod.ip,
-                lab.pod_cidr.prefix_len(),
-                lab.bridge_address().addr()
-            ),
-            Self::RaiseBridge(lab) => write!(f, "bring {} up with {}", lab.bridge, lab.bridge_address()),
-            Self::RouteServices(lab) => write!(
-                f,
-                "route {} into {}, where a virtual IP without a rule ends",
-                lab.service_cidr, lab.bridge
-            ),
-            Self::StopContainer(pod, name) => write!(f, "end {}", what_of(pod, name)),
-            Self::StartContainer(pod, container) => {
-                let what = what_of(pod, &container.name);
-                if container.is_app() {
-                    write!(f, "start {what}: {}", ports(container))
-                } else {
-                    write!(f, "start {what}: {}", container.command.join(" "))
+    /// The bridge of a node, if it is there and ours.
+    fn bridge(&self, node: &Node) -> Option<&Link> {
+        self.view(&node.host())
+            .link(&node.bridge)
+            .filter(|link| link.is_bridge_of(self.lab))
+    }
+
+    /// Records to remove, and wanted pods that are there and whole.
+    fn sort_out(&self) -> (Vec<&'a PodRecord>, BTreeSet<&'a Label>) {
+        let (mut gone, mut kept) = (Vec::new(), BTreeSet::new());
+        let mut ports: BTreeMap<&Label, BTreeMap<&str, &Link>> = BTreeMap::new();
+        for node in &self.lab.nodes {
+            let links = self.view(&node.host()).links.iter();
+            ports.insert(
+                node.name(),
+                links.map(|link| (link.name.as_str(), link)).collect(),
+            );
+        }
+        for record in self.ledger.into_iter().flat_map(|ledger| &ledger.pods) {
+            let pod = self.by_name.get(&record.pod.spec.name).copied();
+            let same = |pod: &&Pod| {
+                let now = &record.pod;
+                (pod.ip, pod.ip6, &pod.node) == (now.ip, now.ip6, &now.node)
+            };
+            match pod.filter(same) {
+                Some(pod) if self.is_whole(record, &ports) => {
+                    kept.insert(&pod.spec.name);
                 }
+                _ => gone.push(record),
             }
-            Self::Publish { file, .. } => write!(f, "write {file} to the registry"),
-            Self::Withdraw(file) => write!(f, "remove {file} from the registry"),
-            Self::OfferService(lab) => {
-                let ip = super::address::first_service(lab.service_cidr);
-                let ip = ip.map_or_else(String::new, |ip| ip.to_string());
-                write!(
-                    f,
-                    "write the first Service to the registry: web, {ip}:80 to 8080 of app=web"
-                )
-            }
-            Self::StartAgent => write!(
-                f,
-                "start the agent, which marks a pod as not ready when its app ends"
-            ),
         }
+        (gone, kept)
+    }
+
+    fn is_whole(&self, record: &PodRecord, ports: &BTreeMap<&Label, BTreeMap<&str, &Link>>) -> bool {
+        let pod = &record.pod;
+        let namespace = self.observed.namespaces.get(&pod.namespace).copied();
+        let port = ports
+            .get(&pod.node)
+            .and_then(|ports| ports.get(pod.interface.as_str()));
+        let bridge = self.lab.node_of(pod).and_then(|node| self.bridge(node));
+        record.namespace_inode.is_some()
+            && namespace == record.namespace_inode
+            && self.observed.held.contains(&pod.spec.name)
+            && !self.observed.cut_off.contains(&pod.spec.name)
+            && bridge
+                .zip(port)
+                .is_some_and(|(bridge, port)| port.is_port_of(self.lab, bridge) && !port.hairpin_off)
+    }
+
+    /// Bridges, pods, and the ways between them; a bridge comes up after its pods are there.
+    fn network_steps(&self, kept: &BTreeSet<&Label>) -> Vec<Step> {
+        let mut steps = Vec::new();
+        for node in &self.lab.nodes {
+            if self.bridge(node).is_none() {
+                steps.push(Step::AddBridge(node.clone()));
+            }
+            if self.has_overlay() && !self.has_tunnel(node) {
+                steps.push(Step::AddTunnel(node.clone()));
+            }
+        }
+        for pod in self.pods.iter().filter(|pod| !kept.contains(&pod.spec.name)) {
+            let node = self.lab.node_of(pod);
+            steps.extend(node.map(|node| Step::AddPod(node.clone(), pod.clone())));
+        }
+        for node in &self.lab.nodes {
+            steps.extend(self.raising(node));
+        }
+        for (host, _) in self.lab.hosts() {
+            steps.extend(self.ways(&host));
+        }
+        steps
+    }
+
+    fn has_overlay(&self) -> bool {
+        self.lab
+            .underlay
+            .as_ref()
+            .is_some_and(|underlay| underlay.overlay.is_some())
+    }
+
+    fn has_tunnel(&self, node: &Node) -> bool {
+        let view = self.view(&node.host());
+        // It is bound to the link that leads to the underlay, and goes with it.
+        node.machine
+            .as_ref()
+            .is_some_and(|machine| self.is_attached(&node.host(), machine))
+            && view.has_on(VXLAN, way::tunnel_address(node))
+    }
+
+    fn raising(&self, node: &Node) -> Vec<Step> {
+        let view = self.view(&node.host());
+        let bridge = self.bridge(node);
+        let mut steps = Vec::new();
+        let addresses = [
+            Some(node.bridge_address().addr().into()),
+            node.bridge_address6().map(|net| net.addr().into()),
+        ];
+        let raised = bridge.is_some_and(|link| {
+            let mut wanted = addresses.into_iter().flatten();
+            link.up && wanted.all(|ip: std::net::IpAddr| view.has_address(link.index, ip))
+        });
+        if !raised {
+            steps.push(Step::RaiseBridge(node.clone()));
+        }
+        let ranges = self.lab.service_ranges();
+        let routed = bridge.is_some_and(|link| {
+            ranges.iter().all(|range| {
+                let mut routes = view.routes.iter();
+                routes.any(|route| route.index == link.index && route.destination == *range)
+            })
+        });
+        if !routed {
+            steps.push(Step::RouteServices(node.clone(), ranges));
+        }
+        steps
+    }
+
+    fn ways(&self, host: &Host) -> Vec<Step> {
+        let view = self.view(host);
+        let wanted = way::ways(self.lab, host);
+        let stale = way::stale(self.lab, &wanted, view);
+        let mut steps: Vec<_> = stale
+            .into_iter()
+            .map(|route| Step::RemoveWay(host.clone(), route.clone()))
+            .collect();
+        // What leads through a link that is made again goes with it.
+        let renewed = |way: &way::Way| match host {
+            Host::Node(name) if way.device == VXLAN => {
+                !self.lab.node(name).is_some_and(|node| self.has_tunnel(node))
+            }
+            _ => false,
+        };
+        let unattached = self
+            .lab
+            .machines()
+            .any(|(other, machine)| other == *host && !self.is_attached(host, machine));
+        let missing = wanted
+            .into_iter()
+            .filter(|way| unattached || renewed(way) || !view.routes.iter().any(|route| way.is(route, view)));
+        steps.extend(missing.map(|way| Step::AddWay(host.clone(), way)));
+        steps
+    }
+
+    fn container_steps(&self, kept: &BTreeSet<&Label>) -> Vec<Step> {
+        let mut steps = Vec::new();
+        for pod in self.pods {
+            let name = &pod.spec.name;
+            let running = &self.observed.running;
+            let stays = kept.contains(name);
+            let runs = |container: &Label| stays && running.contains(&(name.clone(), container.clone()));
+            let before = self.records.get(name);
+            let had = before.map_or_else(Vec::new, |record| record.pod.containers());
+            let wanted = pod.containers();
+            let (same, other): (Vec<_>, Vec<_>) = had.iter().partition(|had| wanted.contains(had));
+            let stopped = other.iter().filter(|had| runs(&had.name));
+            steps.extend(stopped.map(|had| Step::StopContainer(pod.clone(), had.name.clone())));
+            let missing = wanted
+                .iter()
+                .filter(|wanted| !(same.contains(wanted) && runs(&wanted.name)));
+            steps.extend(missing.map(|wanted| Step::StartContainer(pod.clone(), wanted.clone())));
+        }
+        steps
+    }
+
+    fn registry_steps(&self) -> Vec<Step> {
+        let (lab, observed) = (self.lab, self.observed);
+        let nodes = lab
+            .nodes
+            .iter()
+            .map(|node| (object::node_file(node), object::node(node)));
+        let pods = self
+            .pods
+            .iter()
+            .map(|pod| (object::pod_file(pod), object::pod(lab, pod, true)));
+        let mut steps: Vec<_> = nodes
+            .chain(pods)
+            .filter(|(file, content)| observed.published.get(file) != Some(content))
+            .map(|(file, content)| Step::Publish { file, content })
+            .collect();
+        let gone = self
+            .records
+            .values()
+            .filter(|record| !self.by_name.contains_key(&record.pod.spec.name));
+        steps.extend(gone.map(|record| Step::Withdraw(object::pod_file(&record.pod))));
+        let before = self.ledger.into_iter().flat_map(|ledger| &ledger.lab.nodes);
+        let gone = before.filter(|node| lab.node(node.name()).is_none());
+        steps.extend(gone.map(|node| Step::Withdraw(object::node_file(node))));
+        if !observed.has_service && super::address::first_service(lab.service_cidr).is_some() {
+            steps.push(Step::OfferService(lab.clone()));
+        }
+        steps
     }
 }
 
-fn what_of(pod: &Pod, container: &Label) -> String {
-    if container.as_str() == APP {
-        format!("the app of {}", pod.spec.name)
-    } else {
-        format!("the container {container} of {}", pod.spec.name)
-    }
-}
-
-fn ports(container: &ContainerSpec) -> String {
-    let ports = container.ports.iter();
-    let ports = ports.map(|port| {
-        format!(
-            "{} on {}/{}",
-            port.name.as_str(),
-            port.container_port.get(),
-            port.protocol.name()
-        )
+/// The namespaces that are there and are the ones that the lab made.
+fn whole_hosts(lab: &Lab, ledger: Option<&Ledger>, observed: &Observed) -> BTreeSet<Host> {
+    let caller = lab.caller_node().map(Node::host);
+    let recorded = |namespace: &str| ledger?.host(namespace)?.namespace_inode;
+    let made = lab.hosts().into_iter().filter(|(host, namespace)| {
+        let ours =
+            recorded(namespace).is_some_and(|inode| observed.namespaces.get(*namespace) == Some(&inode));
+        // The underlay is nothing but its bridge.
+        let joined = *host != Host::Underlay
+            || observed.views.get(host).is_some_and(|view| {
+                view.link(UNDERLAY_BRIDGE)
+                    .is_some_and(|bridge| bridge.up && bridge.group == lab.group())
+            });
+        ours && joined && observed.views.contains_key(host)
     });
-    ports.collect::<Vec<_>>().join(", ")
+    made.map(|(host, _)| host).chain(caller).collect()
 }
 
 #[cfg(test)]

@@ -1,10 +1,11 @@
 //! The files that a process in a pod sees in `/etc`.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::endpoints::{cluster_ips, namespace_of};
 use super::ledger::{Ledger, Pod};
-use super::name;
+use super::name::{self, Label};
+use super::node::Machine;
 use crate::dns::CLUSTER_DOMAIN;
 use crate::dns::store::Objects;
 
@@ -76,18 +77,40 @@ fn resolv_conf(servers: &[IpAddr], namespace: &str) -> String {
     if servers.is_empty() {
         return NO_SERVER.to_string();
     }
-    let mut text: String = servers.iter().map(|ip| format!("nameserver {ip}\n")).collect();
+    let mut text = String::new();
+    for ip in servers {
+        text.push_str(&format!("nameserver {ip}\n"));
+    }
     text.push_str(&format!(
         "search {namespace}.svc.{CLUSTER_DOMAIN} svc.{CLUSTER_DOMAIN} {CLUSTER_DOMAIN}\noptions ndots:5\n"
     ));
     text
 }
 
+/// The same of a node or of the host outside. Neither knows the pods' names, as on a real one.
+pub fn of_machine(ledger: &Ledger, name: &Label, machine: &Machine) -> [(&'static str, String); 3] {
+    let mut text = LOCALHOST.to_string();
+    text.push_str(&lines(machine.ip, machine.ip6, name.as_str()));
+    for (host, other) in ledger.lab.machines().filter(|(_, other)| *other != machine) {
+        text.push_str(&lines(other.ip, other.ip6, &host.to_string()));
+    }
+    [
+        ("hostname", format!("{name}\n")),
+        ("hosts", text),
+        ("resolv.conf", NO_SERVER.to_string()),
+    ]
+}
+
+const LOCALHOST: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n";
+
+fn lines(ip: Ipv4Addr, ip6: Option<Ipv6Addr>, name: &str) -> String {
+    let second = ip6.map_or_else(String::new, |ip| format!("{ip}\t{name}\n"));
+    format!("{ip}\t{name}\n{second}")
+}
+
 fn hosts(ledger: &Ledger, pod: &Pod, names: &Names, namespace: &str) -> String {
-    let mut text = format!(
-        "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n{}\t{}\n",
-        pod.ip, pod.spec.name
-    );
+    let own = lines(pod.ip, pod.ip6, pod.spec.name.as_str());
+    let mut text = format!("{LOCALHOST}{own}");
     // Whoever can ask need not look up here.
     let services = names.services.iter().filter(|_| names.servers.is_empty());
     for service in services {
@@ -100,7 +123,7 @@ fn hosts(ledger: &Ledger, pod: &Pod, names: &Names, namespace: &str) -> String {
         let other = &record.pod;
         // A Service of the same name is what a program means.
         if other.spec.name != pod.spec.name && !names.has(other.spec.name.as_str(), namespace) {
-            text.push_str(&format!("{}\t{}\n", other.ip, other.spec.name));
+            text.push_str(&lines(other.ip, other.ip6, other.spec.name.as_str()));
         }
     }
     text

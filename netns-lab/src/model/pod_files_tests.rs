@@ -2,6 +2,8 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::dns::store::Store;
+use crate::model::ledger::VERSION;
+use crate::model::samples;
 
 fn names(objects: &[Value]) -> Names {
     let mut store = Store::default();
@@ -19,12 +21,11 @@ fn service(name: &str, namespace: &str, ip: &str) -> Value {
 fn lab() -> Ledger {
     let pod = |number: u8| {
         json!({"pod": {"name": format!("web-{number}"), "labels": {"app": "web"},
-            "ip": format!("10.244.0.{}", number + 1), "namespace": "x", "interface": "x"}})
+            "node": "node-1", "ip": format!("10.244.0.{}", number + 1), "namespace": "x", "interface": "x"}})
     };
     serde_json::from_value(json!({
-        "version": 1, "nodeNamespace": 1, "iptables": "/bin/true", "pods": [pod(1), pod(2)],
-        "lab": {"name": "lab", "node": "node-1", "podCIDR": "10.244.0.0/24",
-            "serviceCIDR": "10.96.0.0/16", "bridge": "cni0"},
+        "version": VERSION, "nodeNamespace": 1, "iptables": "/bin/true", "pods": [pod(1), pod(2)],
+        "lab": samples::lab(),
     }))
     .unwrap()
 }
@@ -32,10 +33,16 @@ fn lab() -> Ledger {
 fn text(names: &Names) -> String {
     let ledger = lab();
     let files = all(&ledger, &ledger.pods[0].pod, names);
-    files
+    let parts: Vec<_> = files
         .iter()
-        .map(|(name, text)| format!("--- {name}\n{text}"))
-        .collect()
+        .map(|(name, text)| {
+            format!(
+                "--- {name}
+{text}"
+            )
+        })
+        .collect();
+    parts.concat()
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What `up` and `status` show: one data structure, as a table or as JSON.
 
-use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use labkit::table::Table;
 use labkit::text::{count, printable};
@@ -9,7 +9,10 @@ use serde::Serialize;
 
 use super::address;
 use super::ledger::{Lab, Pod};
-use super::name::DEFAULT_LAB;
+use super::name::{DEFAULT_LAB, Label};
+use super::node::Node;
+use super::quantity::{Cpu, Memory};
+use super::schedule::Use;
 
 /// A lab as it is now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -18,6 +21,14 @@ pub struct LabReport {
     pub lab: String,
     /// Its nodes.
     pub nodes: Vec<NodeReport>,
+    /// What all nodes have together, and what is used of it.
+    pub total: Resources,
+    /// The range of all pods, where each node has a part of it.
+    #[serde(rename = "clusterCIDR", skip_serializing_if = "Option::is_none")]
+    pub cluster_cidr: Option<String>,
+    /// The host outside of the cluster.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outside: Option<OutsideReport>,
     /// The range of virtual IPs.
     #[serde(rename = "serviceCIDR")]
     pub service_cidr: String,
@@ -41,8 +52,65 @@ pub struct NodeReport {
     /// The range of its pods.
     #[serde(rename = "podCIDR")]
     pub pod_cidr: String,
-    /// Its address on the bridge.
+    /// The same in IPv6.
+    #[serde(rename = "podCIDRv6", skip_serializing_if = "Option::is_none")]
+    pub pod_cidr6: Option<String>,
+    /// Its address: on the underlay, or on its bridge where it is the only node.
     pub ip: Ipv4Addr,
+    /// The same in IPv6.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ip6: Option<Ipv6Addr>,
+    /// Its name under `/run/netns`, if it is a namespace of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub netns: Option<String>,
+    /// The zone it is in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub zone: Option<String>,
+    /// Whether it is there, with nothing missing but perhaps pods.
+    pub ready: bool,
+    /// What it has, and what is used of it.
+    #[serde(flatten)]
+    pub resources: Resources,
+}
+
+/// What there is, and what is used of it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct Resources {
+    /// What pods ask for.
+    pub used: Amounts,
+    /// What there is.
+    pub capacity: Amounts,
+}
+
+/// Pods, CPU time and memory.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct Amounts {
+    /// How many pods.
+    pub pods: usize,
+    /// CPU time; none where nobody has said how much there is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<Cpu>,
+    /// Memory, likewise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Memory>,
+}
+
+/// The host outside of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct OutsideReport {
+    /// Its name under `/run/netns`.
+    pub netns: String,
+    /// Its address.
+    pub ip: Ipv4Addr,
+    /// The same in IPv6.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ip6: Option<Ipv6Addr>,
+    /// Addresses for Services of the type LoadBalancer.
+    #[serde(rename = "loadBalancerPool")]
+    pub load_balancer_pool: String,
+    /// The same in IPv6.
+    #[serde(rename = "loadBalancerPoolV6", skip_serializing_if = "Option::is_none")]
+    pub load_balancer_pool6: Option<String>,
 }
 
 /// A pod.
@@ -54,6 +122,9 @@ pub struct PodReport {
     pub node: String,
     /// Its address.
     pub ip: Ipv4Addr,
+    /// The same in IPv6.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ip6: Option<Ipv6Addr>,
     /// Its MAC.
     pub mac: String,
     /// The labels that Services select by.
@@ -68,67 +139,61 @@ pub struct PodReport {
     pub pid: Option<i32>,
 }
 
+/// What is known of a lab besides its ledger.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct State {
+    /// Where its registry is.
+    pub registry: String,
+    /// Why the lab is not as it was made.
+    pub problems: Vec<String>,
+    /// What `up` would do, in sentences.
+    pub repairs: Vec<String>,
+    /// Nodes of which something is missing.
+    pub broken: BTreeSet<Label>,
+}
+
 impl LabReport {
-    /// The report of a lab; `state` says of each pod whether it is ready, and its process.
-    pub fn new(
-        lab: &Lab,
-        registry: String,
-        pods: &[(Pod, bool, Option<i32>)],
-        problems: Vec<String>,
-        repairs: Vec<String>,
-    ) -> Self {
+    /// The report of a lab; `pods` says of each whether it is ready, and its process.
+    pub fn new(lab: &Lab, pods: &[(Pod, bool, Option<i32>)], state: State) -> Self {
+        let mut used: BTreeMap<&Label, Use> = BTreeMap::new();
+        for (pod, ..) in pods {
+            let sum = used.entry(&pod.node).or_default();
+            *sum = sum.plus(Use::of(&pod.spec));
+        }
+        let nodes: Vec<_> = lab
+            .nodes
+            .iter()
+            .map(|node| {
+                let used = used.get(node.name()).copied().unwrap_or_default();
+                node_report(node, used, !state.broken.contains(node.name()))
+            })
+            .collect();
         Self {
             lab: lab.name.to_string(),
-            nodes: vec![NodeReport {
-                name: lab.node.to_string(),
-                pod_cidr: lab.pod_cidr.to_string(),
-                ip: address::bridge_address(lab.pod_cidr),
-            }],
+            total: total(&nodes),
+            nodes,
+            cluster_cidr: lab.underlay.as_ref().map(|_| lab.pod_cidr.to_string()),
+            outside: outside(lab),
             service_cidr: lab.service_cidr.to_string(),
             bridge: lab.bridge.clone(),
-            registry,
+            registry: state.registry,
             pods: pods
                 .iter()
-                .map(|(pod, ready, pid)| pod_report(lab, pod, *ready, *pid))
+                .map(|(pod, ready, pid)| pod_report(pod, *ready, *pid))
                 .collect(),
-            problems,
-            repairs,
+            problems: state.problems,
+            repairs: state.repairs,
         }
     }
 
     /// The lab for people.
     pub fn table(&self) -> String {
-        let ready = self.pods.iter().filter(|pod| pod.ready).count();
-        let pod_cidr = self.nodes.first().map_or("", |node| node.pod_cidr.as_str());
-        let pods = count(self.pods.len(), "pod");
-        let mut text = format!(
-            "{}{}\n",
-            wrapped(&format!(
-                "lab {}: {pods}, {ready} ready, on the bridge {}",
-                self.lab, self.bridge
-            )),
-            wrapped(&format!(
-                "pods {pod_cidr}, Services {}, registry {}",
-                self.service_cidr, self.registry
-            )),
-        );
-        let mut table = Table::new(&["POD", "IP", "READY", "NETNS", "INTERFACE", "LABELS"]);
-        for pod in &self.pods {
-            let labels: Vec<_> = pod
-                .labels
-                .iter()
-                .map(|(key, value)| format!("{key}={value}"))
-                .collect();
-            table.row([
-                pod.name.as_str(),
-                &pod.ip.to_string(),
-                if pod.ready { "yes" } else { "no" },
-                &pod.netns,
-                &pod.interface,
-                &labels.join(","),
-            ]);
+        let mut text = self.head();
+        if self.outside.is_some() {
+            text.push_str(&self.node_table());
+            text.push('\n');
         }
-        text.push_str(&table.render());
+        text.push_str(&self.pod_table());
         let problems = self.problems.iter().map(|problem| format!("warning: {problem}"));
         let notes: Vec<_> = problems.chain(self.repair_note()).collect();
         if !notes.is_empty() {
@@ -136,6 +201,107 @@ impl LabReport {
             text.extend(notes.iter().map(|note| wrapped(note)));
         }
         text
+    }
+
+    fn head(&self) -> String {
+        let ready = self.pods.iter().filter(|pod| pod.ready).count();
+        let (lab, pods) = (&self.lab, count(self.pods.len(), "pod"));
+        let ranges = |pods: &str| {
+            wrapped(&format!(
+                "pods {pods}, Services {}, registry {}",
+                self.service_cidr, self.registry
+            ))
+        };
+        let Some(outside) = &self.outside else {
+            let pod_cidr = self.nodes.first().map_or("", |node| node.pod_cidr.as_str());
+            let first = format!("lab {lab}: {pods}, {ready} ready, on the bridge {}", self.bridge);
+            return format!("{}{}\n", wrapped(&first), ranges(pod_cidr));
+        };
+        let nodes = count(self.nodes.len(), "node");
+        let pool = &outside.load_balancer_pool;
+        format!(
+            "{}{}{}\n",
+            wrapped(&format!("lab {lab}: {nodes}, {pods}, {ready} ready")),
+            ranges(self.cluster_cidr.as_deref().unwrap_or("")),
+            wrapped(&format!("outside {}, load balancers {pool}", outside.ip)),
+        )
+    }
+
+    /// The nodes, and their sum below them. What nobody has said anything about has no column.
+    fn node_table(&self) -> String {
+        let (total, zones) = (&self.total, self.nodes.iter().any(|node| node.zone.is_some()));
+        let said = |amounts: &Amounts| (amounts.cpu.is_some(), amounts.memory.is_some());
+        let (cpu, memory) = said(&total.used);
+        let columns = [
+            ("NODE", true),
+            ("READY", true),
+            ("IP", true),
+            ("POD CIDR", true),
+            ("PODS", true),
+            ("CPU", cpu),
+            ("MEMORY", memory),
+            ("ZONE", zones),
+        ];
+        let shown = |row: [String; 8]| {
+            let cells = row.into_iter().zip(columns);
+            cells
+                .filter(|(_, (_, shown))| *shown)
+                .map(|(cell, _)| cell)
+                .collect::<Vec<_>>()
+        };
+        let titles: Vec<_> = columns
+            .iter()
+            .filter(|(_, shown)| *shown)
+            .map(|(title, _)| *title)
+            .collect();
+        let mut table = Table::new(&titles);
+        for node in &self.nodes {
+            let [pods, cpu, memory] = node.resources.cells();
+            table.row(shown([
+                node.name.clone(),
+                yes(node.ready).to_string(),
+                node.ip.to_string(),
+                node.pod_cidr.clone(),
+                pods,
+                cpu,
+                memory,
+                node.zone.clone().unwrap_or_default(),
+            ]));
+        }
+        let [pods, cpu, memory] = total.cells();
+        let none = String::new;
+        table.row(shown([
+            "total".into(),
+            none(),
+            none(),
+            none(),
+            pods,
+            cpu,
+            memory,
+            none(),
+        ]));
+        table.render()
+    }
+
+    /// The pods; of several nodes, the node is more worth than the names of its links.
+    fn pod_table(&self) -> String {
+        let several = self.outside.is_some();
+        let mut table = if several {
+            Table::new(&["POD", "NODE", "IP", "READY", "NETNS", "LABELS"])
+        } else {
+            Table::new(&["POD", "IP", "READY", "NETNS", "INTERFACE", "LABELS"])
+        };
+        for pod in &self.pods {
+            let labels = pod.labels.iter();
+            let labels: Vec<_> = labels.map(|(key, value)| format!("{key}={value}")).collect();
+            let (ip, ready, labels) = (pod.ip.to_string(), yes(pod.ready), labels.join(","));
+            if several {
+                table.row([pod.name.as_str(), &pod.node, &ip, ready, &pod.netns, &labels]);
+            } else {
+                table.row([pod.name.as_str(), &ip, ready, &pod.netns, &pod.interface, &labels]);
+            }
+        }
+        table.render()
     }
 
     /// The first few of the repairs, and how many more there are.
@@ -180,12 +346,98 @@ pub(crate) fn wrapped(text: &str) -> String {
     lines + "\n"
 }
 
-fn pod_report(lab: &Lab, pod: &Pod, ready: bool, pid: Option<i32>) -> PodReport {
+fn yes(is: bool) -> &'static str {
+    if is { "yes" } else { "no" }
+}
+
+impl Resources {
+    /// Pods, CPU time and memory, each as `used/there is`; `-` where nobody has said.
+    fn cells(&self) -> [String; 3] {
+        let (used, all) = (&self.used, &self.capacity);
+        let of = |used: Option<String>, all: Option<String>| match (used, all) {
+            (None, _) => String::new(),
+            (Some(used), all) => format!("{used}/{}", all.unwrap_or_else(|| "-".into())),
+        };
+        let text = |cpu: &Option<Cpu>| cpu.map(|cpu| cpu.to_string());
+        let memory = |memory: &Option<Memory>| memory.map(|memory| memory.to_string());
+        [
+            format!("{}/{}", used.pods, all.pods),
+            of(text(&used.cpu), text(&all.cpu)),
+            of(memory(&used.memory), memory(&all.memory)),
+        ]
+    }
+}
+
+fn node_report(node: &Node, used: Use, ready: bool) -> NodeReport {
+    let spec = &node.spec;
+    NodeReport {
+        name: node.name().to_string(),
+        pod_cidr: node.pod_cidr.to_string(),
+        pod_cidr6: node.pod_cidr6.map(|range| range.to_string()),
+        ip: node.ip(),
+        ip6: node.ip6(),
+        netns: node.machine.as_ref().map(|machine| machine.namespace.clone()),
+        zone: spec.zone.as_ref().map(|zone| zone.as_str().to_string()),
+        ready,
+        resources: Resources {
+            used: Amounts {
+                pods: used.pods,
+                cpu: Some(used.cpu).filter(|used| used.0 > 0 || spec.cpu.is_some()),
+                memory: Some(used.memory).filter(|used| used.0 > 0 || spec.memory.is_some()),
+            },
+            capacity: Amounts {
+                pods: node.max_pods(),
+                cpu: spec.cpu,
+                memory: spec.memory,
+            },
+        },
+    }
+}
+
+/// The sum of all nodes; of what one of them has without a limit, there is no sum.
+fn total(nodes: &[NodeReport]) -> Resources {
+    let all = || nodes.iter().map(|node| &node.resources);
+    let some_cpu = all().filter_map(|node| node.used.cpu).map(|cpu| cpu.0);
+    let some_memory = all().filter_map(|node| node.used.memory).map(|memory| memory.0);
+    Resources {
+        used: Amounts {
+            pods: all().map(|node| node.used.pods).sum(),
+            cpu: some_cpu.reduce(u64::saturating_add).map(Cpu),
+            memory: some_memory.reduce(u64::saturating_add).map(Memory),
+        },
+        capacity: Amounts {
+            pods: all().map(|node| node.capacity.pods).sum(),
+            cpu: all()
+                .map(|node| node.capacity.cpu)
+                .reduce(|sum, cpu| Some(Cpu(sum?.0.saturating_add(cpu?.0))))
+                .flatten(),
+            memory: all()
+                .map(|node| node.capacity.memory)
+                .reduce(|sum, memory| Some(Memory(sum?.0.saturating_add(memory?.0))))
+                .flatten(),
+        },
+    }
+}
+
+fn outside(lab: &Lab) -> Option<OutsideReport> {
+    let underlay = lab.underlay.as_ref()?;
+    let pool6 = underlay.load_balancer_pool6;
+    Some(OutsideReport {
+        netns: underlay.outside.namespace.clone(),
+        ip: underlay.outside.ip,
+        ip6: underlay.outside.ip6,
+        load_balancer_pool: underlay.load_balancer_pool.to_string(),
+        load_balancer_pool6: pool6.map(|pool| pool.to_string()),
+    })
+}
+
+fn pod_report(pod: &Pod, ready: bool, pid: Option<i32>) -> PodReport {
     let labels = pod.spec.labels.iter();
     PodReport {
         name: pod.spec.name.to_string(),
-        node: lab.node.to_string(),
+        node: pod.node.to_string(),
         ip: pod.ip,
+        ip6: pod.ip6,
         mac: address::mac_text(pod.mac()),
         labels: labels
             .map(|(key, value)| (key.as_str().into(), value.as_str().into()))
@@ -198,42 +450,5 @@ fn pod_report(lab: &Lab, pod: &Pod, ready: bool, pid: Option<i32>) -> PodReport 
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::ledger::lay_out;
-    use crate::model::name::Label;
-    use crate::model::topology::Topology;
-
-    fn report() -> LabReport {
-        let lab = Lab {
-            name: Label::default_lab(),
-            node: Label::default_node(&Label::default_lab()),
-            pod_cidr: "10.244.0.0/24".parse().unwrap(),
-            service_cidr: "10.96.0.0/16".parse().unwrap(),
-            bridge: "cni0".into(),
-        };
-        let pods = lay_out(&lab, &Topology::web_pods(2), None).unwrap();
-        let pods: Vec<_> = pods
-            .into_iter()
-            .zip([true, false])
-            .map(|(pod, ready)| (pod, ready, ready.then_some(42)))
-            .collect();
-        LabReport::new(
-            &lab,
-            "/run/netns-lab/lab/registry".into(),
-            &pods,
-            vec!["the agent does not run: `netns-lab up`".into()],
-            (1..6).map(|number| format!("add the pod web-{number}")).collect(),
-        )
-    }
-
-    #[test]
-    fn as_a_table() {
-        insta::assert_snapshot!(report().table());
-    }
-
-    #[test]
-    fn as_json() {
-        insta::assert_json_snapshot!(report());
-    }
-}
+#[path = "report_tests.rs"]
+mod tests;

@@ -382,24 +382,20 @@ impl Allocator<'_> {
     fn node_port(&mut self, field: &str, given: Option<i32>) -> Result<u16, Refusal> {
         let (first, last) = (*NODE_PORTS.start(), *NODE_PORTS.end());
         let range = format!("{first} to {last}");
-        let number = match given {
-            Some(given) => {
-                let inside = u16::try_from(given)
-                    .ok()
-                    .filter(|number| NODE_PORTS.contains(number));
-                let number = inside.ok_or_else(|| Refusal::new(field, given.to_string(), range.as_str()))?;
-                if let Some(owner) = self.in_use.node_ports.get(&number) {
-                    let expected = format!("another node port: {owner} has it");
-                    return Err(Refusal::new(field, given.to_string(), expected));
-                }
-                number
-            }
-            None => {
-                let mut behind = (first + CHOSEN_NODE_PORTS..=last).chain(NODE_PORTS);
-                let free = behind.find(|number| !self.in_use.node_ports.contains_key(number));
-                free.ok_or_else(|| Refusal::new(field, "all are taken", range))?
-            }
+        let Some(given) = given else {
+            let mut behind = (first + CHOSEN_NODE_PORTS..=last).chain(NODE_PORTS);
+            let free = behind.find(|number| !self.in_use.node_ports.contains_key(number));
+            let number = free.ok_or_else(|| Refusal::new(field, "all are taken", range))?;
+            self.in_use.node_ports.insert(number, "this Service".into());
+            return Ok(number);
         };
+        let inside = u16::try_from(given).ok();
+        let inside = inside.filter(|number| NODE_PORTS.contains(number));
+        let number = inside.ok_or_else(|| Refusal::new(field, given.to_string(), range))?;
+        if let Some(owner) = self.in_use.node_ports.get(&number) {
+            let expected = format!("another node port: {owner} has it");
+            return Err(Refusal::new(field, given.to_string(), expected));
+        }
         self.in_use.node_ports.insert(number, "this Service".into());
         Ok(number)
     }

@@ -20,13 +20,13 @@ fn now() -> Time {
     Time("2026-01-02T03:04:05Z".parse().unwrap())
 }
 
-fn service(spec: Value) -> Service {
+fn service(spec: &Value) -> Service {
     let object = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"}, "spec": spec});
     serde_json::from_value(object).unwrap()
 }
 
-fn settled(spec: Value, pools: &Pools, in_use: &InUse) -> Result<Value, String> {
-    settle(service(spec), None, pools, in_use, &now())
+fn settled(spec: impl std::borrow::Borrow<Value>, pools: &Pools, in_use: &InUse) -> Result<Value, String> {
+    settle(service(spec.borrow()), None, pools, in_use, &now())
         .map(|service| serde_json::to_value(service).unwrap())
         .map_err(|refusal| refusal.to_string())
 }
@@ -89,7 +89,7 @@ fn what_others_have_is_not_given_again() {
 #[test]
 fn a_change_keeps_what_was_allocated() {
     let spec = json!({"ports": [{"port": 80}], "type": "NodePort", "selector": {"app": "web"}});
-    let first = settle(service(spec), None, &pools(), &InUse::default(), &now()).unwrap();
+    let first = settle(service(&spec), None, &pools(), &InUse::default(), &now()).unwrap();
     let mut in_use = InUse::default();
     let next = json!({"spec": {"clusterIP": "10.96.1.2", "ports": [{"port": 1, "nodePort": 30_087}]},
         "apiVersion": "v1", "kind": "Service", "metadata": {"name": "b"}});
@@ -97,7 +97,7 @@ fn a_change_keeps_what_was_allocated() {
     let spec =
         json!({"ports": [{"port": 81, "name": "new"}, {"port": 80, "name": "old"}], "type": "NodePort"});
     let later = Time("2026-02-02T03:04:05Z".parse().unwrap());
-    let second = settle(service(spec), Some(&first), &pools(), &in_use, &later).unwrap();
+    let second = settle(service(&spec), Some(&first), &pools(), &in_use, &later).unwrap();
     assert_eq!(second.metadata.creation_timestamp, Some(now()));
     let spec = second.spec.unwrap();
     assert_eq!(spec.cluster_ip.as_deref(), Some("10.96.1.1"));
@@ -105,7 +105,7 @@ fn a_change_keeps_what_was_allocated() {
     assert_eq!(node_ports, [Some(30_088), Some(30_086)]);
     // To ClusterIP: the node ports go.
     let spec = json!({"ports": [{"port": 80}]});
-    let third = settle(service(spec), Some(&first), &pools(), &in_use, &later).unwrap();
+    let third = settle(service(&spec), Some(&first), &pools(), &in_use, &later).unwrap();
     assert_eq!(third.spec.unwrap().ports.unwrap()[0].node_port, None);
 }
 
@@ -199,7 +199,7 @@ fn what_the_api_server_refuses_is_refused_by_its_field() {
         let refusal = settled(spec.clone(), &pools(), &InUse::default()).unwrap_err();
         assert!(refusal.starts_with(field), "{spec}: {refusal}");
     }
-    let mut wrong = service(json!({"ports": port}));
+    let mut wrong = service(&json!({"ports": port}));
     wrong.metadata.name = Some("1web".into());
     assert!(settle(wrong, None, &pools(), &InUse::default(), &now()).is_err());
 }
@@ -217,7 +217,7 @@ proptest! {
             let (kind, policy) =
                 [("ClusterIP", ""), ("NodePort", "Cluster"), ("LoadBalancer", "Local")][kind];
             let spec = json!({"type": kind, "ports": [{"port": 80}], "externalTrafficPolicy": policy});
-            let mut own = service(spec);
+            let mut own = service(&spec);
             own.metadata.name = Some(format!("web-{index}"));
             let Ok(own) = settle(own, None, &pools, &in_use, &now()) else { break };
             prop_assert_eq!(&settle(own.clone(), Some(&own), &pools, &in_use, &now()).unwrap(), &own);

@@ -138,9 +138,15 @@ impl Comparison {
             ("all are in the host's", &self.host),
         ];
         let sentences = sentences.iter().filter(|(_, kinds)| !kinds.is_empty());
-        sentences
+        let lines: Vec<_> = sentences
             .map(|(who, kinds)| format!("{who}: {}\n", kinds.join(", ")))
-            .collect()
+            .collect();
+        let alone = self.places.first().is_some_and(|host| {
+            let mut containers = self.places.iter().skip(1);
+            containers.any(|place| place.sight.user == host.sight.user && place.sight.capabilities.is_empty())
+        });
+        let note = "the user is the host's: no other exists here, but it has no capability\n";
+        lines.concat() + if alone { note } else { "" }
     }
 }
 

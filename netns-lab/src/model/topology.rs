@@ -7,8 +7,10 @@ use serde::{Deserialize, Serialize};
 use super::address::MAX_PODS;
 use super::container::ContainerSpec;
 use super::name::Label;
+use super::quantity::{Cpu, Memory};
 use reading::{
-    InWords as _, Object, one_node_only, unique_containers, unique_labels, unique_pods, unique_ports,
+    InWords as _, Object, room_for_pods, unique_containers, unique_labels, unique_nodes, unique_pods,
+    unique_ports,
 };
 
 pub(super) use reading::unique_ports as read_ports;
@@ -16,20 +18,43 @@ pub(super) use reading::unique_ports as read_ports;
 #[path = "topology_reading.rs"]
 mod reading;
 
+/// The most nodes of a lab: as many as ranges of the usual size are in 10.244.0.0/16, and as the
+/// underlay's bridge takes.
+pub const MAX_NODES: usize = 100;
+/// The most pods of a lab.
+pub const MAX_PODS_OF_ALL: usize = 10_000;
+
 /// Nodes and the pods on them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Topology {
-    /// The nodes; this version takes one. Empty where nobody has named it.
+    /// The nodes. Empty where nobody has named any.
     #[serde(
         default,
         skip_serializing_if = "Vec::is_empty",
-        deserialize_with = "one_node_only"
+        deserialize_with = "unique_nodes"
     )]
     pub nodes: Vec<NodeSpec>,
+    /// Even a single node is a network namespace of its own; several always are.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub isolated: bool,
+    /// Everything has an IPv6 address, too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dual_stack: bool,
+    /// How pods of different nodes reach each other; none is by plain routes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overlay: Option<Overlay>,
     /// The pods, in the order in which addresses are given.
     #[serde(deserialize_with = "unique_pods")]
     pub pods: Vec<PodSpec>,
+}
+
+/// A network of its own between the nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Overlay {
+    /// Packets between pods travel in UDP packets between nodes.
+    Vxlan,
 }
 
 /// One node.
@@ -38,6 +63,43 @@ pub struct Topology {
 pub struct NodeSpec {
     /// Its name.
     pub name: Label,
+    /// Labels of its object, besides those that every node has.
+    #[serde(
+        default,
+        skip_serializing_if = "BTreeMap::is_empty",
+        deserialize_with = "unique_labels"
+    )]
+    pub labels: BTreeMap<LabelKey, LabelValue>,
+    /// The zone it is in (`topology.kubernetes.io/zone`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone: Option<LabelValue>,
+    /// How many pods it takes at most.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "room_for_pods"
+    )]
+    pub pods: Option<usize>,
+    /// How much CPU time its pods may ask for together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<Cpu>,
+    /// How much memory its pods may ask for together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Memory>,
+}
+
+impl NodeSpec {
+    /// A node of which only the name is said.
+    pub fn named(name: Label) -> Self {
+        Self {
+            name,
+            labels: BTreeMap::new(),
+            zone: None,
+            pods: None,
+            cpu: None,
+            memory: None,
+        }
+    }
 }
 
 /// One pod.
@@ -46,6 +108,15 @@ pub struct NodeSpec {
 pub struct PodSpec {
     /// Its name.
     pub name: Label,
+    /// The node that it must be on; the scheduler chooses one where none is said.
+    #[serde(rename = "nodeName", default, skip_serializing_if = "Option::is_none")]
+    pub node_name: Option<Label>,
+    /// The CPU time that it asks for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<Cpu>,
+    /// The memory that it asks for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Memory>,
     /// The labels that Services select by.
     #[serde(default, deserialize_with = "unique_labels")]
     pub labels: BTreeMap<LabelKey, LabelValue>,
@@ -138,6 +209,9 @@ impl Topology {
         let pods = (1..=number)
             .map(|number| PodSpec {
                 name: Label::web(number),
+                node_name: None,
+                cpu: None,
+                memory: None,
                 labels: web_labels(),
                 app: App::Serve,
                 ports: default_ports(),
@@ -146,22 +220,41 @@ impl Topology {
             .collect();
         Self {
             nodes: Vec::new(),
+            isolated: false,
+            dual_stack: false,
+            overlay: None,
             pods,
         }
+    }
+
+    /// What `3-pods` or `2-nodes-6-pods` means in a lab of this name; `None` when the text has
+    /// another form.
+    pub fn from_words(text: &str, lab: &Label) -> Option<Result<Self, String>> {
+        let Some((nodes, pods)) = text.split_once("-nodes-").or_else(|| text.split_once("-node-")) else {
+            return Self::number_of_pods(text).map(|number| number.map(Self::web_pods));
+        };
+        let (nodes, pods) = (number(nodes)?, Self::number_of_pods(pods)?);
+        let both = nodes.and_then(|nodes| Ok((check_nodes(nodes)?, pods?)));
+        Some(both.map(|(nodes, pods)| {
+            Self {
+                nodes: (1..=nodes)
+                    .map(|number| NodeSpec::named(Label::node(lab, number)))
+                    .collect(),
+                isolated: true,
+                ..Self::web_pods(pods)
+            }
+        }))
     }
 
     /// The number in `3-pods`; `None` when the text has another form.
     pub fn number_of_pods(text: &str) -> Option<Result<usize, String>> {
         let digits = text.strip_suffix("-pods").or_else(|| text.strip_suffix("-pod"))?;
-        if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
-            return None;
-        }
-        if digits.len() > 1 && digits.starts_with('0') {
-            let expected = "expected a number without leading zeros, such as 3-pods";
-            return Some(Err(expected.to_string()));
-        }
-        let number = digits.parse().unwrap_or(usize::MAX);
-        Some(check_number(number).map(|()| number))
+        Some(number(digits)?.and_then(|number| check_number(number).map(|()| number)))
+    }
+
+    /// Whether the nodes are network namespaces of their own.
+    pub fn has_own_nodes(&self) -> bool {
+        self.isolated || self.dual_stack || self.overlay.is_some() || self.nodes.len() > 1
     }
 
     /// Reads a topology file.
@@ -218,11 +311,33 @@ fn in_plain_words(message: &str) -> String {
     .fold(message.to_string(), |text, (from, to)| text.replacen(from, to, 1))
 }
 
+/// `12`; `None` when it is no number at all.
+fn number(digits: &str) -> Option<Result<usize, String>> {
+    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    if digits.len() > 1 && digits.starts_with('0') {
+        return Some(Err(
+            "expected a number without leading zeros, such as 3-pods".to_string()
+        ));
+    }
+    Some(Ok(digits.parse().unwrap_or(usize::MAX)))
+}
+
+/// What all nodes of a lab may have together; each node's bridge has a limit of its own.
 fn check_number(pods: usize) -> Result<(), String> {
     match pods {
         0 => Err("a lab has at least one pod".into()),
-        _ if pods > MAX_PODS => Err(format!("a bridge takes at most {MAX_PODS} pods")),
+        _ if pods > MAX_PODS_OF_ALL => Err(format!("a lab takes at most {MAX_PODS_OF_ALL} pods")),
         _ => Ok(()),
+    }
+}
+
+fn check_nodes(nodes: usize) -> Result<usize, String> {
+    match nodes {
+        0 => Err("a lab has at least one node".into()),
+        _ if nodes > MAX_NODES => Err(format!("a lab takes at most {MAX_NODES} nodes")),
+        _ => Ok(nodes),
     }
 }
 

@@ -8,24 +8,46 @@ use serde::{Deserialize, Deserializer};
 
 use super::super::container::ContainerSpec;
 use super::{
-    Answers, LabelKey, LabelValue, NodeSpec, PodSpec, Port, Protocol, Topology, check_number, default_ports,
+    Answers, LabelKey, LabelValue, MAX_PODS, NodeSpec, PodSpec, Port, Protocol, Topology, check_nodes,
+    check_number, default_ports,
 };
+use crate::model::name::OUTSIDE;
 
-pub(super) fn one_node_only<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<NodeSpec>, D::Error> {
-    collect(deserializer, "a list with one node", |nodes: &[NodeSpec], _| {
-        if nodes.is_empty() {
+pub(super) fn unique_nodes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<NodeSpec>, D::Error> {
+    let mut names = BTreeSet::new();
+    let nodes = collect(deserializer, "a list of nodes", |nodes: &[NodeSpec], node| {
+        check_nodes(nodes.len() + 1)?;
+        if node.name.as_str() == OUTSIDE {
+            return Err(format!(
+                "[{}].name: {OUTSIDE} is the host beside the nodes; expected another name",
+                nodes.len()
+            ));
+        }
+        if names.insert(node.name.clone()) {
             Ok(())
         } else {
-            Err("[1]: this version puts all pods on one node; expected a single node".to_string())
+            Err(format!(
+                "[{}].name: two nodes are named {}; expected another name",
+                nodes.len(),
+                node.name
+            ))
         }
-    })
-    .and_then(|nodes| {
-        if nodes.is_empty() {
-            Err(de::Error::custom("expected one node, got an empty list"))
-        } else {
-            Ok(nodes)
-        }
-    })
+    })?;
+    if nodes.is_empty() {
+        return Err(de::Error::custom("expected at least one node, got an empty list"));
+    }
+    Ok(nodes)
+}
+
+/// How many pods a node takes: at least one, at most what a bridge does.
+pub(super) fn room_for_pods<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<usize>, D::Error> {
+    let number = i64::deserialize(deserializer)?;
+    match usize::try_from(number) {
+        Ok(number @ 1..=MAX_PODS) => Ok(Some(number)),
+        _ => Err(de::Error::custom(format!(
+            "expected a number of pods from 1 to {MAX_PODS}, got {number}"
+        ))),
+    }
 }
 
 pub(super) fn unique_pods<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PodSpec>, D::Error> {

@@ -13,14 +13,35 @@ fn n_pods_is_a_number_and_a_word() {
     assert_eq!(Topology::number_of_pods("-pods"), None);
     assert!(Topology::number_of_pods("0-pods").unwrap().is_err());
     assert_eq!(
-        Topology::number_of_pods("1024-pods"),
-        Some(Err("a bridge takes at most 1023 pods".into()))
+        Topology::number_of_pods("10001-pods"),
+        Some(Err("a lab takes at most 10000 pods".into()))
     );
     assert!(
         Topology::number_of_pods("99999999999999999999999-pods")
             .unwrap()
             .is_err()
     );
+}
+
+#[test]
+fn n_nodes_m_pods_is_two_numbers_and_two_words() {
+    let lab = Label::default_lab();
+    let meant = |text| Topology::from_words(text, &lab);
+    let two = meant("2-nodes-6-pods").unwrap().unwrap();
+    assert_eq!((two.nodes.len(), two.pods.len(), two.isolated), (2, 6, true));
+    assert!(meant("1-node-1-pod").unwrap().unwrap().isolated);
+    assert!(!meant("3-pods").unwrap().unwrap().has_own_nodes());
+    for text in [
+        "0-nodes-1-pod",
+        "101-nodes-1-pod",
+        "2-nodes-0-pods",
+        "02-nodes-1-pod",
+    ] {
+        assert!(meant(text).unwrap().is_err(), "{text}");
+    }
+    for text in ["two-nodes-1-pod", "2-nodes-x-pods", "2-nodes-3", "-nodes-1-pods"] {
+        assert_eq!(meant(text), None, "{text}");
+    }
 }
 
 #[test]
@@ -40,11 +61,14 @@ fn a_short_file_is_enough() {
 #[test]
 fn errors_say_where_and_what_was_expected() {
     insta::assert_snapshot!(refused("{\n  \"pods\": [{\"name\": \"Web\"}]\n}"), @r#"2:26: pods[0].name: expected a DNS label (1 to 63 of a-z, 0-9 and "-", starting and ending with a letter or a digit), got "Web""#);
-    insta::assert_snapshot!(refused("{\"pods\": [{\"name\": \"a\", \"image\": 1}]}"), @"1:31: pods[0].image: unknown field `image`; expected one of `name`, `labels`, `app`, `ports`, `containers`");
+    insta::assert_snapshot!(refused("{\"pods\": [{\"name\": \"a\", \"image\": 1}]}"), @"1:31: pods[0].image: unknown field `image`; expected one of `name`, `nodeName`, `cpu`, `memory`, `labels`, `app`, `ports`, `containers`");
     insta::assert_snapshot!(refused("{\"pods\": [\n {\"name\": \"a\"},\n {\"name\": \"a\"}]}"), @"3:15: pods[1].name: two pods are named a; expected another name");
     insta::assert_snapshot!(refused("{\"pods\": []}"), @"1:12: pods: a lab has at least one pod");
     insta::assert_snapshot!(refused("{\"pods\": [{\"name\":\"a\",\"ports\":[{\"name\":\"x\",\"containerPort\":70000}]}]}"), @"1:65: pods[0].ports[0].containerPort: expected a port from 1 to 65535, got 70000");
-    insta::assert_snapshot!(refused("{\"nodes\":[{\"name\":\"a\"},{\"name\":\"b\"}],\"pods\": [{\"name\":\"a\"}]}"), @"1:36: nodes[1]: this version puts all pods on one node; expected a single node");
+    insta::assert_snapshot!(refused("{\"nodes\":[{\"name\":\"a\"},{\"name\":\"a\"}],\"pods\": [{\"name\":\"a\"}]}"), @"1:36: nodes[1].name: two nodes are named a; expected another name");
+    insta::assert_snapshot!(refused("{\"nodes\":[{\"name\":\"outside\"}],\"pods\": [{\"name\":\"a\"}]}"), @"1:29: nodes[0].name: outside is the host beside the nodes; expected another name");
+    insta::assert_snapshot!(refused("{\"nodes\":[{\"name\":\"a\",\"pods\":0}],\"pods\": [{\"name\":\"a\"}]}"), @"1:31: nodes[0].pods: expected a number of pods from 1 to 1023, got 0");
+    insta::assert_snapshot!(refused("{\"nodes\":[{\"name\":\"a\",\"cpu\":\"lots\"}],\"pods\": [{\"name\":\"a\"}]}"), @r#"1:34: nodes[0].cpu: expected CPUs such as "2", "0.5" or "500m", got "lots""#);
     insta::assert_snapshot!(refused("{\"pods\": [{\"name\":\"a\"}]"), @"1:23: the file ends in the middle; expected the rest of the JSON");
     insta::assert_snapshot!(refused("[]"), @r#"1:1: a list; expected an object such as {"pods": [{"name": "db"}]}"#);
     insta::assert_snapshot!(refused(""), @r#"1:1: the file is empty; expected an object such as {"pods": [{"name": "db"}]}"#);

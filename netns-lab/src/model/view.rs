@@ -16,6 +16,9 @@ use super::service_check;
 const NONE: &str = "<none>";
 const UNKNOWN: &str = "<unknown>";
 
+/// So many of a slice's addresses.
+const SHOWN: usize = 3;
+
 /// What of a table is asked for.
 #[derive(Debug, Clone, Copy)]
 pub struct Look<'a> {
@@ -286,7 +289,6 @@ fn slice_cells(slice: &EndpointSlice, now: &Time) -> Vec<String> {
         .iter()
         .flat_map(|endpoint| endpoint.addresses.clone())
         .collect();
-    const SHOWN: usize = 3;
     let mut shown = listed(addresses.iter().take(SHOWN).cloned());
     if addresses.len() > SHOWN {
         shown.push_str(&format!(" + {} more...", addresses.len() - SHOWN));

@@ -7,6 +7,7 @@ mod first;
 pub mod generate;
 mod options;
 mod path;
+mod peers;
 mod scratch;
 mod sync;
 mod table;

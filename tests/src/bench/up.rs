@@ -5,19 +5,27 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{asks_for_help, usage, verdict};
+use super::{asks_for_help, peers, usage, verdict};
 use crate::load::say;
 use crate::machine::{Machine, Running};
 use crate::run::{Ran, wait_for};
 use crate::stats::median;
 
 const USAGE: &str = "\
-Usage: scripts/bench up [--sizes 3,50,200,1000] [--runs N]
+Usage: scripts/bench up [--sizes LIST] [--runs N] [--peers-to N]
 
 Times `netns-lab up` and `netns-lab down` for labs of several sizes, each in a
 fresh network and mount namespace, beside the least that the kernel takes for
 the same links (the floor), made in the same run, turn by turn. Wall times in
 ms, medians; process start is included, the apps' start is a column of its own.
+Then the same number of hosts by others: a plain script of `ip` commands, and
+mininet where its package is installed (`mn --switch lxbr`, which also needs
+bridge-utils), which makes and removes them in one command.
+
+  --sizes LIST    pods, or nodes x pods: [default: 3,50,200,1000,2x6,10x1000]
+  --runs N        [default: 9], a third of it from 1,000 pods on
+  --peers-to N    others make at most so many hosts [default: 50]; 1,000 take
+                  a plain script a minute
 
 Exit codes: 0 all aims met, 1 one was missed, 2 wrong usage.";
 
@@ -30,8 +38,44 @@ const AGAIN_AIM: f64 = 20.0;
 
 #[derive(Debug)]
 struct Options {
-    sizes: Vec<usize>,
+    sizes: Vec<Size>,
     runs: usize,
+    peers_to: usize,
+}
+
+/// How large a lab is; without nodes the machine itself is the only one.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Size {
+    nodes: Option<usize>,
+    pods: usize,
+}
+
+impl Size {
+    fn read(text: &str) -> Option<Self> {
+        let (nodes, pods) = match text.split_once('x') {
+            Some((nodes, pods)) => (Some(nodes.parse().ok()?), pods),
+            None => (None, text),
+        };
+        let size = Self {
+            nodes,
+            pods: pods.parse().ok()?,
+        };
+        let most = 1023 * size.nodes.unwrap_or(1);
+        ((1..=most).contains(&size.pods) && size.nodes.is_none_or(|nodes| (1..=100).contains(&nodes)))
+            .then_some(size)
+    }
+
+    fn topology(self) -> String {
+        match self.nodes {
+            Some(nodes) => format!("{nodes}-nodes-{}-pods", self.pods),
+            None => format!("{}-pods", self.pods),
+        }
+    }
+
+    fn name(self) -> String {
+        let nodes = self.nodes.map_or_else(String::new, |nodes| format!("{nodes}x"));
+        format!("{nodes}{}", self.pods)
+    }
 }
 
 pub(super) fn run(words: &[&str]) -> ExitCode {
@@ -42,7 +86,7 @@ pub(super) fn run(words: &[&str]) -> ExitCode {
     let mut missed = Vec::new();
     for size in &options.sizes {
         // A thousand pods take seconds; fewer runs of them tell as much.
-        let runs = if *size >= RELATIVE_FROM {
+        let runs = if size.pods >= RELATIVE_FROM {
             options.runs.div_ceil(3)
         } else {
             options.runs
@@ -51,6 +95,7 @@ pub(super) fn run(words: &[&str]) -> ExitCode {
         say(&row.line());
         missed.extend(row.missed());
     }
+    peers(&options);
     let (text, code) = verdict(&missed);
     say(&format!("\n{text}"));
     code
@@ -58,32 +103,33 @@ pub(super) fn run(words: &[&str]) -> ExitCode {
 
 fn options(words: &[&str]) -> Option<Options> {
     let mut options = Options {
-        sizes: vec![3, 50, 200, 1000],
+        sizes: DEFAULT_SIZES.split(',').filter_map(Size::read).collect(),
         runs: 9,
+        peers_to: 50,
     };
     for pair in words.chunks(2) {
         match pair {
             ["--sizes", list] => {
-                options.sizes = list
-                    .split(',')
-                    .map(|size| size.parse().ok().filter(|size| (1..=1023).contains(size)))
-                    .collect::<Option<_>>()?;
+                options.sizes = list.split(',').map(Size::read).collect::<Option<_>>()?;
             }
             ["--runs", runs] => options.runs = runs.parse().ok().filter(|runs| (1..=1000).contains(runs))?,
+            ["--peers-to", most] => options.peers_to = most.parse().ok()?,
             _ => return None,
         }
     }
     Some(options)
 }
 
+const DEFAULT_SIZES: &str = "3,50,200,1000,2x6,10x1000";
+
 const HEAD: &str = "\
-              up                                        down
- pods  floor    lab  ratio   apps  again        floor    lab  ratio    runs";
+                up                                        down
+   size  floor    lab  ratio   apps  again        floor    lab  ratio    runs";
 
 /// Medians in ms.
 #[derive(Debug)]
 struct Row {
-    pods: usize,
+    size: Size,
     runs: usize,
     floor_up: f64,
     floor_down: f64,
@@ -95,15 +141,15 @@ struct Row {
 }
 
 impl Row {
-    fn measured(pods: usize, runs: usize) -> Self {
+    fn measured(size: Size, runs: usize) -> Self {
         let (mut floors, mut labs) = (Vec::new(), Vec::new());
         for _ in 0..runs {
-            floors.push(floor(pods));
-            labs.push(lab(pods));
+            floors.push(floor(size));
+            labs.push(lab(size));
         }
         let over = |pick: &dyn Fn(&Lab) -> f64| median(&labs.iter().map(pick).collect::<Vec<_>>());
         Self {
-            pods,
+            size,
             runs,
             floor_up: median(&floors.iter().map(|(up, _)| *up).collect::<Vec<_>>()),
             floor_down: median(&floors.iter().map(|(_, down)| *down).collect::<Vec<_>>()),
@@ -117,8 +163,8 @@ impl Row {
     fn line(&self) -> String {
         let (up_ratio, down_ratio) = (self.up / self.floor_up, self.down / self.floor_down);
         format!(
-            "{:>5} {:>6.1} {:>6.1} {:>6.2} {:>6.1} {:>6.1}       {:>6.1} {:>6.1} {:>6.2} {:>7}",
-            self.pods,
+            "{:>7} {:>6.1} {:>6.1} {:>6.2} {:>6.1} {:>6.1}       {:>6.1} {:>6.1} {:>6.2} {:>7}",
+            self.size.name(),
             self.floor_up,
             self.up,
             up_ratio,
@@ -132,27 +178,29 @@ impl Row {
     }
 
     fn missed(&self) -> Vec<String> {
-        let pods = self.pods;
+        let (pods, name) = (self.size.pods, self.size.name());
         let mut missed = Vec::new();
         let mut expect = |what: String, found: f64, aim: f64, unit: &str| {
             if found > aim {
                 missed.push(format!(
-                    "{what} with {pods} pods: {found:.1}{unit}, aim {aim}{unit}"
+                    "{what} with {name} pods: {found:.1}{unit}, aim {aim}{unit}"
                 ));
             }
         };
-        for (_, aim) in UP_AIMS.iter().filter(|(size, _)| *size == pods) {
+        for (_, aim) in UP_AIMS
+            .iter()
+            .filter(|(size, _)| self.size.nodes.is_none() && *size == pods)
+        {
             expect("up".into(), self.up, *aim, " ms");
         }
         if pods >= RELATIVE_FROM {
             expect("up".into(), self.up / self.floor_up, RATIO_AIM, " x the floor");
         }
-        expect(
-            "down".into(),
-            self.down / self.floor_down,
-            RATIO_AIM,
-            " x the floor",
-        );
+        // The floor's namespaces are taken apart after its last call, nodes and all: no time to compare with.
+        if self.size.nodes.is_none() {
+            let ratio = self.down / self.floor_down;
+            expect("down".into(), ratio, RATIO_AIM, " x the floor");
+        }
         if pods <= 50 {
             expect("up with nothing to do".into(), self.again, AGAIN_AIM, " ms");
         }
@@ -161,11 +209,11 @@ impl Row {
 }
 
 /// The floor's times for `up` and `down`.
-fn floor(pods: usize) -> (f64, f64) {
+fn floor(size: Size) -> (f64, f64) {
     let machine = Machine::start();
-    let mut floor = machine
-        .command(["lab-helper", "floor", &pods.to_string()])
-        .start();
+    let words = ["lab-helper".to_string(), "floor".into(), size.pods.to_string()];
+    let nodes = size.nodes.map(|nodes| nodes.to_string());
+    let mut floor = machine.command(words.into_iter().chain(nodes)).start();
     let number = |floor: &Running, word: &str| {
         wait_for(word, Duration::from_secs(120), || {
             floor
@@ -179,6 +227,28 @@ fn floor(pods: usize) -> (f64, f64) {
     (up, number(&floor, "down "))
 }
 
+/// A line for each size that the others are asked for: up and down of a script, both of mininet at once.
+fn peers(options: &Options) {
+    let sizes: Vec<usize> = options
+        .sizes
+        .iter()
+        .filter(|size| size.nodes.is_none() && size.pods <= options.peers_to)
+        .map(|size| size.pods)
+        .collect();
+    if sizes.is_empty() {
+        return;
+    }
+    say("\nothers, up and down:\n   size  script up    down   mininet");
+    for hosts in sizes {
+        let script = peers::script(hosts);
+        let mininet = peers::mininet(hosts).map_or_else(|why| why, |ms| format!("{ms:.1}"));
+        say(&format!(
+            "{hosts:>7} {:>10.1} {:>7.1} {mininet:>9}",
+            script.up, script.down
+        ));
+    }
+}
+
 #[derive(Debug)]
 struct Lab {
     up: f64,
@@ -188,9 +258,9 @@ struct Lab {
 }
 
 /// The lab's times; `up` is the whole of it.
-fn lab(pods: usize) -> Lab {
+fn lab(size: Size) -> Lab {
     let machine = Machine::start();
-    let topology = format!("{pods}-pods");
+    let topology = size.topology();
     let timed = |words: &[&str]| {
         let argv = ["lab-helper", "time", "netns-lab"]
             .into_iter()
@@ -212,7 +282,8 @@ fn lab(pods: usize) -> Lab {
     }
 }
 
-fn took(ran: &Ran) -> f64 {
+/// The milliseconds that `lab-helper time` tells.
+pub(super) fn took(ran: &Ran) -> f64 {
     let number = ran
         .stdout
         .lines()

@@ -23,7 +23,7 @@ lab-helper load|hold http|tcp|udp ADDRESS:PORT COUNT [CONCURRENCY [TIMEOUT-MS]]
 lab-helper talk ADDRESS:PORT SOURCE-PORT
 lab-helper steady http|tcp|udp ADDRESS:PORT...
 lab-helper whoami ADDRESS:PORT
-lab-helper floor PODS
+lab-helper floor PODS [NODES]
 lab-helper time COMMAND...
 lab-helper cost SECONDS INPUT OUTPUT COMMAND...
 lab-helper changes < PLAN
@@ -60,9 +60,10 @@ fn main() -> ExitCode {
             Err(_) => return usage(),
         },
         ["whoami", address] => whoami(address),
-        ["floor", pods] => match pods.parse() {
-            Ok(pods) => measure_floor(pods),
-            Err(_) => return usage(),
+        ["floor", pods, nodes @ ..] => match (pods.parse(), nodes.first().map(|nodes| nodes.parse())) {
+            (Ok(pods), None) => measure_floor(pods, None),
+            (Ok(pods), Some(Ok(nodes))) => measure_floor(pods, Some(nodes)),
+            _ => return usage(),
         },
         ["time", program, rest @ ..] => return time(program, rest),
         ["cost" | "changes" | "accept" | "connects", ..] => return measured(&words),
@@ -143,11 +144,11 @@ fn whoami(address: &str) {
 }
 
 /// Makes the floor, and takes it away when stdin ends; the times of both, in ms.
-fn measure_floor(pods: usize) {
+fn measure_floor(pods: usize, nodes: Option<usize>) {
     let milliseconds = |took: Duration| took.as_secs_f64() * 1e3;
-    say(&format!("up {:.2}", milliseconds(floor::up(pods))));
+    say(&format!("up {:.2}", milliseconds(floor::up(pods, nodes))));
     let _ = io::copy(&mut io::stdin(), &mut io::sink());
-    say(&format!("down {:.2}", milliseconds(floor::down(pods))));
+    say(&format!("down {:.2}", milliseconds(floor::down(pods, nodes))));
 }
 
 /// The measures of `scripts/bench sync`, as JSON on stdout.

@@ -18,19 +18,26 @@ const KILL_AT: &str = "NETNS_LAB_KILL_AT";
 /// Steps that a kernel with br_netfilter built in, or loaded before, never comes to. The tests in the
 /// virtual machine do.
 const MODULE_STEPS: [&str; 2] = ["up:module", "down:module"];
+/// Steps of labs whose nodes are namespaces of their own; the tests of those come to them.
+pub(crate) const HOST: &str = ":host-";
 /// 128 + SIGKILL.
 const KILLED: i32 = 137;
 
-/// The steps that the sources name, so that none is forgotten here.
-fn steps(command: &str) -> BTreeSet<String> {
+/// All steps of a command that the sources name.
+pub(crate) fn named(command: &str) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for package in ["netns-lab/src", "miniproxy/src"] {
         collect(&repository().join(package), &mut found);
     }
-    let steps: BTreeSet<String> = found
+    found.retain(|step| step.starts_with(&format!("{command}:")));
+    found
+}
+
+/// The steps that the sources name, so that none is forgotten here.
+fn steps(command: &str) -> BTreeSet<String> {
+    let steps: BTreeSet<String> = named(command)
         .into_iter()
-        .filter(|step| step.starts_with(&format!("{command}:")))
-        .filter(|step| !MODULE_STEPS.contains(&step.as_str()))
+        .filter(|step| !MODULE_STEPS.contains(&step.as_str()) && !step.contains(HOST))
         .collect();
     assert!(
         steps.len() >= 2,
@@ -76,7 +83,7 @@ fn machine(flavour: Flavour) -> Machine {
 
 /// Whether the command reached the step, and so died there.
 #[track_caller]
-fn dies_at(machine: &Machine, argv: &[&str], step: &str) -> bool {
+pub(crate) fn dies_at(machine: &Machine, argv: &[&str], step: &str) -> bool {
     let ran = machine.command(argv).env(KILL_AT, step).run();
     assert!([0, KILLED].contains(&ran.code()), "{step}: {ran}");
     ran.code() == KILLED

@@ -18,6 +18,7 @@ mod harness;
 mod kill;
 mod names;
 mod no_trace;
+mod nodes;
 mod nowhere;
 mod random;
 mod refusals;

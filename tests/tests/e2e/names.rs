@@ -7,7 +7,7 @@ use lab_tests::registry::{REGISTRY, publish, service, slice};
 use lab_tests::run::{Ran, wait_for};
 use serde_json::{Value, json};
 
-use crate::support::lab_with_rules;
+use crate::support::{cleanup_and_down, lab_with_rules};
 
 /// Where the server of these tests listens.
 const SERVER: &str = "10.244.0.3";
@@ -46,6 +46,12 @@ fn at(words: &[&str]) -> String {
     } else {
         format!("@{SERVER}")
     }
+}
+
+/// Runs a command in a pod as people do, with the pod's own `/etc/hosts` and `/etc/resolv.conf`.
+#[track_caller]
+fn inside<'a>(machine: &Machine, pod: &'a str, argv: impl IntoIterator<Item = &'a str>) -> Ran {
+    machine.lab(["exec", pod, "--"].into_iter().chain(argv))
 }
 
 /// What `dig` prints of an answer.
@@ -165,7 +171,7 @@ fn dig_sees_flags_ttl_and_truncation() {
     dig(&machine, &["web.default.svc.cluster.local"])
         .says("status: NOERROR")
         .says("flags: qr aa rd;")
-        .says("web.default.svc.cluster.local. 5\tIN\tA\t10.96.0.80")
+        .says("web.default.svc.cluster.local. 5 IN\tA\t10.96.0.80")
         .says("EDNS: version: 0");
     dig(&machine, &["nobody.default.svc.cluster.local"])
         .says("status: NXDOMAIN")
@@ -272,37 +278,36 @@ fn the_server_behind_its_service_is_what_pods_ask() {
     publish(&machine, "kube-dns", &dns);
     publish(&machine, "kube-dns-1", &udp);
     machine.proxy(["sync"]).ok();
-    machine
-        .in_pod("web-1", ["cat", "/etc/resolv.conf"])
+    inside(&machine, "web-1", ["cat", "/etc/resolv.conf"])
         .ok()
         .says("nameserver 10.96.0.10\nsearch default.svc.cluster.local svc.cluster.local cluster.local\noptions ndots:5\n");
-    machine
-        .in_pod("web-1", ["grep", "-c", "10.96.0.80", "/etc/hosts"])
-        .exits(1);
+    inside(&machine, "web-1", ["grep", "-c", "10.96.0.80", "/etc/hosts"]).exits(1);
     for name in [
         "web",
         "web.default",
         "web.default.svc",
         "web.default.svc.cluster.local",
     ] {
-        machine
-            .in_pod(
-                "web-1",
-                ["curl", "-sS", "--max-time", "5", &format!("http://{name}")],
-            )
-            .ok()
-            .says("sees you as");
+        inside(
+            &machine,
+            "web-1",
+            ["curl", "-sS", "--max-time", "5", &format!("http://{name}")],
+        )
+        .ok()
+        .says("sees you as");
     }
     for words in [&["+short"][..], &["+short", "+tcp"]] {
         let fixed = ["dig", "+search", "web"];
-        machine
-            .in_pod("web-3", fixed.iter().chain(words).copied())
+        inside(&machine, "web-3", fixed.iter().chain(words).copied())
             .ok()
             .says("10.96.0.80");
     }
-    machine
-        .in_pod("web-1", ["curl", "-sS", "--max-time", "5", "http://nobody"])
-        .exits(6);
+    inside(
+        &machine,
+        "web-1",
+        ["curl", "-sS", "--max-time", "5", "http://nobody"],
+    )
+    .exits(6);
 }
 
 /// Names of elsewhere do not exist, unless somebody is named who knows them.
@@ -352,8 +357,7 @@ fn services_have_names_in_every_pod_of_every_lab() {
     let machine = lab_with_rules("2-pods");
     let curl = |name: &str| {
         let url = format!("http://{name}");
-        machine
-            .in_pod("web-1", ["curl", "-sS", "--max-time", "5", &url])
+        inside(&machine, "web-1", ["curl", "-sS", "--max-time", "5", &url])
             .ok()
             .says("sees you as");
     };
@@ -383,7 +387,7 @@ fn services_have_names_in_every_pod_of_every_lab() {
         .lab(["delete", "service", "shop"])
         .ok()
         .says("service \"shop\" deleted");
-    machine.in_pod("web-1", ["getent", "hosts", "shop"]).exits(2);
+    inside(&machine, "web-1", ["getent", "hosts", "shop"]).exits(2);
 }
 
 #[test]
@@ -524,10 +528,13 @@ fn apply_takes_what_kubectl_takes() {
         .proxy(["sync"])
         .ok()
         .says("default/front 10.96.1.1:80/TCP -> 2 endpoints (new)");
-    machine
-        .in_pod("web-1", ["curl", "-sS", "--max-time", "5", "http://front"])
-        .ok()
-        .says("front-");
+    inside(
+        &machine,
+        "web-1",
+        ["curl", "-sS", "--max-time", "5", "http://front"],
+    )
+    .ok()
+    .says("front-");
     apply(FRONT)
         .ok()
         .says("deployment.apps/front unchanged\nservice/front unchanged\n");
@@ -560,7 +567,7 @@ fn apply_takes_what_kubectl_takes() {
     apply(&wrong)
         .exits(2)
         .complains("stdin:3: Deployment \"front\": spec.template.spec.containers[0].imge: unknown field")
-        .complains("stdin:18: Service \"front\": spec.ports[0].port: 70000; expected 1 to 65535")
+        .complains("stdin:17: Service \"front\": spec.ports[0].port: 70000; expected 1 to 65535")
         .complains("nothing was changed");
     apply("kind: ConfigMap\napiVersion: v1\n")
         .exits(2)
@@ -580,7 +587,7 @@ fn apply_takes_what_kubectl_takes() {
         .lab(["delete", "svc", "nobody"])
         .exits(1)
         .complains("not found");
-    machine.lab(["down"]).ok();
+    cleanup_and_down(&machine);
     machine.run(["test", "-e", "/run/netns-lab"]).exits(1);
 }
 

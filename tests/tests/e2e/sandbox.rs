@@ -23,6 +23,10 @@ for i in 1 2 3 4 5 6 7 8 9 10; do curl -sS --max-time 5 10.96.0.80; done
 lab-helper load http 10.96.0.80:80 300
 netns-lab exec web-1 -- curl -sS --max-time 5 10.96.0.80
 netns-lab exec web-1 -- hostname
+netns-lab run web-1 --name side -- sleep 1000
+netns-lab exec web-1 -c side -- grep -q 'CapEff:.0000000000000000' /proc/self/status
+netns-lab exec web-1 -c side -- curl -sS --max-time 5 127.0.0.1:8080
+! netns-lab exec web-1 -c side -- ip link set eth0 down 2>/dev/null
 miniproxy cleanup
 netns-lab down
 ! ip link show cni0 2>/dev/null

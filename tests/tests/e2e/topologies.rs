@@ -121,8 +121,8 @@ fn errors_in_a_topology_name_line_column_and_field() {
             ["containerPort", "port"],
         ),
         (
-            "{ \"nodes\": [ { \"name\": \"n1\" }, { \"name\": \"n2\" } ], \"pods\": [ { \"name\": \"a\" } ] }",
-            ["node", "one"],
+            "{ \"nodes\": [ { \"name\": \"n1\" }, { \"name\": \"n1\" } ], \"pods\": [ { \"name\": \"a\" } ] }",
+            ["nodes[1].name", "another name"],
         ),
         ("{ \"pods\": [", ["bad.json:1:", "expected"]),
         ("", ["bad.json:1:1:", "empty"]),

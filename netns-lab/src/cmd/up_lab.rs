@@ -1,0 +1,199 @@
+//! What lab an `up` means: its nodes and ranges, from the flags and the topology, else as it was made,
+//! else what is free.
+
+use labkit::Failure;
+
+use crate::cli::UpArgs;
+use crate::engine::down::other_labs;
+use crate::model::address::{self, room};
+use crate::model::layout::{self, LayoutError};
+use crate::model::ledger::{Lab, Ledger};
+use crate::model::name::{self, Label};
+use crate::model::topology::{NodeSpec, Topology};
+
+/// The topology that is wanted: what the flags say goes for it, too.
+pub(super) fn with_flags(args: &UpArgs, given: Option<Topology>, before: Option<&Ledger>) -> Topology {
+    let mut topology = given
+        .or_else(|| before.map(Ledger::topology))
+        .unwrap_or_else(|| Topology::web_pods(3));
+    topology.isolated |= args.isolated;
+    topology.dual_stack |= args.dual_stack;
+    topology.overlay = args.overlay.or(topology.overlay);
+    topology
+}
+
+/// The lab.
+pub(super) fn lab(args: &UpArgs, topology: &Topology, before: Option<&Ledger>) -> Result<Lab, Failure> {
+    match before {
+        Some(ledger) => {
+            refuse_changes(args, topology, ledger)?;
+            changed(topology, &ledger.lab)
+        }
+        None if topology.has_own_nodes() => of_own_nodes(args, topology),
+        None => on_this_node(args, topology),
+    }
+}
+
+/// A lab that is up, with the nodes that are wanted now.
+fn changed(topology: &Topology, before: &Lab) -> Result<Lab, Failure> {
+    let mut lab = before.clone();
+    if topology.nodes.is_empty() {
+        return Ok(lab);
+    }
+    if lab.underlay.is_some() {
+        let first = lab.nodes.first().map(|node| node.pod_cidr.prefix_len());
+        let prefix = first.unwrap_or_else(|| layout::node_prefix(topology));
+        lab.nodes = layout::nodes(&lab, &topology.nodes, prefix).map_err(|error| refused(&error))?;
+    } else {
+        for (node, spec) in lab.nodes.iter_mut().zip(&topology.nodes) {
+            node.spec = spec.clone();
+        }
+    }
+    Ok(lab)
+}
+
+/// A new lab whose nodes have namespaces of their own. Nobody else sees its ranges.
+fn of_own_nodes(args: &UpArgs, topology: &Topology) -> Result<Lab, Failure> {
+    let dual_stack = topology.dual_stack;
+    let mut lab = Lab {
+        name: args.name.clone(),
+        nodes: Vec::new(),
+        pod_cidr: args.pod_cidr.unwrap_or(address::CLUSTER),
+        pod_cidr6: dual_stack.then_some(layout::PODS6),
+        service_cidr: match args.service_cidr {
+            Some(cidr) => cidr,
+            None => address::default_service_cidr(&[]).ok_or_else(|| none_free(SERVICE_CIDR))?,
+        },
+        service_cidr6: dual_stack.then_some(layout::SERVICES6),
+        bridge: args.bridge.clone().unwrap_or_else(|| "cni0".to_string()),
+        underlay: Some(layout::underlay(&args.name, dual_stack, topology.overlay)),
+    };
+    let default = [NodeSpec::named(Label::default_node(&args.name))];
+    let specs = if topology.nodes.is_empty() {
+        &default[..]
+    } else {
+        &topology.nodes
+    };
+    let prefix = layout::node_prefix(topology).max(layout::shortest_prefix(lab.pod_cidr, specs.len()));
+    lab.nodes = layout::nodes(&lab, specs, prefix).map_err(|error| refused(&error))?;
+    Ok(lab)
+}
+
+const POD_CIDR: &str = "--pod-cidr 10.50.0.0/24";
+const SERVICE_CIDR: &str = "--service-cidr 10.51.0.0/16";
+
+fn none_free(flag: &str) -> Failure {
+    Failure::failed("other labs have all the default ranges").hint(format!("choose one: {flag}"))
+}
+
+/// A new lab whose node is the namespace that `up` was called in.
+fn on_this_node(args: &UpArgs, topology: &Topology) -> Result<Lab, Failure> {
+    let others = other_labs(&args.name)?;
+    let taken: Vec<_> = others
+        .iter()
+        .filter(|other| other.node_namespace.is_some())
+        .flat_map(|other| [other.lab.pod_cidr, other.lab.service_cidr])
+        .collect();
+    let pod_cidr = args
+        .pod_cidr
+        .or_else(|| address::default_pod_cidr(topology.pods.len(), &taken))
+        .ok_or_else(|| none_free(POD_CIDR))?;
+    let service_cidr = args
+        .service_cidr
+        .or_else(|| address::default_service_cidr(&taken))
+        .ok_or_else(|| none_free(SERVICE_CIDR))?;
+    let bridge = args.bridge.clone().unwrap_or_else(|| name::bridge(&args.name));
+    let spec = topology.nodes.first().cloned();
+    let spec = spec.unwrap_or_else(|| NodeSpec::named(Label::default_node(&args.name)));
+    let lab = Lab {
+        name: args.name.clone(),
+        nodes: vec![layout::only_node(spec, pod_cidr, &bridge)],
+        pod_cidr,
+        pod_cidr6: None,
+        service_cidr,
+        service_cidr6: None,
+        bridge,
+        underlay: None,
+    };
+    let overlapping = taken.iter().find_map(|other| {
+        let flags = [(lab.pod_cidr, "--pod-cidr"), (lab.service_cidr, "--service-cidr")];
+        flags
+            .into_iter()
+            .find(|(range, _)| address::overlap(*range, *other))
+            .map(|(range, flag)| (range, flag, other))
+    });
+    match overlapping {
+        Some((range, flag, other)) => Err(Failure::failed(format!(
+            "{range} overlaps {other} of another lab"
+        ))
+        .hint(format!("choose another range: {flag}"))),
+        None => Ok(lab),
+    }
+}
+
+/// A lab's ranges, its bridges, and what its nodes are stay as they are while it is up.
+fn refuse_changes(args: &UpArgs, topology: &Topology, ledger: &Ledger) -> Result<(), Failure> {
+    let lab = &ledger.lab;
+    let own = lab.underlay.as_ref();
+    let only = lab.caller_node();
+    let renamed = |node: &NodeSpec| only.is_some_and(|only| *only.name() != node.name);
+    let overlay = |wanted| own.is_none_or(|underlay| underlay.overlay != Some(wanted));
+    let changed = [
+        args.pod_cidr
+            .is_some_and(|cidr| cidr != lab.pod_cidr)
+            .then(|| format!("pods in {}", lab.pod_cidr)),
+        args.service_cidr
+            .is_some_and(|cidr| cidr != lab.service_cidr)
+            .then(|| format!("Services in {}", lab.service_cidr)),
+        args.bridge
+            .as_ref()
+            .is_some_and(|bridge| *bridge != lab.bridge)
+            .then(|| format!("the bridge {}", lab.bridge)),
+        (own.is_none() && (topology.isolated || topology.nodes.len() > 1))
+            .then(|| "this network namespace as its only node".to_string()),
+        topology
+            .nodes
+            .first()
+            .filter(|node| renamed(node))
+            .and(only)
+            .map(|only| format!("the node {}", only.name())),
+        (topology.dual_stack && lab.pod_cidr6.is_none()).then(|| "IPv4 alone".to_string()),
+        topology
+            .overlay
+            .filter(|wanted| overlay(*wanted))
+            .map(|_| "plain routes between its nodes".to_string()),
+    ];
+    match changed.into_iter().flatten().next() {
+        None => Ok(()),
+        Some(has) => Err(Failure::failed(format!(
+            "the lab {} is up with {has}, which cannot change",
+            lab.name
+        ))
+        .hint(format!("take it down first: netns-lab down {}", lab.name))),
+    }
+}
+
+/// A topology that does not fit, and what helps.
+pub(super) fn refused(error: &LayoutError) -> Failure {
+    let failure = Failure::usage(error.to_string());
+    match error {
+        LayoutError::Address(address::AddressError::Full { wanted, .. }) => failure.hint(format!(
+            "give the lab a larger range when it is made: --pod-cidr {}",
+            wider(*wanted)
+        )),
+        LayoutError::TooManyNodes { .. } => {
+            failure.hint("give the lab a larger range when it is made: --pod-cidr 10.0.0.0/12")
+        }
+        LayoutError::Unschedulable(_) => {
+            failure.hint("ask for less, add a node, or say that a node has more; nothing was changed")
+        }
+    }
+}
+
+fn wider(pods: usize) -> String {
+    let prefix = (16..=24).rev().find(|prefix| {
+        let text = format!("10.244.0.0/{prefix}");
+        text.parse().is_ok_and(|cidr| room(cidr) >= pods)
+    });
+    format!("10.244.0.0/{}", prefix.unwrap_or(16))
+}
