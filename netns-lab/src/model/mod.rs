@@ -13,6 +13,7 @@ pub mod kind;
 pub mod layout;
 pub mod ledger;
 pub mod name;
+pub mod name_server;
 pub mod node;
 pub mod object;
 pub mod observed;
