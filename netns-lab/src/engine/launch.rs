@@ -101,13 +101,14 @@ pub fn containers(
     let failed = |error: nix::Error| Failure::failed(format!("cannot make a pipe: {error}"));
     let (hears, tells) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(failed)?;
     let view = View::new(&lab.name)?;
+    let home = home()?;
     let own_pids = File::open("/proc/self/ns/pid")
         .map_err(|error| Failure::failed(format!("cannot open this pid namespace: {error}")))?;
     let launcher = Launcher {
         lab,
         view: view.path(),
         own_pids,
-        home: home()?,
+        home: format!("/proc/{}/fd/{}", std::process::id(), home.as_raw_fd()),
         tells,
         started,
     };
@@ -122,8 +123,8 @@ pub fn containers(
     )?;
     drop(launcher);
     let told = await_words(lab, pods, hears);
-    // It must live until the last container has looked at it.
-    drop(view);
+    // They must live until the last container has looked at them.
+    drop((view, home));
     told
 }
 
@@ -132,7 +133,7 @@ struct Launcher<'a> {
     lab: &'a Lab,
     view: String,
     own_pids: File,
-    home: File,
+    home: String,
     tells: OwnedFd,
     started: &'a Mutex<Vec<Started>>,
 }
@@ -227,11 +228,6 @@ impl Launcher<'_> {
         Ok(identify(child.map_err(failed)?.id()))
     }
 
-    /// A path by which the name server can open the network namespace that it asks others from.
-    fn home(&self) -> String {
-        format!("/proc/{}/fd/{}", std::process::id(), self.home.as_raw_fd())
-    }
-
     fn first_process(&self, pod: &Pod, container: &ContainerSpec) -> Command {
         let verb = match (pod.system, container.is_app()) {
             (true, _) => "name-server",
@@ -253,7 +249,7 @@ impl Launcher<'_> {
             }
         }
         if pod.system {
-            command.arg("--see-registry").args(["--from", &self.home()]);
+            command.arg("--see-registry").args(["--from", &self.home]);
         }
         if let Some(user) = container.user {
             command.args(["--user", &user.to_string()]);

@@ -312,7 +312,7 @@ impl Up<'_> {
                 Step::Withdraw(file) if file == name_server::SERVICE_FILE => store::withdraw(lab, file)?,
                 _ => continue,
             }
-            fault::point("up:name-service");
+            fault::point("up:host-name-service");
             told = true;
         }
         if told {
