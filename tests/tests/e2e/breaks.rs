@@ -10,7 +10,7 @@ use lab_tests::stats::{REJECT_BELOW, chi_squared_survival};
 use lab_tests::witness::Witness;
 use serde_json::json;
 
-use crate::support::{From, WEB, assert_answers, cleanup_and_down, lab_with_rules, run_from, up_and_sync};
+use crate::support::{From, WEB, assert_answers, lab_with_rules, run_from, up_and_sync};
 
 /// How long a call waits for an answer.
 const WAIT: Duration = Duration::from_millis(700);
@@ -397,7 +397,9 @@ fn a_surprise_is_not_told_until_it_is_asked_for() {
         assert_eq!(told["broken"][0]["more"], json!(more), "{told:#}");
         assert_eq!(told["broken"][0]["name"], json!(null));
     };
-    [2, 1, 0, 0].map(hints);
+    for left in [2, 1, 0, 0] {
+        hints(left);
+    }
     let revealed = machine.lab(["fix", "--reveal", "-o", "json"]).ok().json();
     let name = revealed["broken"][0]["name"]
         .as_str()
