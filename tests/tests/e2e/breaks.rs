@@ -406,7 +406,9 @@ fn a_surprise_is_not_told_until_it_is_asked_for() {
         assert_eq!(told["broken"][0]["more"], json!(more), "{told:#}");
         assert_eq!(told["broken"][0]["name"], json!(null));
     };
-    [2, 1, 0, 0].map(hints);
+    for left in [2, 1, 0, 0] {
+        hints(left);
+    }
     let revealed = machine.lab(["fix", "--reveal", "-o", "json"]).ok().json();
     let name = revealed["broken"][0]["name"]
         .as_str()
