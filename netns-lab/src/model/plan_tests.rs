@@ -216,17 +216,24 @@ fn damage_node(world: &mut World, what: usize, which: usize) {
             if host == Host::Underlay {
                 // All pairs of links end with one of their ends.
                 let machines: Vec<_> = world.lab.machines().map(|(host, _)| host).collect();
-                machines.iter().for_each(|host| world.unplug(host));
+                for machine in &machines {
+                    world.unplug(machine);
+                }
             }
         }
         1 => world.unplug(&host),
         2 => world.on(&host).routes.clear(),
         3 => world.on(&host).rules.clear(),
         4 => {
-            let settings = &mut world.on(&host).settings;
-            settings.values_mut().for_each(|value| *value = "7".into());
+            for value in world.on(&host).settings.values_mut() {
+                *value = "7".into();
+            }
         }
-        5 => world.on(&host).links.iter_mut().for_each(|link| link.up = false),
+        5 => {
+            for link in &mut world.on(&host).links {
+                link.up = false;
+            }
+        }
         other => damage(world, other % 5, which),
     }
 }
