@@ -10,7 +10,7 @@ use lab_tests::stats::{REJECT_BELOW, chi_squared_survival};
 use lab_tests::witness::Witness;
 use serde_json::json;
 
-use crate::support::{From, WEB, assert_answers, cleanup_and_down, lab_with_rules, run_from, up_and_sync};
+use crate::support::{From, WEB, assert_answers, lab_with_rules, load, run_from, up_and_sync};
 
 /// How long a call waits for an answer.
 const WAIT: Duration = Duration::from_millis(700);
@@ -121,8 +121,17 @@ fn break_and_fix_in(machine: &Machine, name: &str, look: impl FnOnce(&Machine)) 
     assert_same(machine, &before, &format!("after break {name} and fix"));
     assert_eq!(self::registry(machine), registry, "{name}");
     for from in [From::Node, From::Pod("web-1")] {
-        assert_answers(machine, from, WEB);
+        assert_cured(machine, from);
     }
+}
+
+/// Asserts that all calls are answered. What the kernel remembers of lost ones, a MAC that nobody
+/// told or a flow that nobody translated, may cost a few more at first.
+#[track_caller]
+fn assert_cured(machine: &Machine, from: From<'_>) {
+    eventually("all calls are answered again", || {
+        load(machine, from, "http", WEB, 10).answered() == 10
+    });
 }
 
 /// All files of the registry with what they hold.
@@ -379,7 +388,7 @@ fn what_is_mended_by_hand_is_told_so() {
         machine.sh(cure).ok();
         checks(&machine, 0).says(&format!("mended: {name}"));
         checks(&machine, 0).complains("nothing is broken");
-        assert_answers(&machine, From::Pod("web-1"), WEB);
+        assert_cured(&machine, From::Pod("web-1"));
     }
 }
 
@@ -397,7 +406,9 @@ fn a_surprise_is_not_told_until_it_is_asked_for() {
         assert_eq!(told["broken"][0]["more"], json!(more), "{told:#}");
         assert_eq!(told["broken"][0]["name"], json!(null));
     };
-    [2, 1, 0, 0].map(hints);
+    for left in [2, 1, 0, 0] {
+        hints(left);
+    }
     let revealed = machine.lab(["fix", "--reveal", "-o", "json"]).ok().json();
     let name = revealed["broken"][0]["name"]
         .as_str()
