@@ -155,6 +155,7 @@ impl Up<'_> {
                 record.namespace_inode = Some(*inode);
                 record.holder = None;
                 record.containers.clear();
+                record.unready = false;
             }
         }
         self.progress.phase("pods");
@@ -367,6 +368,7 @@ impl Up<'_> {
                 in_order(&mut record.containers, &pod.containers());
                 Some(PodRecord {
                     pod: pod.clone(),
+                    leaving: None,
                     ..record
                 })
             })
