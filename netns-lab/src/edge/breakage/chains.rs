@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use labkit::nftables::{NfFamily, NfTable, NfTables};
 use labkit::{Failure, tool};
 
 use crate::model::breakage::hunk::{self, Edits};
@@ -47,4 +48,36 @@ pub fn write(program: &Path, table: &str, chain: &str, edits: &Edits) -> Result<
     input.push_str("COMMIT\n");
     let words = ["--noflush", "-w", "10"];
     tool::run_ok(&sibling(program, "-restore"), &words, Some(input.as_bytes())).map(|_| ())
+}
+
+/// A table of IPv4 by its name, as nf_tables has it.
+fn nf_table(name: &str) -> NfTable {
+    NfTable {
+        family: NfFamily::Ip,
+        name: name.into(),
+    }
+}
+
+/// Whether iptables-nft has made a table here.
+pub fn nf_table_exists(name: &str) -> bool {
+    let tables = NfTables::open().and_then(|mut kernel| kernel.tables());
+    tables.is_ok_and(|tables| tables.contains(&nf_table(name)))
+}
+
+/// Removes a table that iptables-nft made, if nobody has a rule in it.
+///
+/// # Errors
+/// What the kernel said.
+pub fn remove_nf_table(name: &str) -> Result<(), Failure> {
+    let remove = || -> std::io::Result<bool> {
+        let mut kernel = NfTables::open()?;
+        let table = nf_table(name);
+        let mut chains = kernel.chains()?;
+        chains.retain(|chain| chain.table == table);
+        kernel.delete_empty(&chains, &[table])
+    };
+    let removed = remove()
+        .map_err(|error| Failure::failed(format!("cannot remove the empty table {name}: {error}")))?;
+    tracing::debug!(removed, name, "the table that was made for a rule");
+    Ok(())
 }

@@ -48,6 +48,7 @@ pub fn make(lab: &Label, change: &Change) -> Result<(), Failure> {
             table,
             chain,
             hunk,
+            ..
         } => chains::write(program, table, chain, &hunk.edits()),
         What::Hairpin { links } => links.iter().try_for_each(|name| links::set_hairpin(name, false)),
         What::Link { name } => links::set_up(name, false),
@@ -79,10 +80,16 @@ pub fn undo(lab: &Label, change: &Change) -> Result<(), Failure> {
             table,
             chain,
             hunk,
-        } => match chains::read(program, table, chain)? {
-            Some(now) => chains::write(program, table, chain, &hunk.way_back(&now)),
-            None => Ok(()),
-        },
+            new_table,
+        } => {
+            if let Some(now) = chains::read(program, table, chain)? {
+                chains::write(program, table, chain, &hunk.way_back(&now))?;
+            }
+            if *new_table {
+                chains::remove_nf_table(table)?;
+            }
+            Ok(())
+        }
         What::Hairpin { links } => links
             .iter()
             .filter(|name| links::exists(name))

@@ -41,6 +41,7 @@ fn is_right(ground: &Ground, name: Name, change: &Change) -> Result<bool, Failur
             table,
             chain,
             hunk,
+            ..
         } => chain_is_right(ground, name, (program, table, chain), hunk),
         What::Hairpin { links } => {
             let now = Node::open()?.links()?;

@@ -42,7 +42,16 @@ pub(super) fn prepare(ground: &Ground, name: Name) -> Result<Plan, Failure> {
         Name::ForwardDrop => everywhere(ground, "on each node", |_| drop_first(ground, &ground.iptables)),
         Name::OtherIptablesDrop => {
             let other = other_iptables(&ground.iptables)?;
-            everywhere(ground, "on each node", |_| drop_first(ground, &other))
+            everywhere(ground, "on each node", |_| {
+                let is_new = is_new_table(&other, "filter")?;
+                let mut whats = drop_first(ground, &other)?;
+                for what in &mut whats {
+                    if let What::Chain { new_table, .. } = what {
+                        *new_table = is_new;
+                    }
+                }
+                Ok(whats)
+            })
         }
         Name::WrongProbabilities => probabilities(ground),
         Name::NoReject => no_reject(ground),
@@ -124,6 +133,7 @@ fn chain_change(program: &Path, table: &str, chain: &str, before: &[String], aft
         table: table.into(),
         chain: chain.into(),
         hunk: Hunk::between(before, after),
+        new_table: false,
     }
 }
 
@@ -157,6 +167,12 @@ fn drop_first(ground: &Ground, program: &Path) -> Result<Vec<What>, Failure> {
     let dropping = drop_rule(&ground.lab, ground.pods);
     let after: Vec<String> = std::iter::once(dropping).chain(before.iter().cloned()).collect();
     Ok(vec![chain_change(program, "filter", "FORWARD", &before, &after)])
+}
+
+/// Whether iptables has yet to make a table here. One of iptables-legacy cannot be removed again.
+fn is_new_table(program: &Path, table: &str) -> Result<bool, Failure> {
+    let flavour = Xtables::detect(Some(program))?.flavour;
+    Ok(flavour == Flavour::Nft && !chains::nf_table_exists(table))
 }
 
 /// The rule that loses all that goes to pods.

@@ -75,6 +75,9 @@ pub enum What {
         chain: String,
         /// What of it.
         hunk: Hunk,
+        /// The table is made for it, and goes with it.
+        #[serde(default)]
+        new_table: bool,
     },
     /// Bridge ports that sent back by the port a frame came in, and do not now.
     Hairpin {
@@ -182,6 +185,7 @@ mod tests {
                 table: "nat".into(),
                 chain: "KUBE-POSTROUTING".into(),
                 hunk: Hunk::between(&["a".into()], &[]),
+                new_table: false,
             },
         ];
         let record = Record {
