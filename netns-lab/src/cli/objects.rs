@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use labkit::shell::OutputFormat;
 
+use super::life::EndArgs;
 use crate::dns::CLUSTER_DOMAIN;
 use crate::dns::upstream::PORT;
 use crate::model::kind::Kind;
@@ -167,6 +168,9 @@ pub struct DeleteArgs {
     /// The objects' namespace [default: the lab's own]
     #[arg(short, long, value_name = "NAMESPACE")]
     pub namespace: Option<Label>,
+    /// How pods end
+    #[command(flatten)]
+    pub end: EndArgs,
     /// The lab [default: `lab` if it is up, else the only one]
     #[arg(long, value_name = "LAB")]
     pub lab: Option<Label>,
