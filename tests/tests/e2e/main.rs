@@ -16,6 +16,7 @@ mod faults;
 mod hairpin;
 mod harness;
 mod kill;
+mod life;
 mod names;
 mod no_trace;
 mod nodes;
