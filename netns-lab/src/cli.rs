@@ -189,9 +189,19 @@ Instead of \"app\" and \"ports\" a pod may have \"containers\": [{\"name\": \"ap
 \"ports\": [...]}, {\"name\": \"side\", \"command\": [\"sleep\", \"60\"]}], each with
 \"rootfs\", \"cpu\", \"memory\", \"capabilities\" and \"user\" as `netns-lab run` has.
 
+Several nodes, each a network namespace of its own (so is a single one with
+\"isolated\": true):
+  {\"nodes\": [{\"name\": \"a\", \"zone\": \"east\", \"pods\": 20, \"cpu\": \"4\",
+              \"memory\": \"8Gi\"}, {\"name\": \"b\"}],
+   \"dualStack\": true, \"overlay\": \"vxlan\",
+   \"pods\": [{\"name\": \"db\", \"nodeName\": \"a\", \"cpu\": \"500m\"}, {\"name\": \"web\"}]}
+Pods that name no node go to the least loaded one. `exec outside` is on a host
+beside the nodes, from which 203.0.113.0/24 leads to them.
+
 What is touched: a bridge and veth links, names in /run/netns, three iptables
 rules marked \"netns-lab LAB\", net.ipv4.ip_forward, bridge-nf-call-iptables,
-files in /run/netns-lab. `netns-lab down` undoes all of it.";
+files in /run/netns-lab. `netns-lab down` undoes all of it. Nodes of their own
+leave this network namespace as it is.";
 
 /// `down`.
 #[derive(Debug, Args)]
@@ -252,11 +262,12 @@ exit code 1.
 
 Examples:
   netns-lab arp 10.244.0.3
-  netns-lab arp 10.96.0.80 --from web-1")]
+  netns-lab arp 10.96.0.80 --from web-1
+  netns-lab arp 172.18.0.2 --from outside")]
 pub struct ArpArgs {
     /// The address
     pub address: Ipv4Addr,
-    /// Ask from this pod instead of from the node
+    /// Ask from this pod or node, or from `outside` [default: the first node]
     #[arg(long, value_name = "POD")]
     pub from: Option<Label>,
     /// The lab [default: `lab` if it is up, else the only one]

@@ -21,6 +21,8 @@ hostname, /etc/hosts, /etc/resolv.conf and /sys) and keeps your privileges; with
 Examples:
   netns-lab exec web-1 -- curl -s 10.96.0.80
   netns-lab exec web-1                a shell in the pod
+  netns-lab exec node-1 -- iptables -t nat -S
+  netns-lab exec outside -- ip route
   netns-lab exec web-1 -c app -- id   as the container itself")]
 pub struct ExecArgs {
     /// The pod

@@ -68,16 +68,14 @@ pub(super) fn run(args: &ArpArgs) -> Result<Outcome, Failure> {
 }
 
 fn asker(args: &ArpArgs) -> Result<(Ledger, Asker), Failure> {
-    let found = match &args.from {
-        Some(name) => find::place(args.name.as_ref(), name)?,
-        None => {
-            let ledger = find::lab(args.name.as_ref())?;
-            let first = ledger.lab.nodes.first().cloned();
-            let node = first.ok_or_else(|| Failure::failed("the lab has no node"))?;
-            (ledger, Spot::Node(node))
-        }
+    let (ledger, spot) = if let Some(name) = &args.from {
+        find::place(args.name.as_ref(), name)?
+    } else {
+        let ledger = find::lab(args.name.as_ref())?;
+        let first = ledger.lab.nodes.first().cloned();
+        let node = first.ok_or_else(|| Failure::failed("the lab has no node"))?;
+        (ledger, Spot::Node(node))
     };
-    let (ledger, spot) = found;
     let open = |namespace: &str| namespace::open(namespace).map(Some);
     let asker = match &spot {
         Spot::Pod(record) => Asker {

@@ -35,12 +35,16 @@ pub fn look(name: &str) -> Option<u64> {
 
 /// Whether any name stands for this namespace.
 pub fn is_named(namespace: u64) -> bool {
+    names().any(|name| inode(&name) == Some(namespace))
+}
+
+/// All names.
+pub fn names() -> impl Iterator<Item = String> {
     let entries = fs::read_dir(DIRECTORY)
         .into_iter()
         .flatten()
         .filter_map(Result::ok);
-    let mut names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-    names.any(|name| inode(&name) == Some(namespace))
+    entries.filter_map(|entry| entry.file_name().into_string().ok())
 }
 
 /// The namespace that this thread is in, to come back to it.

@@ -3,15 +3,17 @@
 //! The lab's marks are on all that it made: the group of its links, the comment of its rules, the
 //! command lines of its processes. From them a ledger is made that `down` can work by.
 
+use std::thread;
+
 use labkit::rundir::network_namespace;
 use labkit::xtables::{Family, Flavour, Xtables, legacy_tables_exist};
 use labkit::{Failure, tool};
 
 use super::settle::{self, Place};
 use crate::edge::node::Node;
-use crate::edge::{namespace, process, rules, store};
+use crate::edge::{joined, namespace, pod, process, rules, store};
 use crate::model::layout::{self, lay_out};
-use crate::model::ledger::{Lab, Ledger, Pod, PodRecord, VERSION};
+use crate::model::ledger::{HostRecord, Lab, Ledger, Pod, PodRecord, VERSION};
 use crate::model::name::{self, Label};
 use crate::model::observed::Link;
 use crate::model::rule;
@@ -24,18 +26,26 @@ const NOBODYS: u64 = u64::MAX;
 pub fn salvage(lab: &Label) -> Result<Ledger, Failure> {
     let (recorded, pods) = store::remains(lab);
     let here = network_namespace()?;
-    let node_namespace = recorded
-        .or_else(|| process::node_of_agent(lab.as_str()))
-        .unwrap_or(here);
+    let nominal = nominal(lab)?;
+    let (hosts, links_there) = match recorded {
+        Some(_) => (Vec::new(), Vec::new()),
+        None => own_hosts(&nominal, here)?,
+    };
+    let agents = || process::node_of_agent(lab.as_str());
+    let node_namespace = if hosts.is_empty() {
+        Some(recorded.or_else(agents).unwrap_or(here))
+    } else {
+        None
+    };
     let xtables = Xtables::detect(None)?;
     let mut ledger = Ledger {
         version: VERSION,
-        lab: nominal(lab)?,
-        node_namespace: Some(node_namespace),
+        lab: nominal,
+        node_namespace,
         iptables: xtables.iptables(Family::V4),
         unsettled: true,
         leaving: true,
-        hosts: Vec::new(),
+        hosts,
         pods: Vec::new(),
         released: Vec::new(),
         agent: None,
@@ -43,7 +53,8 @@ pub fn salvage(lab: &Label) -> Result<Ledger, Failure> {
     if let Place::Elsewhere(pid) = settle::place(&ledger)? {
         return Err(settle::elsewhere(&ledger, pid));
     }
-    let links = Node::open()?.links()?;
+    let mut links = Node::open()?.links()?;
+    links.extend(links_there);
     let mut topology = Topology::web_pods(1);
     let pattern = topology.pods.remove(0);
     topology.pods = pods
@@ -57,10 +68,46 @@ pub fn salvage(lab: &Label) -> Result<Ledger, Failure> {
         lay_out(&ledger.lab, &topology, None).map_err(|error| Failure::failed(error.to_string()))?;
     let records = laid_out.into_iter().map(|pod| record(&ledger.lab, pod, &links));
     ledger.pods = records.collect();
-    if node_namespace == here {
+    if node_namespace == Some(here) {
         remove_rules(lab, &xtables)?;
     }
     Ok(ledger)
+}
+
+/// The namespaces of a lab whose nodes are its own, and the links in them: those under a name that
+/// have links of the lab's group. Without its underlay there are none.
+fn own_hosts(lab: &Lab, here: u64) -> Result<(Vec<HostRecord>, Vec<Link>), Failure> {
+    let (mut hosts, mut all) = (Vec::new(), Vec::new());
+    let host = |name: &str, inode| HostRecord {
+        namespace: name.to_string(),
+        namespace_inode: Some(inode),
+    };
+    let underlay = name::underlay_namespace(&lab.name);
+    if namespace::inode(&underlay).is_none() {
+        return Ok((hosts, all));
+    }
+    for name in namespace::names() {
+        let Some(inode) = namespace::inode(&name).filter(|inode| *inode != here) else {
+            continue;
+        };
+        let file = namespace::open(&name)?;
+        let links = thread::scope(|scope| {
+            joined(scope.spawn(|| {
+                pod::enter(&file)?;
+                Node::open()?.links()
+            }))
+        })?;
+        if links.iter().any(|link| link.group == lab.group()) {
+            hosts.push(host(&name, inode));
+            all.extend(links);
+        }
+    }
+    if !hosts.iter().any(|host| host.namespace == underlay) {
+        return Ok((Vec::new(), Vec::new()));
+    }
+    let outside = name::outside_namespace(&lab.name);
+    hosts.extend(namespace::inode(&outside).map(|inode| host(&outside, inode)));
+    Ok((hosts, all))
 }
 
 /// The lab with ranges that nobody asks for any more.

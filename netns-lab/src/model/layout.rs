@@ -123,7 +123,7 @@ pub fn nodes(lab: &Lab, specs: &[NodeSpec], prefix: u8) -> Result<Vec<Node>, Lay
         .filter_map(|node| Some(node.machine.as_ref()?.ip))
         .collect();
     let subnets = lab.pod_cidr.subnets(prefix).map_err(|_| full(0))?;
-    let room = subnets.clone().count();
+    let room = subnets.count();
     let mut ranges = subnets.filter(|range| !ranges.contains(range));
     let mut offsets =
         (1..OUTSIDE_HOST).filter(|offset| !addresses.contains(&address::host(UNDERLAY, *offset)));

@@ -90,10 +90,8 @@ impl fmt::Display for Cpu {
 impl fmt::Display for Memory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The largest unit that says it exactly; binary ones, as kubectl prints them.
-        let units = SUFFIXES[..5].iter().rev();
-        let exact = units
-            .filter(|(_, unit)| self.0 > 0 && self.0.is_multiple_of(*unit))
-            .next();
+        let mut units = SUFFIXES[..5].iter().rev();
+        let exact = units.find(|(_, unit)| self.0 > 0 && self.0.is_multiple_of(*unit));
         match exact {
             Some((suffix, unit)) => write!(f, "{}{suffix}", self.0 / unit),
             None => write!(f, "{}", self.0),

@@ -10,7 +10,7 @@ use lab_tests::stats::{REJECT_BELOW, chi_squared_survival};
 use lab_tests::witness::Witness;
 use serde_json::json;
 
-use crate::support::{From, WEB, assert_answers, cleanup_and_down, lab_with_rules, run_from, up_and_sync};
+use crate::support::{From, WEB, assert_answers, lab_with_rules, load, run_from, up_and_sync};
 
 /// How long a call waits for an answer.
 const WAIT: Duration = Duration::from_millis(700);
@@ -20,7 +20,7 @@ const CALLS: u64 = 240;
 
 /// How a machine is, once its links have settled.
 #[track_caller]
-fn settled(machine: &Machine) -> Witness {
+pub(crate) fn settled(machine: &Machine) -> Witness {
     eventually("links settle", || {
         let links = machine.run(["ip", "-o", "link"]).ok().stdout;
         !links.contains("NO-CARRIER") && !links.contains("state DOWN")
@@ -31,7 +31,7 @@ fn settled(machine: &Machine) -> Witness {
 /// Asserts that a machine is as it was, in whichever order the kernel lists that. A link that was
 /// set up has a carrier only a moment later.
 #[track_caller]
-fn assert_same(machine: &Machine, before: &Witness, when: &str) {
+pub(crate) fn assert_same(machine: &Machine, before: &Witness, when: &str) {
     let mut difference = String::new();
     let end = Instant::now() + Duration::from_secs(5);
     while Instant::now() < end {
@@ -121,12 +121,21 @@ fn break_and_fix_in(machine: &Machine, name: &str, look: impl FnOnce(&Machine)) 
     assert_same(machine, &before, &format!("after break {name} and fix"));
     assert_eq!(self::registry(machine), registry, "{name}");
     for from in [From::Node, From::Pod("web-1")] {
-        assert_answers(machine, from, WEB);
+        assert_cured(machine, from);
     }
 }
 
+/// Asserts that all calls are answered. What the kernel remembers of lost ones, a MAC that nobody
+/// told or a flow that nobody translated, may cost a few more at first.
+#[track_caller]
+fn assert_cured(machine: &Machine, from: From<'_>) {
+    eventually("all calls are answered again", || {
+        load(machine, from, "http", WEB, 10).answered() == 10
+    });
+}
+
 /// All files of the registry with what they hold.
-fn registry(machine: &Machine) -> String {
+pub(crate) fn registry(machine: &Machine) -> String {
     let files = "cd /run/netns-lab/lab/registry && grep -r . | sort";
     machine.sh(files).ok().stdout
 }
@@ -280,6 +289,53 @@ fn without_a_reject_all_calls_wait() {
 }
 
 #[test]
+fn without_a_route_between_nodes_their_pods_do_not_reach_each_other() {
+    let machine = Machine::start();
+    let empty = Witness::of(&machine);
+    machine.lab(["up", "2-nodes-4-pods"]).ok();
+    let routes = |node: &str| {
+        machine
+            .in_pod(node, ["ip", "-d", "route", "show", "table", "all"])
+            .ok()
+            .stdout
+    };
+    let before = routes("node-1");
+    machine.lab(["break", "no-node-route"]).ok();
+    machine.lab(["break", "--check"]).exits(1);
+    let (near, far) = ("10.244.0.3:8080", "10.244.1.2:8080");
+    for (pod, target, answers) in [
+        ("web-1", near, 1),
+        ("web-1", far, 0),
+        ("web-2", far, 1),
+        ("web-2", near, 0),
+    ] {
+        let argv = ["lab-helper", "load", "http", target, "1", "1", "700"];
+        let tally = Tally::from_json(&machine.in_pod(pod, argv).ok().json());
+        assert_eq!(tally.answered(), answers, "{pod} -> {target}: {tally:?}");
+        let lost: Vec<_> = tally.failures.into_keys().collect();
+        assert_eq!(
+            lost,
+            vec!["timed out"; 1 - usize::from(answers == 1)],
+            "{pod} -> {target}"
+        );
+    }
+    machine.lab(["fix"]).ok();
+    assert_eq!(routes("node-1"), before);
+    for name in [
+        "no-node-route",
+        "hairpin-off",
+        "br-netfilter-off",
+        "no-vip-route",
+        "forward-drop",
+    ] {
+        machine.lab(["break", name]).ok();
+    }
+    machine.lab(["link", "web-2", "--down"]).ok();
+    machine.lab(["down"]).ok();
+    assert_same(&machine, &empty, "after down of a broken lab of two nodes");
+}
+
+#[test]
 fn without_a_route_to_virtual_ips_the_node_knows_at_once() {
     let machine = Machine::builder().uplink().start();
     up_and_sync(&machine, "3-pods");
@@ -332,7 +388,7 @@ fn what_is_mended_by_hand_is_told_so() {
         machine.sh(cure).ok();
         checks(&machine, 0).says(&format!("mended: {name}"));
         checks(&machine, 0).complains("nothing is broken");
-        assert_answers(&machine, From::Pod("web-1"), WEB);
+        assert_cured(&machine, From::Pod("web-1"));
     }
 }
 
@@ -350,7 +406,9 @@ fn a_surprise_is_not_told_until_it_is_asked_for() {
         assert_eq!(told["broken"][0]["more"], json!(more), "{told:#}");
         assert_eq!(told["broken"][0]["name"], json!(null));
     };
-    [2, 1, 0, 0].map(hints);
+    for left in [2, 1, 0, 0] {
+        hints(left);
+    }
     let revealed = machine.lab(["fix", "--reveal", "-o", "json"]).ok().json();
     let name = revealed["broken"][0]["name"]
         .as_str()
@@ -392,116 +450,4 @@ fn what_is_missing_is_said() {
         .exits(1)
         .complains("no lab is up");
     machine.lab(["break", "--list"]).ok().says("stale-conntrack");
-}
-
-/// Failures that change something in each of the ways there are.
-const KINDS: [&str; 7] = [
-    "br-netfilter-off",
-    "hairpin-off",
-    "other-iptables-drop",
-    "wrong-probabilities",
-    "dead-endpoint",
-    "no-vip-route",
-    "wrong-selector",
-];
-
-#[test]
-fn break_and_fix_can_be_killed_at_any_step() {
-    let machine = Machine::start();
-    machine.sh("iptables-legacy -S >/dev/null").ok();
-    let empty = Witness::of(&machine);
-    up_and_sync(&machine, "3-pods");
-    let before = settled(&machine);
-    let registry = registry(&machine);
-    let kill = |words: &[&str], step: &str| {
-        let argv = ["netns-lab"].iter().chain(words);
-        let ran = machine.command(argv).env("NETNS_LAB_KILL_AT", step).run();
-        assert_eq!(ran.code(), 137, "{step}: {ran}");
-    };
-    for name in KINDS {
-        for step in ["break:recorded", "break:changed"] {
-            kill(&["break", name], step);
-            machine.lab(["fix"]).ok();
-            assert_same(&machine, &before, &format!("{name}: {step}, then fix"));
-        }
-        for step in ["fix:undone", "fix:forgotten"] {
-            machine.lab(["break", name]).ok();
-            kill(&["fix"], step);
-            machine.lab(["fix"]).ok();
-            assert_same(&machine, &before, &format!("{name}: {step}, then fix"));
-        }
-        assert_eq!(self::registry(&machine), registry, "{name}");
-    }
-    for step in ["link:recorded", "link:changed"] {
-        kill(&["link", "web-1", "--down", "--rate", "10mbit"], step);
-        machine.lab(["link", "web-1", "--clear"]).ok();
-        assert_same(&machine, &before, &format!("{step}, then --clear"));
-    }
-    // A broken lab goes down as any other, even where `break` was killed.
-    for name in KINDS {
-        machine.lab(["break", name]).ok();
-    }
-    machine.lab(["link", "web-1", "--loss", "10%"]).ok();
-    kill(&["break", "forward-drop"], "break:changed");
-    cleanup_and_down(&machine);
-    assert_same(&machine, &empty, "after down of a broken lab");
-    // And so does one whose records are lost.
-    up_and_sync(&machine, "3-pods");
-    machine.lab(["break", "forward-drop"]).ok();
-    machine.lab(["break", "other-iptables-drop"]).ok();
-    machine
-        .sh("echo x > /run/netns-lab/lab/ledger.json; rm /run/netns-lab/lab/broken.json")
-        .ok();
-    cleanup_and_down(&machine);
-    let rules = "iptables-nft-save; iptables-legacy-save";
-    machine.sh(rules).ok().never_says("-j DROP");
-}
-
-#[test]
-fn link_faults() {
-    let machine = lab_with_rules("3-pods");
-    let before = settled(&machine);
-    let pod = "10.244.0.3:8080";
-    let asked = |count: usize| {
-        let argv = ["lab-helper", "load", "http", pod, &count.to_string(), "16", "300"];
-        Tally::from_json(&machine.run(argv).ok().json())
-    };
-    machine.lab(["link", "web-2", "--down"]).ok().says("down");
-    assert_eq!(asked(4).answered(), 0);
-    machine.lab(["status"]).ok().says("the link of web-2: down");
-    machine.lab(["link", "web-2", "--up"]).ok().says("as it was made");
-    eventually("it answers again", || asked(4).answered() == 4);
-
-    // Half of all SYNs are lost, and the next one is sent only after a second.
-    machine
-        .lab(["link", "web-2", "--loss", "50%"])
-        .ok()
-        .says("loses 50 %");
-    let tally = asked(64);
-    assert!((1..60).contains(&tally.answered()), "{tally:?}");
-    assert!(tally.failures.contains_key("timed out"), "{tally:?}");
-
-    machine.lab(["link", "web-2", "--loss", "0%"]).exits(2);
-    machine.lab(["link", "web-2", "--clear"]).ok();
-    machine
-        .lab(["link", "web-2", "--rate", "1mbit"])
-        .ok()
-        .says("1 mbit/s");
-    machine.sh("tc qdisc show dev veth-web-2").ok().says("rate 1Mbit");
-    let delayed = machine.lab(["link", "web-2", "--delay", "100ms"]);
-    if delayed.code() == 0 {
-        let began = Instant::now();
-        assert_eq!(asked(1).answered(), 1);
-        assert!(began.elapsed() >= Duration::from_millis(100));
-    } else {
-        delayed.exits(3).complains("sch_netem");
-        machine
-            .lab(["link", "web-2"])
-            .ok()
-            .never_says("late")
-            .says("1 mbit/s");
-    }
-    machine.lab(["link", "web-2", "--clear"]).ok();
-    assert_same(&machine, &before, "after link and --clear");
-    machine.lab(["link", "nobody", "--down"]).exits(1);
 }

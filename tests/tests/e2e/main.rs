@@ -5,6 +5,7 @@
 
 mod bench;
 mod breaks;
+mod breaks_undone;
 mod churn;
 mod cli;
 mod conformance;

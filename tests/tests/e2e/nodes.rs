@@ -307,6 +307,20 @@ fn several_labs_stand_side_by_side() {
     assert_unchanged(&machine, &before, "after three labs");
 }
 
+#[test]
+fn a_lab_with_a_damaged_ledger_can_be_removed() {
+    let machine = Machine::start();
+    let before = Witness::of(&machine);
+    machine.lab(["up", "2-nodes-4-pods"]).ok();
+    machine.lab(["up", "2-nodes-2-pods", "--name", "blue"]).ok();
+    machine.sh("echo '{' > /run/netns-lab/lab/ledger.json").ok();
+    machine.lab(["down", "lab"]).ok().complains("is damaged");
+    let blue = machine.lab(["status", "blue", "-o", "json"]).ok().json();
+    assert_eq!(ready(&blue), 2, "{blue:#}");
+    machine.lab(["down"]).ok();
+    assert_unchanged(&machine, &before, "after a damaged ledger");
+}
+
 /// Each step that only a lab of several nodes comes to, and each other one that it comes to.
 #[test]
 fn up_can_be_killed_at_each_step() {

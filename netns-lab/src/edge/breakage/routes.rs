@@ -2,6 +2,7 @@
 //!
 //! Layout and numbers: the kernel's `include/uapi/linux/rtnetlink.h`.
 
+use std::fmt::Write as _;
 use std::io;
 use std::net::Ipv4Addr;
 
@@ -43,7 +44,12 @@ pub struct Route {
 impl Route {
     /// The kernel's message about it, in hexadecimal digits.
     pub fn message(&self) -> String {
-        self.message.iter().map(|byte| format!("{byte:02x}")).collect()
+        let mut digits = String::new();
+        for byte in &self.message {
+            // Writing to a String cannot fail.
+            let _ = write!(digits, "{byte:02x}");
+        }
+        digits
     }
 
     /// Whether it leads anywhere.

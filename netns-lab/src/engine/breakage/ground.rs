@@ -9,6 +9,7 @@ use labkit::Failure;
 use crate::engine::settle::{self, Place};
 use crate::model::ledger::{Ledger, Pod};
 use crate::model::name::Label;
+use crate::model::node::Node;
 
 /// A node of a lab.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,10 +93,17 @@ impl Ground {
 }
 
 fn spots(ledger: &Ledger) -> Vec<Spot> {
-    vec![Spot {
-        name: ledger.lab.node.clone(),
-        namespace: None,
-        pod_cidr: ledger.lab.pod_cidr,
-        pods: ledger.pods.iter().map(|record| record.pod.clone()).collect(),
-    }]
+    let pods_of = |node: &Node| {
+        let pods = ledger.pods.iter().map(|record| &record.pod);
+        pods.filter(|pod| pod.node == *node.name()).cloned().collect()
+    };
+    let nodes = ledger.lab.nodes.iter();
+    nodes
+        .map(|node| Spot {
+            name: node.name().clone(),
+            namespace: node.machine.as_ref().map(|machine| machine.namespace.clone()),
+            pod_cidr: node.pod_cidr,
+            pods: pods_of(node),
+        })
+        .collect()
 }

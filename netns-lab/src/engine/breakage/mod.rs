@@ -113,25 +113,24 @@ pub fn forget(ledger: &Ledger, record: &mut Record, name: Name) -> Result<(), Fa
     record::write(&ledger.lab.name, record)
 }
 
-/// Undoes all of a lab that is about to go.
+/// Undoes all of a lab that is about to go, but for what its own namespaces take along.
 ///
 /// A record that cannot be read must not keep the lab up: rules carry the lab's mark, links and
 /// routes go with the bridge.
 pub fn undo_all(ledger: &Ledger) -> Vec<Failure> {
     let lab = &ledger.lab.name;
-    let record = match record::read(lab) {
+    let mut record = match record::read(lab) {
         Ok(record) => record,
         Err(failure) => {
             tracing::warn!(%failure, "what is broken on purpose cannot be read");
             return Vec::new();
         }
     };
-    let changes = record
-        .failures
-        .iter()
-        .rev()
-        .flat_map(|broken| broken.changes.iter().rev());
-    let mut failures: Vec<_> = changes.filter_map(|change| undo(lab, change).err()).collect();
+    record.links.retain(|fault| fault.namespace.is_none());
+    let all = record.failures.iter().rev();
+    let changes = all.flat_map(|broken| broken.changes.iter().rev());
+    let here = changes.filter(|change| change.namespace.is_none());
+    let mut failures: Vec<_> = here.filter_map(|change| undo(lab, change).err()).collect();
     failures.extend(clear_links(ledger, &record).err());
     fault::point("down:mended");
     failures

@@ -15,8 +15,8 @@ use crate::model::breakage::Name;
 use crate::model::breakage::hunk::{self, Hunk};
 use crate::model::breakage::record::{Change, Flow, What, nobodys};
 use crate::model::breakage::service::{self, Port, Target};
-use crate::model::plan::BRIDGE_NF;
 use crate::model::rule;
+use crate::model::settings::BRIDGE_NF;
 
 /// The port of the pod whose flow goes stale.
 const CLIENT_PORT: u16 = 40_053;

@@ -315,10 +315,11 @@ pub const ENTRIES: [Entry; 12] = [
     Entry {
         name: Name::NoNodeRoute,
         title: "no route to the pods of another node",
-        what: "Removes the route to the pods of one other node from the first node.",
+        what: "Removes the route to the pods of one other node from the first node. Their packets then leave the \
+               cluster by the default route, and nobody there knows those pods.",
         signature: Signature {
-            word: "unreachable",
-            time: AT_ONCE,
+            word: TIMED_OUT,
+            time: FULL,
             share: "between pods of two nodes",
         },
         needs: &[Need::TwoNodes],

@@ -118,7 +118,7 @@ fn thousandths(loss: u32) -> String {
 
 fn rate_words(rate: u64) -> String {
     for (unit, name) in [(1_000_000_000, "gbit/s"), (1_000_000, "mbit/s"), (1000, "kbit/s")] {
-        if rate >= unit && rate % unit == 0 {
+        if rate >= unit && rate.is_multiple_of(unit) {
             return format!("{} {name}", rate / unit);
         }
     }
