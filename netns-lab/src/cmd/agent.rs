@@ -99,8 +99,7 @@ fn needed(record: &PodRecord) -> Vec<Needed> {
     };
     let containers = record.containers.iter();
     let containers = containers.filter(|container| container.added.is_none());
-    let containers =
-        containers.filter_map(|container| Some(of(Some(&container.name), container.process?)));
+    let containers = containers.filter_map(|container| Some(of(Some(&container.name), container.process?)));
     let holder = record.holder.map(|holder| of(None, holder));
     holder.into_iter().chain(containers).collect()
 }

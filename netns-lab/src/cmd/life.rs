@@ -95,7 +95,9 @@ pub(super) fn of_app(open: &Open, app: &Label) -> Result<Vec<PodSpec>, Failure> 
     };
     let pods: Vec<_> = open.single_pods().into_iter().filter(carries).collect();
     if pods.is_empty() {
-        let failure = Failure::failed(format!("there is no Deployment {app} and no pod labelled app={app}"));
+        let failure = Failure::failed(format!(
+            "there is no Deployment {app} and no pod labelled app={app}"
+        ));
         return Err(failure.hint(format!(
             "add a first pod: netns-lab pod add {app}-1 --labels app={app}"
         )));

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use labkit::{Failure, Outcome, shell};
 
+use super::find;
 use super::life::{here, retire, transition};
 use super::objects::Open;
-use super::find;
 use crate::cli::life::{EndArgs, PodArgs, PodCommand};
 use crate::edge::{process, store};
 use crate::engine::revive;
@@ -68,11 +68,11 @@ fn remove(lab: Option<&Label>, pods: &[Label], end: &EndArgs) -> Result<(), Fail
     let open = opened_with(lab, pods)?;
     if let Some(pod) = pods.iter().find(|pod| owner(&open, pod).is_some()) {
         let owner = owner(&open, pod).unwrap_or_default();
-        return Err(
-            Failure::failed(format!("the pod {pod} is the Deployment {owner}'s, which would replace it"))
-                .hint(format!("fewer pods: netns-lab scale {owner} N"))
-                .hint(format!("another one in its place: netns-lab delete pod {pod}")),
-        );
+        return Err(Failure::failed(format!(
+            "the pod {pod} is the Deployment {owner}'s, which would replace it"
+        ))
+        .hint(format!("fewer pods: netns-lab scale {owner} N"))
+        .hint(format!("another one in its place: netns-lab delete pod {pod}")));
     }
     let mut wanted = open.ledger.topology().pods;
     wanted.retain(|pod| !pods.contains(&pod.name));
@@ -95,9 +95,9 @@ fn opened_with(lab: Option<&Label>, pods: &[Label]) -> Result<Open, Failure> {
     let open = Open::new(lab.as_ref())?;
     match pods.iter().find(|pod| open.ledger.pod(pod).is_none()) {
         None => Ok(open),
-        Some(pod) => Err(
-            Failure::failed(format!("there is no pod {pod}")).hint("`netns-lab status` lists the pods")
-        ),
+        Some(pod) => {
+            Err(Failure::failed(format!("there is no pod {pod}")).hint("`netns-lab status` lists the pods"))
+        }
     }
 }
 
@@ -112,8 +112,11 @@ fn kill(lab: Option<&Label>, pod: &Label, container: Option<&Label>) -> Result<(
     }
     let names = find::container_names(record);
     let Some(name) = container.or(names.first()) else {
-        return Err(Failure::failed(format!("nothing runs in the pod {pod}"))
-            .hint(format!("`netns-lab run {pod} --name NAME -- CMD` adds a container")));
+        return Err(
+            Failure::failed(format!("nothing runs in the pod {pod}")).hint(format!(
+                "`netns-lab run {pod} --name NAME -- CMD` adds a container"
+            )),
+        );
     };
     let running = record.process(name).filter(|process| process::runs(*process));
     let Some(running) = running else {

@@ -103,10 +103,18 @@ fn await_end(mut handles: Vec<OwnedFd>, patience: Duration) {
 
 /// How long ago a process started.
 pub fn age(process: ProcessId) -> Duration {
-    let ticks = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok().flatten();
-    let ticks = ticks.and_then(|ticks| u32::try_from(ticks).ok()).filter(|ticks| *ticks > 0);
+    let ticks = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)
+        .ok()
+        .flatten();
+    let ticks = ticks
+        .and_then(|ticks| u32::try_from(ticks).ok())
+        .filter(|ticks| *ticks > 0);
     let uptime = fs::read_to_string("/proc/uptime").unwrap_or_default();
-    let uptime: u64 = uptime.split('.').next().and_then(|seconds| seconds.parse().ok()).unwrap_or(0);
+    let uptime: u64 = uptime
+        .split('.')
+        .next()
+        .and_then(|seconds| seconds.parse().ok())
+        .unwrap_or(0);
     let started = process.start_time / u64::from(ticks.unwrap_or(100));
     Duration::from_secs(uptime.saturating_sub(started))
 }

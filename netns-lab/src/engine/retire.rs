@@ -91,6 +91,8 @@ fn await_rules(ledger: &Ledger, addresses: &[Ipv4Addr], patience: Duration) {
 
 fn leads(ledger: &Ledger, addresses: &[Ipv4Addr]) -> Result<bool, Failure> {
     let nodes: Vec<_> = ledger.lab.nodes.iter().map(Node::host).collect();
-    let found = visit(&ledger.lab, &nodes, |_| rules::lead_to(&ledger.iptables, addresses))?;
+    let found = visit(&ledger.lab, &nodes, |_| {
+        rules::lead_to(&ledger.iptables, addresses)
+    })?;
     Ok(found.contains(&true))
 }

@@ -19,9 +19,7 @@ pub fn health(record: &PodRecord) -> Health {
     health.unready |= !record.holder.is_some_and(process::runs);
     for wanted in record.pod.containers() {
         let known = record.container(&wanted.name);
-        let runs = known
-            .and_then(|known| known.process)
-            .is_some_and(process::runs);
+        let runs = known.and_then(|known| known.process).is_some_and(process::runs);
         let own = ContainerHealth {
             ended: !runs,
             backing_off: !runs && known.is_some_and(|known| known.streak > 0),

@@ -53,17 +53,21 @@ pub fn batches(old: &[Label], new: &[PodSpec], surge: usize) -> Vec<Batch> {
     loop {
         match (coming.next(), going.next()) {
             (None, None) => return found,
-            (come, go) => found.push((
-                come.unwrap_or_default().to_vec(),
-                go.unwrap_or_default().to_vec(),
-            )),
+            (come, go) => found.push((come.unwrap_or_default().to_vec(), go.unwrap_or_default().to_vec())),
         }
     }
 }
 
 /// More pods of an app: as `like` is, with names that nobody has.
 pub fn more(app: &str, like: &PodSpec, number: usize, taken: &[PodSpec]) -> Result<Vec<PodSpec>, String> {
-    let own = |pod: &PodSpec| pod.name.as_str().strip_prefix(app)?.strip_prefix('-')?.parse().ok();
+    let own = |pod: &PodSpec| {
+        pod.name
+            .as_str()
+            .strip_prefix(app)?
+            .strip_prefix('-')?
+            .parse()
+            .ok()
+    };
     let last: usize = taken.iter().filter_map(own).max().unwrap_or(0);
     (1..=number)
         .map(|step| {
@@ -79,7 +83,9 @@ pub fn more(app: &str, like: &PodSpec, number: usize, taken: &[PodSpec]) -> Resu
 /// The version that a pod says it is.
 pub fn version(pod: &PodSpec) -> Option<&str> {
     let found = pod.labels.iter().find(|(key, _)| key.as_str() == VERSION_LABEL);
-    found.map(|(_, value)| value.as_str()).filter(|value| !value.is_empty())
+    found
+        .map(|(_, value)| value.as_str())
+        .filter(|value| !value.is_empty())
 }
 
 /// The same pod as another version.

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
-    Container, ContainerPort, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
-    ContainerStatus, HostIP, Node as NodeObject, NodeAddress, NodeCondition, NodeSpec, NodeStatus,
-    Pod as PodObject, PodCondition, PodIP, PodSpec, PodStatus, ResourceRequirements, Service, ServicePort,
-    ServiceSpec,
+    Container, ContainerPort, ContainerState, ContainerStateRunning, ContainerStateTerminated,
+    ContainerStateWaiting, ContainerStatus, HostIP, Node as NodeObject, NodeAddress, NodeCondition, NodeSpec,
+    NodeStatus, Pod as PodObject, PodCondition, PodIP, PodSpec, PodStatus, ResourceRequirements, Service,
+    ServicePort, ServiceSpec,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -244,7 +244,9 @@ fn container_status(name: String, health: &Health) -> ContainerStatus {
         last_state,
         state: Some(match own {
             ContainerHealth { ended: false, .. } => running,
-            ContainerHealth { backing_off: true, .. } => waiting,
+            ContainerHealth {
+                backing_off: true, ..
+            } => waiting,
             _ => ended,
         }),
         ..Default::default()

@@ -367,10 +367,12 @@ impl<'a> Planner<'a> {
             .nodes
             .iter()
             .map(|node| (object::node_file(node), object::node(node)));
-        let pods = self
-            .pods
-            .iter()
-            .map(|pod| (object::pod_file(pod), object::pod(lab, pod, &self.health(pod, kept))));
+        let pods = self.pods.iter().map(|pod| {
+            (
+                object::pod_file(pod),
+                object::pod(lab, pod, &self.health(pod, kept)),
+            )
+        });
         let mut steps: Vec<_> = nodes
             .chain(pods)
             .filter(|(file, content)| observed.published.get(file) != Some(content))

@@ -56,7 +56,10 @@ fn a_restarted_pod_has_a_new_address_and_never_the_old_one_at_once() {
             .lab(["pod", "restart", "web-1", "--grace", "300ms"])
             .ok()
             .says("pod/web-1 restarted");
-        let now = pod(&machine, "web-1")["status"]["podIP"].as_str().unwrap().to_string();
+        let now = pod(&machine, "web-1")["status"]["podIP"]
+            .as_str()
+            .unwrap()
+            .to_string();
         assert!(!seen.contains(&now), "{now} again after {seen:?}");
         let body = machine.run(["curl", "-sS", "--max-time", "5", &format!("{now}:8080")]);
         body.ok().says(&format!("web-1 ({now})"));
@@ -84,12 +87,18 @@ fn readiness_is_flipped_and_the_rules_follow() {
         assert_eq!(is_ready(&pod(&machine, "web-2")), there);
     }
     // The app goes on, and `up` does not take back what was said.
-    machine.run(["curl", "-sS", "--max-time", "5", "10.244.0.3:8080"]).ok().says("web-2");
+    machine
+        .run(["curl", "-sS", "--max-time", "5", "10.244.0.3:8080"])
+        .ok()
+        .says("web-2");
     machine.lab(["up"]).ok();
     let seen = pod(&machine, "web-2");
     assert!(!is_ready(&seen), "{seen:#}");
     assert_eq!(seen["status"]["containerStatuses"][0]["restartCount"], 0);
-    assert_eq!(machine.lab(["status", "-o", "json"]).ok().json()["pods"][1]["ready"], false);
+    assert_eq!(
+        machine.lab(["status", "-o", "json"]).ok().json()["pods"][1]["ready"],
+        false
+    );
     machine.lab(["pod", "ready", "web-2"]).ok();
     assert!(is_ready(&pod(&machine, "web-2")));
 }
@@ -148,10 +157,19 @@ fn an_app_is_scaled_up_and_down_and_pods_are_added_and_removed() {
         .ok()
         .says("pod/db created");
     machine.lab(["pod", "add", "db"]).exits(1).complains("already");
-    machine.lab(["pod", "rm", "db", "--grace", "0s"]).ok().says("pod/db deleted");
-    machine.lab(["pod", "rm", "web-1"]).exits(1).complains("at least one pod");
+    machine
+        .lab(["pod", "rm", "db", "--grace", "0s"])
+        .ok()
+        .says("pod/db deleted");
+    machine
+        .lab(["pod", "rm", "web-1"])
+        .exits(1)
+        .complains("at least one pod");
     machine.lab(["pod", "rm", "nobody"]).exits(1).complains("nobody");
-    machine.lab(["scale", "nobody", "2"]).exits(1).complains("pod add nobody-1");
+    machine
+        .lab(["scale", "nobody", "2"])
+        .exits(1)
+        .complains("pod add nobody-1");
     assert_eq!(names(&machine), ["web-1"]);
     // A Deployment keeps the number of its own.
     let deployment = r#"{"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "front"},
@@ -164,10 +182,19 @@ fn an_app_is_scaled_up_and_down_and_pods_are_added_and_removed() {
         .run()
         .ok();
     machine.lab(["scale", "front", "3"]).ok();
-    machine.lab(["rollout", "front", "--version", "2"]).ok().says("front is v2 now");
-    let front: Vec<_> = names(&machine).into_iter().filter(|name| name.starts_with("front-")).collect();
+    machine
+        .lab(["rollout", "front", "--version", "2"])
+        .ok()
+        .says("front is v2 now");
+    let front: Vec<_> = names(&machine)
+        .into_iter()
+        .filter(|name| name.starts_with("front-"))
+        .collect();
     assert_eq!(front.len(), 3, "{front:?}");
-    machine.lab(["pod", "rm", &front[0]]).exits(1).complains("scale front");
+    machine
+        .lab(["pod", "rm", &front[0]])
+        .exits(1)
+        .complains("scale front");
     machine.lab(["get", "deploy"]).ok().says("3/3");
 }
 
@@ -191,7 +218,10 @@ fn a_rollout_under_two_thousand_connections_loses_none() {
             }
         }
         let ran = rollout.join().expect("it ran").ok();
-        eprintln!("{total} connections in {:?}: {old} to the old pods, {new} to v2", ran.took);
+        eprintln!(
+            "{total} connections in {:?}: {old} to the old pods, {new} to v2",
+            ran.took
+        );
     });
     assert!(total >= 2000 && old > 0 && new > 0, "{total} {old} {new}");
     assert_eq!(names(&machine), ["web-5", "web-6", "web-7", "web-8"]);
@@ -253,7 +283,9 @@ fn the_life_of_pods_can_be_cut_at_every_step() {
         up.env("NETNS_LAB_KILL_AT", &step).run().ok();
         machine.lab(["pod", "kill", "web-1"]).ok();
         let find = "grep -lsza '^agent$' /proc/[0-9]*/cmdline || :";
-        eventually("the agent has died", || machine.sh(find).ok().stdout.trim().is_empty());
+        eventually("the agent has died", || {
+            machine.sh(find).ok().stdout.trim().is_empty()
+        });
         machine.lab(["up"]).ok();
         assert!(is_ready(&pod(&machine, "web-1")), "{step}");
         machine.lab(["down"]).ok();
