@@ -12,6 +12,7 @@ pub use containers::{
     RunArgs,
 };
 pub mod breaks;
+pub mod life;
 pub mod objects;
 
 use crate::app::Listen;
@@ -57,6 +58,12 @@ pub enum Command {
     Exec(ExecArgs),
     /// Add a container to a pod
     Run(RunArgs),
+    /// Add, remove, kill and restart pods, and say whether they are ready
+    Pod(life::PodArgs),
+    /// Have more or fewer pods of an app
+    Scale(life::ScaleArgs),
+    /// Replace the pods of an app by those of another version
+    Rollout(life::RolloutArgs),
     /// Print what a container said
     Logs(LogsArgs),
     /// Ask the host and each container of a pod the same question
@@ -330,7 +337,8 @@ pub struct SandboxInitArgs {
 HTTP answers one line, who answered and whom it saw; as JSON at /json, with
 ?format=json or `Accept: application/json`; `ok` at /healthz. Echo answers the
 same line: on TCP at once on connecting and then for each line it reads, on UDP
-for each datagram.
+for each datagram. On SIGTERM it goes on for a quarter of a second, then closes
+its ports, and ends when the last connection has; on SIGINT it ends at once.
 
 Example:
   netns-lab serve --pod me --ip 127.0.0.1 --listen http:8080/tcp")]
@@ -344,6 +352,9 @@ pub struct ServeArgs {
     /// The address to answer with
     #[arg(long)]
     pub ip: Ipv4Addr,
+    /// The version to answer with
+    #[arg(long, value_name = "VERSION")]
+    pub app_version: Option<String>,
     /// What to answer where: http:8080/tcp, echo:8081/tcp, echo:8081/udp
     #[arg(long, required = true)]
     pub listen: Vec<Listen>,
@@ -358,6 +369,9 @@ pub struct AgentArgs {
     /// The lab
     #[arg(long)]
     pub lab: Label,
+    /// The pause before the second start of a container, in milliseconds
+    #[arg(long, value_name = "MS")]
+    pub restart_backoff: Option<u64>,
 }
 
 fn pod_cidr(text: &str) -> Result<Ipv4Net, String> {

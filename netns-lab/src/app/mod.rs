@@ -71,6 +71,8 @@ pub struct Identity {
     pub pod: Label,
     /// Its address.
     pub ip: Ipv4Addr,
+    /// Which version of the app it is, where that was said.
+    pub version: Option<String>,
 }
 
 /// The answer as data.
@@ -78,6 +80,8 @@ pub struct Identity {
 struct Sight<'a> {
     pod: &'a str,
     ip: Ipv4Addr,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<&'a str>,
     client: String,
     #[serde(rename = "clientPort")]
     client_port: u16,
@@ -87,9 +91,12 @@ struct Sight<'a> {
 }
 
 impl Identity {
-    /// `web-1 (10.244.0.2) sees you as 10.244.0.5:51848`.
+    /// `web-1 (10.244.0.2) sees you as 10.244.0.5:51848`; with a version `web-1 v2 (…) …`.
     pub fn line(&self, client: SocketAddr) -> String {
-        format!("{} ({}) sees you as {client}\n", self.pod, self.ip)
+        let version = self.version.as_ref();
+        let version = version.map(|version| format!(" v{}", version.trim_start_matches('v')));
+        let version = version.unwrap_or_default();
+        format!("{}{version} ({}) sees you as {client}\n", self.pod, self.ip)
     }
 
     /// The same as JSON.
@@ -97,6 +104,7 @@ impl Identity {
         let sight = Sight {
             pod: self.pod.as_str(),
             ip: self.ip,
+            version: self.version.as_deref(),
             client: client.ip().to_string(),
             client_port: client.port(),
             local_port,
@@ -115,12 +123,20 @@ mod tests {
         let identity = Identity {
             pod: Label::web(1),
             ip: Ipv4Addr::new(10, 244, 0, 2),
+            version: None,
         };
         let client = "10.244.0.5:51848".parse().unwrap();
         assert_eq!(
             identity.line(client),
             "web-1 (10.244.0.2) sees you as 10.244.0.5:51848\n"
         );
+        for version in ["2", "v2"] {
+            let second = Identity {
+                version: Some(version.into()),
+                ..identity.clone()
+            };
+            assert!(second.line(client).starts_with("web-1 v2 (10.244.0.2) sees"));
+        }
         insta::assert_snapshot!(identity.json(client, 8080), @r#"{"pod":"web-1","ip":"10.244.0.2","client":"10.244.0.5","clientPort":51848,"localPort":8080,"protocol":"TCP"}"#);
     }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
+use hyper::header::{ACCEPT, CONNECTION, CONTENT_TYPE, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -20,7 +20,8 @@ use nix::unistd::Pid;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::task::LocalSet;
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, LocalSet};
 
 use super::{Identity, Listen};
 use crate::edge::datagram::DatagramSocket;
@@ -34,6 +35,10 @@ const BREATH: Duration = Duration::from_millis(20);
 
 /// The longest line that the echo reads.
 const LINE_BYTES: u64 = 4096;
+
+/// How long a process that was asked to end takes new connections still: those whose way was chosen
+/// before the rules knew that it goes.
+const LINGER: Duration = Duration::from_millis(250);
 
 /// How long a client may take for the head of a request.
 const HEAD_PATIENCE: Duration = Duration::from_secs(10);
@@ -61,34 +66,86 @@ pub fn serve(
         let sockets = listen.iter().copied().map(open).collect::<Result<Vec<_>, _>>()?;
         let sockets = sockets.into_iter().flatten();
         ready()?;
+        let app = Rc::new(App {
+            identity,
+            leaves: watch::Sender::new(Leaves::Not),
+        });
         let tasks: Vec<_> = sockets
             .map(|socket| {
-                let identity = Rc::clone(&identity);
+                let app = Rc::clone(&app);
                 tokio::task::spawn_local(async move {
                     match socket {
-                        Open::Tcp(answers, listener) => accept(identity, answers, listener).await,
-                        Open::Udp(socket) => echo_datagrams(&identity, &socket).await,
-                        Open::Udp6(socket) => echo_datagrams6(&identity, &socket).await,
+                        Open::Tcp(answers, listener) => accept(&app, answers, listener).await,
+                        Open::Udp(socket) => echo_datagrams(&app.identity, &socket).await,
+                        Open::Udp6(socket) => echo_datagrams6(&app.identity, &socket).await,
                     }
                 })
             })
             .collect();
         tokio::task::spawn_local(reap());
-        terminated().await.map_err(failed)?;
-        drop(tasks);
+        if asked_to_end().await.map_err(failed)? == Manner::Graceful {
+            app.finish(tasks).await;
+        }
         Ok(Outcome::Done)
     })
 }
 
+/// What the app's tasks share.
+struct App {
+    identity: Rc<Identity>,
+    /// How far its end is. Each connection listens, so that it is known when the last one is gone.
+    leaves: watch::Sender<Leaves>,
+}
+
+/// How far the app's end is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Leaves {
+    /// It stays.
+    Not,
+    /// New connections are taken still, and told not to be used again.
+    Soon,
+    /// No new ones; idle ones are closed.
+    Now,
+}
+
+impl App {
+    /// Takes new connections for a moment still, closes the ports, and waits for those that are open.
+    async fn finish(&self, tasks: Vec<JoinHandle<()>>) {
+        self.leaves.send_replace(Leaves::Soon);
+        tokio::time::sleep(LINGER).await;
+        for task in &tasks {
+            task.abort();
+        }
+        for task in tasks {
+            // Its port is closed when it is gone.
+            let _ = task.await;
+        }
+        self.leaves.send_replace(Leaves::Now);
+        self.leaves.closed().await;
+    }
+
+    fn goes(&self) -> bool {
+        *self.leaves.borrow() != Leaves::Not
+    }
+}
+
+/// How it is to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Manner {
+    /// When the last connection has.
+    Graceful,
+    /// At once.
+    Prompt,
+}
+
 /// The first process of a container must ask to be ended; the kernel does not end it by itself.
-async fn terminated() -> io::Result<()> {
+async fn asked_to_end() -> io::Result<Manner> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    Ok(())
+    Ok(tokio::select! {
+        _ = terminate.recv() => Manner::Graceful,
+        _ = interrupt.recv() => Manner::Prompt,
+    })
 }
 
 /// Takes leave of processes whose parents have ended: they are its children, if it is the first.
@@ -164,16 +221,20 @@ fn has_ipv6() -> bool {
     table.lines().any(|line| !line.trim_end().ends_with(" lo"))
 }
 
-async fn accept(identity: Rc<Identity>, answers: Answers, listener: TcpListener) {
+async fn accept(app: &Rc<App>, answers: Answers, listener: TcpListener) {
     loop {
         match listener.accept().await {
             Ok((stream, client)) => {
-                let identity = Rc::clone(&identity);
+                let (app, leaves) = (Rc::clone(app), app.leaves.subscribe());
                 tokio::task::spawn_local(async move {
                     // A client that goes away in the middle is its own affair.
                     let _ = match answers {
-                        Answers::Http => http(identity, stream, client).await,
-                        Answers::Echo => echo_lines(&identity, stream, client).await,
+                        Answers::Http => http(app, stream, client, leaves).await,
+                        Answers::Echo => {
+                            let told = echo_lines(&app.identity, stream, client).await;
+                            drop(leaves);
+                            told
+                        }
                     };
                 });
             }
@@ -185,17 +246,32 @@ async fn accept(identity: Rc<Identity>, answers: Answers, listener: TcpListener)
     }
 }
 
-async fn http(identity: Rc<Identity>, stream: TcpStream, client: SocketAddr) -> io::Result<()> {
+async fn http(
+    app: Rc<App>,
+    stream: TcpStream,
+    client: SocketAddr,
+    mut leaves: watch::Receiver<Leaves>,
+) -> io::Result<()> {
     let port = stream.local_addr()?.port();
     stream.set_nodelay(true)?;
     let service = service_fn(move |request| {
-        let response = answer(&identity, &request, client, port);
+        let mut response = answer(&app.identity, &request, client, port);
+        if app.goes() {
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(CONNECTION, close);
+        }
         std::future::ready(Ok::<_, Infallible>(response))
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_PATIENCE)
         .serve_connection(TokioIo::new(stream), service);
+    let mut connection = std::pin::pin!(connection);
+    tokio::select! {
+        ended = connection.as_mut() => return ended.map_err(io::Error::other),
+        _ = leaves.wait_for(|leaves| *leaves == Leaves::Now) => {}
+    }
+    connection.as_mut().graceful_shutdown();
     connection.await.map_err(io::Error::other)
 }
 

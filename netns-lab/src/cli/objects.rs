@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 use labkit::shell::OutputFormat;
 
 use super::InsideArgs;
+use super::life::EndArgs;
 use crate::dns::CLUSTER_DOMAIN;
 use crate::dns::upstream::UpstreamServer;
 use crate::model::kind::Kind;
@@ -168,6 +169,9 @@ pub struct DeleteArgs {
     /// The objects' namespace [default: the lab's own]
     #[arg(short, long, value_name = "NAMESPACE")]
     pub namespace: Option<Label>,
+    /// How pods end
+    #[command(flatten)]
+    pub end: EndArgs,
     /// The lab [default: `lab` if it is up, else the only one]
     #[arg(long, value_name = "LAB")]
     pub lab: Option<Label>,

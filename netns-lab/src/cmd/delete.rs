@@ -2,10 +2,14 @@
 
 use labkit::{Failure, Outcome};
 
+use super::life::retire;
 use super::objects::{Open, read};
+use crate::cli::life::EndArgs;
 use crate::cli::objects::DeleteArgs;
 use crate::model::deployment;
 use crate::model::kind::Kind;
+use crate::model::ledger::Leaving;
+use crate::model::name::Label;
 use crate::model::registry::Identity;
 
 /// Runs `delete`.
@@ -57,7 +61,7 @@ pub(super) fn run(args: &DeleteArgs) -> Result<Outcome, Failure> {
     }
     reshapes |= !pods.is_empty();
     if reshapes {
-        remove_pods(&mut open, &pods)?;
+        open = remove_pods(open, &pods, &args.end)?;
     }
     if !said.is_empty() {
         open.finish(said.trim_end(), &[])?;
@@ -72,11 +76,23 @@ fn disown(open: &Open, own: &Identity, pods: &mut Vec<String>) {
     pods.extend(owned.map(|pod| pod.name.to_string()));
 }
 
-fn remove_pods(open: &mut Open, gone: &[String]) -> Result<(), Failure> {
-    let mut single = open.single_pods();
-    single.retain(|pod| !gone.iter().any(|name| pod.name.as_str() == name));
+/// Ends pods gracefully and makes what their Deployments want instead.
+fn remove_pods(mut open: Open, gone: &[String], end: &EndArgs) -> Result<Open, Failure> {
+    let single = |open: &Open| {
+        let mut single = open.single_pods();
+        single.retain(|pod| !gone.iter().any(|name| pod.name.as_str() == name));
+        single
+    };
     let stays = |name: &str| !gone.iter().any(|other| other == name);
-    open.reshape(single, stays)
+    // Before any of them is told to end.
+    if open.wanted(single(&open), &open.deployments(), stays)?.is_empty() {
+        return Err(open.would_be_empty());
+    }
+    let names: Vec<_> = gone.iter().filter_map(|name| Label::new(name).ok()).collect();
+    open = retire(open, &names, Leaving::ForGood, end)?;
+    let single = single(&open);
+    open.reshape(single, stays)?;
+    Ok(open)
 }
 
 fn missing(kind: Kind, own: &Identity) -> Failure {

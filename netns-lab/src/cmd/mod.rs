@@ -16,11 +16,15 @@ mod fix;
 mod get;
 pub mod holder;
 mod image;
+mod life;
 mod link;
 mod logs;
 mod namespaces;
 mod objects;
+mod pod;
+mod rollout;
 mod run;
+mod scale;
 mod serve;
 mod status;
 mod up;
@@ -39,6 +43,9 @@ pub fn run(command: Command) -> Result<Outcome, Failure> {
         Command::Down(args) => down::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Exec(args) => exec::run(args),
+        Command::Pod(args) => pod::run(args),
+        Command::Scale(args) => scale::run(&args),
+        Command::Rollout(args) => rollout::run(&args),
         Command::Logs(args) => logs::run(&args),
         Command::Get(args) => get::run(&args),
         Command::Expose(args) => expose::run(&args),

@@ -18,11 +18,11 @@ use crate::model::deployment;
 use crate::model::document::{Document, documents};
 use crate::model::files::Files;
 use crate::model::kind::Kind;
-use crate::model::ledger::Ledger;
+use crate::model::ledger::{Leaving, Ledger};
 use crate::model::name::{self, DEFAULT_LAB, Label};
 use crate::model::registry::Identity;
 use crate::model::service::{InUse, Pools};
-use crate::model::topology::PodSpec;
+use crate::model::topology::{PodSpec, Topology};
 
 /// A lab that nobody else changes meanwhile.
 pub(super) struct Open {
@@ -125,25 +125,77 @@ impl Open {
         single: Vec<PodSpec>,
         may_stay: impl Fn(&str) -> bool,
     ) -> Result<(), Failure> {
-        let mut topology = self.ledger.topology();
-        let standing = std::mem::replace(&mut topology.pods, single);
-        for wanted in self.deployments() {
-            let pods = deployment::pods(&wanted, &standing, &may_stay);
-            topology
-                .pods
-                .extend(pods.map_err(|refusal| Failure::usage(refusal.to_string()))?);
-        }
-        if topology.pods == standing {
+        let pods = self.wanted(single, &self.deployments(), may_stay)?;
+        let leaves = self.ledger.pods.iter().any(|record| record.leaving.is_some());
+        if pods == self.ledger.topology().pods && !leaves {
             return Ok(());
         }
-        if topology.pods.is_empty() {
-            let name = &self.ledger.lab.name;
-            return Err(Failure::failed("a lab has at least one pod")
-                .hint(format!("take it down: netns-lab down {name}")));
+        self.shape(pods)
+    }
+
+    /// These pods of nobody, and those that Deployments want.
+    pub(super) fn wanted(
+        &self,
+        mut single: Vec<PodSpec>,
+        deployments: &[Deployment],
+        may_stay: impl Fn(&str) -> bool,
+    ) -> Result<Vec<PodSpec>, Failure> {
+        let records = &self.ledger.pods;
+        let standing: Vec<_> = records.iter().map(|record| record.pod.spec.clone()).collect();
+        let leaving: Vec<_> = records
+            .iter()
+            .filter(|record| record.leaving == Some(Leaving::ForGood))
+            .map(|record| record.pod.spec.name.as_str())
+            .collect();
+        let may_stay = |name: &str| !leaving.contains(&name) && may_stay(name);
+        for one in deployments {
+            let pods = deployment::pods(one, &standing, &may_stay);
+            single.extend(pods.map_err(|refusal| Failure::usage(refusal.to_string()))?);
         }
+        Ok(single)
+    }
+
+    /// All pods, when this is what one of the Deployments wants.
+    pub(super) fn wanted_with(&self, changed: &Deployment) -> Result<Vec<PodSpec>, Failure> {
+        let mut deployments = self.deployments();
+        for one in &mut deployments {
+            if one.metadata.name == changed.metadata.name {
+                *one = changed.clone();
+            }
+        }
+        self.wanted(self.single_pods(), &deployments, |_| true)
+    }
+
+    /// Makes the lab have these pods.
+    pub(super) fn shape(&mut self, pods: Vec<PodSpec>) -> Result<(), Failure> {
+        if pods.is_empty() {
+            return Err(self.would_be_empty());
+        }
+        let topology = Topology {
+            pods,
+            ..self.ledger.topology()
+        };
         self.ledger = up::reshape(&self.run, &self.ledger.lab.name.clone(), topology)?;
         self.files = registry::files(&self.ledger.lab.name);
         Ok(())
+    }
+
+    /// The failure of whoever takes the last pod away.
+    pub(super) fn would_be_empty(&self) -> Failure {
+        let name = &self.ledger.lab.name;
+        Failure::failed("a lab has at least one pod").hint(format!("take it down: netns-lab down {name}"))
+    }
+
+    /// The Deployment of a name.
+    pub(super) fn deployment(&self, name: &str) -> Option<Deployment> {
+        let mut all = self.deployments().into_iter();
+        all.find(|one| one.metadata.name.as_deref() == Some(name))
+    }
+
+    /// Writes an object of a known type.
+    pub(super) fn put_object(&mut self, object: &impl serde::Serialize) -> Result<(), Failure> {
+        let value = serde_json::to_value(object).map_err(|error| Failure::failed(error.to_string()))?;
+        self.put(&value)
     }
 
     /// The pods that no Deployment has.

@@ -20,6 +20,7 @@ pub(super) fn run(args: &ServeArgs) -> Result<Outcome, Failure> {
     let identity = Identity {
         pod: args.pod.clone(),
         ip: args.ip,
+        version: args.app_version.clone(),
     };
     serve::serve(identity, &args.listen, || {
         // Not before: ports below 1024 are root's to listen on.

@@ -105,7 +105,8 @@ pub(super) fn report(ledger: &Ledger, look: &Look) -> LabReport {
             // A look that found the pod whole has seen its namespace, too.
             let there = look.running.is_some() || has_namespace(record);
             let all_run = record.pod.containers().iter().all(|wanted| runs(&wanted.name));
-            let ready = there && connected && all_run;
+            let said = !record.unready && record.leaving.is_none();
+            let ready = there && connected && all_run && said;
             (record.pod.clone(), ready, process.map(|process| process.pid))
         })
         .collect();

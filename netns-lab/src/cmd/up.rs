@@ -115,7 +115,11 @@ impl Prepared {
         };
         let steps = plan::plan(&wanted, before.as_ref(), &observed);
         let ledger = match before {
-            Some(ledger) => Ledger { lab, ..ledger },
+            Some(before) => {
+                let mut ledger = Ledger { lab, ..before };
+                ledger.release(&pods);
+                ledger
+            }
             None => Ledger {
                 version: VERSION,
                 node_namespace: match lab.caller_node() {
@@ -128,6 +132,7 @@ impl Prepared {
                 leaving: false,
                 hosts: Vec::new(),
                 pods: Vec::new(),
+                released: Vec::new(),
                 agent: None,
             },
         };

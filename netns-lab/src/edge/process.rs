@@ -70,12 +70,25 @@ pub fn handle(process: ProcessId) -> Option<OwnedFd> {
 
 /// Ends processes and waits until they are gone. Others are never touched.
 pub fn end(processes: &[ProcessId]) {
-    let mut handles: Vec<_> = processes.iter().filter_map(|process| handle(*process)).collect();
+    let handles: Vec<_> = processes.iter().filter_map(|process| handle(*process)).collect();
     for handle in &handles {
         // It may have ended by itself meanwhile.
         let _ = pidfd_send_signal(handle, Signal::KILL);
     }
-    let deadline = Instant::now() + PATIENCE;
+    await_end(handles, PATIENCE);
+}
+
+/// Asks processes to end and waits until they have, but no longer than this.
+pub fn end_gracefully(processes: &[ProcessId], patience: Duration) {
+    let handles: Vec<_> = processes.iter().filter_map(|process| handle(*process)).collect();
+    for handle in &handles {
+        let _ = pidfd_send_signal(handle, Signal::TERM);
+    }
+    await_end(handles, patience);
+}
+
+fn await_end(mut handles: Vec<OwnedFd>, patience: Duration) {
+    let deadline = Instant::now() + patience;
     while let Some(handle) = handles.last() {
         let left = deadline.saturating_duration_since(Instant::now());
         let left = Timespec::try_from(left).ok();
@@ -86,6 +99,24 @@ pub fn end(processes: &[ProcessId]) {
             Ok(_) => drop(handles.pop()),
         }
     }
+}
+
+/// How long ago a process started.
+pub fn age(process: ProcessId) -> Duration {
+    let ticks = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)
+        .ok()
+        .flatten();
+    let ticks = ticks
+        .and_then(|ticks| u32::try_from(ticks).ok())
+        .filter(|ticks| *ticks > 0);
+    let uptime = fs::read_to_string("/proc/uptime").unwrap_or_default();
+    let uptime: u64 = uptime
+        .split('.')
+        .next()
+        .and_then(|seconds| seconds.parse().ok())
+        .unwrap_or(0);
+    let started = process.start_time / u64::from(ticks.unwrap_or(100));
+    Duration::from_secs(uptime.saturating_sub(started))
 }
 
 /// Processes of the lab that no ledger knows of: those whose command line says so, in the

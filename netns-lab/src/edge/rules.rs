@@ -1,6 +1,7 @@
 //! The lab's few iptables rules, by the iptables program.
 
 use std::error::Error;
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::thread;
 
@@ -160,6 +161,18 @@ fn way(program: &Path) -> IPTables {
         has_wait: false,
         is_numeric: true,
     }
+}
+
+/// Whether any rule of this network namespace sends packets to one of these addresses.
+pub fn lead_to(program: &Path, addresses: &[Ipv4Addr]) -> Result<bool, Failure> {
+    let save = format!("{}-save", program.display());
+    let saved = tool::run_ok(Path::new(&save), &["-t", "nat"], None)?;
+    let saved = String::from_utf8_lossy(&saved);
+    let mut targets = saved.lines().filter_map(|line| {
+        let (_, target) = line.split_once("--to-destination ")?;
+        target.split([':', ' ']).next()?.parse::<Ipv4Addr>().ok()
+    });
+    Ok(targets.any(|target| addresses.contains(&target)))
 }
 
 /// Removes the rules that carry a lab's mark, by a program that prints them; whatever they say.

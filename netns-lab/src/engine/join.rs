@@ -31,9 +31,8 @@ pub fn add_container(mut ledger: Ledger, pod: &Label, spec: &ContainerSpec) -> R
     forget(&mut ledger, pod, &spec.name);
     if let Some(record) = ledger.pods.iter_mut().find(|record| record.pod.spec.name == *pod) {
         record.containers.push(ContainerRecord {
-            name: spec.name.clone(),
-            process: None,
             added: Some(spec.clone()),
+            ..ContainerRecord::announced(spec.name.clone())
         });
     }
     store::write_ledger(&ledger)?;

@@ -22,6 +22,7 @@ use crate::edge::view::View;
 use crate::edge::{cgroup, joined, namespace, process, rootfs, store};
 use crate::model::container::{APP, ContainerSpec};
 use crate::model::ledger::{Lab, Pod, ProcessId};
+use crate::model::life;
 use crate::model::name::Label;
 
 /// This program, whatever its path was and whether or not the file is still there.
@@ -239,6 +240,9 @@ impl Launcher<'_> {
         command.args(["--container", container.name.as_str(), "--inside", &self.view]);
         if container.is_app() {
             command.args(["--ip", &pod.ip.to_string()]);
+            if let Some(version) = life::version(&pod.spec) {
+                command.args(["--app-version", version]);
+            }
             for port in &container.ports {
                 let listen = Listen {
                     answers: port.answers(),
@@ -345,10 +349,28 @@ fn handed_on(lab: &Lab) -> Result<Stdio, Failure> {
     }
 }
 
+/// The environment variable that says how long, in milliseconds, the agent pauses before the second
+/// start of a container.
+pub const BACK_OFF_VARIABLE: &str = "NETNS_LAB_RESTART_BACKOFF_MS";
+
+/// Whether a crash on demand is meant for the agent.
+fn is_agents(step: &std::ffi::OsStr) -> bool {
+    step.to_str().is_some_and(|step| step.starts_with("agent:"))
+}
+
 /// Starts the agent of a lab.
 pub fn agent(lab: &Lab) -> Result<Option<ProcessId>, Failure> {
     let failed = |error: std::io::Error| Failure::failed(format!("cannot start the agent: {error}"));
     let mut command = own_command("agent", &lab.name);
+    if let Some(pause) = std::env::var(BACK_OFF_VARIABLE)
+        .ok()
+        .and_then(|text| text.parse::<u64>().ok())
+    {
+        command.args(["--restart-backoff", &pause.to_string()]);
+    }
+    if let Some(step) = std::env::var_os(fault::VARIABLE).filter(|step| is_agents(step)) {
+        command.env(fault::VARIABLE, step);
+    }
     let child = command
         .stdin(handed_on(lab)?)
         .stdout(Stdio::null())

@@ -7,6 +7,8 @@ pub mod join;
 pub mod launch;
 pub mod observe;
 pub mod progress;
+pub mod retire;
+pub mod revive;
 pub mod salvage;
 pub mod settle;
 pub mod up;

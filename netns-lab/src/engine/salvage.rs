@@ -47,6 +47,7 @@ pub fn salvage(lab: &Label) -> Result<Ledger, Failure> {
         leaving: true,
         hosts,
         pods: Vec::new(),
+        released: Vec::new(),
         agent: None,
     };
     if let Place::Elsewhere(pid) = settle::place(&ledger)? {

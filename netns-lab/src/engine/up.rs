@@ -156,6 +156,7 @@ impl Up<'_> {
                 record.namespace_inode = Some(*inode);
                 record.holder = None;
                 record.containers.clear();
+                record.unready = false;
             }
         }
         self.progress.phase("pods");
@@ -390,6 +391,7 @@ impl Up<'_> {
                 in_order(&mut record.containers, &pod.containers());
                 Some(PodRecord {
                     pod: pod.clone(),
+                    leaving: None,
                     ..record
                 })
             })

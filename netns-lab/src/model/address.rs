@@ -75,10 +75,12 @@ pub fn mac_text(mac: [u8; 6]) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
-/// An address for each wanted pod: who has one keeps it, others get the lowest that is free.
+/// An address for each wanted pod: who has one keeps it, others get the lowest that is free, and one
+/// that was given back only when there is no other: the one that was given back first.
 pub fn assign(
     cidr: Ipv4Net,
     kept: &BTreeMap<Label, Ipv4Addr>,
+    given_back: &[Ipv4Addr],
     wanted: &[Label],
 ) -> Result<Vec<Ipv4Addr>, AddressError> {
     let room = room(cidr);
@@ -96,6 +98,8 @@ pub fn assign(
         .saturating_add(BRIDGE_HOST);
     let mut free = (BRIDGE_HOST + 1..=last)
         .map(|offset| host(cidr, offset))
+        .filter(|ip| !given_back.contains(ip))
+        .chain(given_back.iter().copied().filter(|ip| cidr.contains(ip)))
         .filter(|ip| !taken.contains(ip));
     wanted
         .iter()
@@ -164,7 +168,7 @@ mod tests {
     fn the_bridge_is_first_and_pods_follow() {
         let cidr = net("10.244.0.0/24");
         assert_eq!(bridge_address(cidr).to_string(), "10.244.0.1");
-        let given = assign(cidr, &BTreeMap::new(), &labels(&["a", "b"])).unwrap();
+        let given = assign(cidr, &BTreeMap::new(), &[], &labels(&["a", "b"])).unwrap();
         assert_eq!(
             given,
             [Ipv4Addr::new(10, 244, 0, 2), Ipv4Addr::new(10, 244, 0, 3)]
@@ -179,7 +183,7 @@ mod tests {
             (Label::web(1), Ipv4Addr::new(10, 244, 0, 2)),
             (Label::web(3), Ipv4Addr::new(10, 244, 0, 4)),
         ]);
-        let given = assign(cidr, &kept, &labels(&["web-3", "new"])).unwrap();
+        let given = assign(cidr, &kept, &[], &labels(&["web-3", "new"])).unwrap();
         assert_eq!(
             given,
             [Ipv4Addr::new(10, 244, 0, 4), Ipv4Addr::new(10, 244, 0, 2)]
@@ -189,7 +193,7 @@ mod tests {
     #[test]
     fn a_full_range_says_how_much_fits() {
         let wanted: Vec<_> = (1..=14).map(Label::web).collect();
-        let failure = assign(net("10.0.0.0/28"), &BTreeMap::new(), &wanted).unwrap_err();
+        let failure = assign(net("10.0.0.0/28"), &BTreeMap::new(), &[], &wanted).unwrap_err();
         assert_eq!(
             failure.to_string(),
             "10.0.0.0/28 has room for 13 pods, and 14 are wanted"
@@ -225,7 +229,7 @@ mod tests {
             let owners: BTreeMap<u32, usize> = kept.into_iter().map(|(pod, offset)| (offset, pod)).collect();
             let kept: BTreeMap<_, _> = owners.iter().map(|(offset, pod)| (Label::web(*pod), host(cidr, *offset))).collect();
             let wanted: Vec<_> = wanted.into_iter().map(Label::web).collect();
-            if let Ok(given) = assign(cidr, &kept, &wanted) {
+            if let Ok(given) = assign(cidr, &kept, &[], &wanted) {
                 prop_assert_eq!(given.iter().collect::<BTreeSet<_>>().len(), wanted.len());
                 for (pod, ip) in wanted.iter().zip(&given) {
                     prop_assert!(cidr.contains(ip) && *ip != bridge_address(cidr) && *ip != cidr.broadcast());

@@ -198,7 +198,12 @@ pub fn lay_out(lab: &Lab, topology: &Topology, before: Option<&Ledger>) -> Resul
         .collect();
     let places = schedule::schedule(&lab.nodes, &specs, &placed)?;
     let mut kept: BTreeMap<&Label, BTreeMap<Label, Ipv4Addr>> = BTreeMap::new();
-    for pod in records() {
+    let leaving = |name: &Label| {
+        let record = before.and_then(|ledger| ledger.pod(name));
+        record.is_some_and(|record| record.leaving.is_some())
+    };
+    let given_back = before.map(Ledger::given_back).unwrap_or_default();
+    for pod in records().filter(|pod| !leaving(&pod.spec.name)) {
         kept.entry(&pod.node)
             .or_default()
             .insert(pod.spec.name.clone(), pod.ip);
@@ -211,7 +216,7 @@ pub fn lay_out(lab: &Lab, topology: &Topology, before: Option<&Ledger>) -> Resul
             .filter(|(_, place)| *place == node.name());
         let names: Vec<_> = here.map(|(pod, _)| pod.name.clone()).collect();
         let kept = kept.remove(node.name()).unwrap_or_default();
-        let given = address::assign(node.pod_cidr, &kept, &names)?;
+        let given = address::assign(node.pod_cidr, &kept, &given_back, &names)?;
         addresses.insert(node.name(), (node, given.into_iter()));
     }
     let pods = specs.iter().zip(&places).enumerate();

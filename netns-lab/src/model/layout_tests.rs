@@ -14,6 +14,7 @@ fn ledger(lab: &Lab, pods: Vec<Pod>) -> Ledger {
         leaving: false,
         hosts: Vec::new(),
         pods: pods.into_iter().map(PodRecord::announced).collect(),
+        released: Vec::new(),
         agent: None,
     }
 }

@@ -184,6 +184,22 @@ pub struct PodRecord {
     /// Its containers: those of the topology in their order, then those that were added.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub containers: Vec<ContainerRecord>,
+    /// Somebody said that it is not ready, whatever its containers do.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unready: bool,
+    /// It is being ended; none if it is to stay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leaving: Option<Leaving>,
+}
+
+/// What becomes of a pod that is being ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Leaving {
+    /// Nothing more.
+    ForGood,
+    /// Another one of its name takes its place, with an address of its own.
+    ToReturn,
 }
 
 /// A container and what is known of it since it was started.
@@ -198,6 +214,30 @@ pub struct ContainerRecord {
     /// What `run` was asked for; none if the topology has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub added: Option<ContainerSpec>,
+    /// How often it was started again.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub restarts: u32,
+    /// How often of late: what the pause before the next start follows from.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub streak: u32,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+impl ContainerRecord {
+    /// One that was never started.
+    pub fn announced(name: Label) -> Self {
+        Self {
+            name,
+            process: None,
+            added: None,
+            restarts: 0,
+            streak: 0,
+        }
+    }
 }
 
 impl PodRecord {
@@ -208,6 +248,8 @@ impl PodRecord {
             namespace_inode: None,
             holder: None,
             containers: Vec::new(),
+            unready: false,
+            leaving: None,
         }
     }
 
@@ -243,9 +285,8 @@ impl PodRecord {
         {
             Some(container) => container.process = process,
             None => self.containers.push(ContainerRecord {
-                name: name.clone(),
                 process,
-                added: None,
+                ..ContainerRecord::announced(name.clone())
             }),
         }
     }
@@ -286,6 +327,9 @@ pub struct Ledger {
     pub hosts: Vec<HostRecord>,
     /// The pods that are there, are being made, or are being removed.
     pub pods: Vec<PodRecord>,
+    /// Addresses of pods that were ended, the last one last: nobody gets them while there are others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub released: Vec<Ipv4Addr>,
     /// The process that watches the apps.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent: Option<ProcessId>,
@@ -318,8 +362,29 @@ impl Ledger {
             dns_upstream: self.lab.dns.as_ref().and_then(|dns| dns.upstream.clone()),
             pods: self
                 .topology_pods()
+                .filter(|record| record.leaving != Some(Leaving::ForGood))
                 .map(|record| record.pod.spec.clone())
                 .collect(),
         }
+    }
+
+    /// Addresses that were given back, those of pods that are being ended among them.
+    pub fn given_back(&self) -> Vec<Ipv4Addr> {
+        let leaving = self.pods.iter().filter(|record| record.leaving.is_some());
+        let mut all = self.released.clone();
+        for record in leaving {
+            all.retain(|ip| *ip != record.pod.ip);
+            all.push(record.pod.ip);
+        }
+        all
+    }
+
+    /// Remembers what was given back, but for what pods have again.
+    pub fn release(&mut self, pods: &[Pod]) {
+        /// As many as people may still have in mind.
+        const REMEMBERED: usize = 64;
+        let mut all = self.given_back();
+        all.retain(|ip| !pods.iter().any(|pod| pod.ip == *ip));
+        self.released = all.split_off(all.len().saturating_sub(REMEMBERED));
     }
 }

@@ -12,6 +12,7 @@ pub mod files;
 pub mod kind;
 pub mod layout;
 pub mod ledger;
+pub mod life;
 pub mod name;
 pub mod name_server;
 pub mod node;

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
     Container, ContainerPort, ContainerState, ContainerStateRunning, ContainerStateTerminated,
-    ContainerStatus, HostIP, Node as NodeObject, NodeAddress, NodeCondition, NodeSpec, NodeStatus,
-    Pod as PodObject, PodCondition, PodIP, PodSpec, PodStatus, ResourceRequirements, Service, ServicePort,
-    ServiceSpec,
+    ContainerStateWaiting, ContainerStatus, HostIP, Node as NodeObject, NodeAddress, NodeCondition, NodeSpec,
+    NodeStatus, Pod as PodObject, PodCondition, PodIP, PodSpec, PodStatus, ResourceRequirements, Service,
+    ServicePort, ServiceSpec,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -16,6 +16,7 @@ use serde::Serialize;
 use super::address;
 use super::container::{APP, ContainerSpec};
 use super::ledger::{Lab, Pod};
+use super::life::{ContainerHealth, Health};
 use super::name;
 use super::name_server;
 use super::node::Node;
@@ -113,7 +114,7 @@ fn resources(cpu: Option<Cpu>, memory: Option<Memory>) -> impl Iterator<Item = (
 }
 
 /// A pod's object, as the text of its file.
-pub fn pod(lab: &Lab, pod: &Pod, ready: bool) -> Vec<u8> {
+pub fn pod(lab: &Lab, pod: &Pod, health: &Health) -> Vec<u8> {
     let labels = pod.spec.labels.iter();
     let labels: BTreeMap<_, _> = labels
         .map(|(key, value)| (key.as_str().to_string(), value.as_str().to_string()))
@@ -123,6 +124,7 @@ pub fn pod(lab: &Lab, pod: &Pod, ready: bool) -> Vec<u8> {
             name: Some(pod.spec.name.to_string()),
             namespace: Some(name_server::namespace_of(lab, pod).into()),
             labels: (!labels.is_empty()).then_some(labels),
+            deletion_timestamp: health.terminating.clone(),
             ..Default::default()
         },
         spec: Some(PodSpec {
@@ -130,7 +132,7 @@ pub fn pod(lab: &Lab, pod: &Pod, ready: bool) -> Vec<u8> {
             containers: containers(pod),
             ..Default::default()
         }),
-        status: Some(status(lab, pod, ready)),
+        status: Some(status(lab, pod, health)),
     })
 }
 
@@ -179,37 +181,19 @@ fn ask_for(containers: &mut [Container], pod: &Pod) {
     }
 }
 
-fn status(lab: &Lab, pod: &Pod, ready: bool) -> PodStatus {
+fn status(lab: &Lab, pod: &Pod, health: &Health) -> PodStatus {
+    let ready = health.is_ready();
     let condition = |kind: &str| PodCondition {
         type_: kind.into(),
         status: if ready { "True" } else { "False" }.into(),
         reason: (!ready).then(|| "ContainersNotReady".into()),
         ..Default::default()
     };
-    let state = if ready {
-        ContainerState {
-            running: Some(ContainerStateRunning::default()),
-            ..Default::default()
-        }
-    } else {
-        ContainerState {
-            terminated: Some(ContainerStateTerminated {
-                reason: Some("Error".into()),
-                ..Default::default()
-            }),
-            ..Default::default()
-        }
-    };
     let node = lab.node_of(pod);
     let second_host_ip = node.and_then(Node::ip6);
-    let statuses = containers(pod).into_iter().map(|container| ContainerStatus {
-        name: container.name,
-        image: IMAGE.into(),
-        ready,
-        started: Some(ready),
-        state: Some(state.clone()),
-        ..Default::default()
-    });
+    let statuses = containers(pod)
+        .into_iter()
+        .map(|container| container_status(container.name, health));
     PodStatus {
         phase: Some("Running".into()),
         host_ip: node.map(|node| node.ip().to_string()),
@@ -227,6 +211,45 @@ fn status(lab: &Lab, pod: &Pod, ready: bool) -> PodStatus {
         ),
         conditions: Some(vec![condition("Ready"), condition("ContainersReady")]),
         container_statuses: Some(statuses.collect()),
+        ..Default::default()
+    }
+}
+
+fn container_status(name: String, health: &Health) -> ContainerStatus {
+    let own = health.container(&name);
+    let ended = ContainerState {
+        terminated: Some(ContainerStateTerminated {
+            reason: Some("Error".into()),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let waiting = ContainerState {
+        waiting: Some(ContainerStateWaiting {
+            reason: Some("CrashLoopBackOff".into()),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let running = ContainerState {
+        running: Some(ContainerStateRunning::default()),
+        ..Default::default()
+    };
+    let last_state = (own.backing_off || own.restarts > 0).then(|| ended.clone());
+    ContainerStatus {
+        name,
+        image: IMAGE.into(),
+        ready: !own.ended && !health.unready,
+        started: Some(!own.ended),
+        restart_count: i32::try_from(own.restarts).unwrap_or(i32::MAX),
+        last_state,
+        state: Some(match own {
+            ContainerHealth { ended: false, .. } => running,
+            ContainerHealth {
+                backing_off: true, ..
+            } => waiting,
+            _ => ended,
+        }),
         ..Default::default()
     }
 }

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::ledger::{HostRecord, Lab, Ledger, Pod, PodRecord};
+use super::life::Health;
 use super::name::Label;
 use super::name_server;
 use super::node::{Host, Machine, Node, OWN_END, UNDERLAY_BRIDGE, VXLAN};
@@ -34,7 +35,7 @@ pub fn plan(wanted: &Wanted, ledger: Option<&Ledger>, observed: &Observed) -> Ve
     steps.extend(gone.into_iter().cloned().map(Step::RemovePod));
     steps.extend(planner.network_steps(&kept));
     steps.extend(planner.container_steps(&kept));
-    steps.extend(planner.registry_steps());
+    steps.extend(planner.registry_steps(&kept));
     let apps_change = steps.iter().any(|step| {
         matches!(
             step,
@@ -214,7 +215,7 @@ impl<'a> Planner<'a> {
                 (pod.ip, pod.ip6, &pod.node) == (now.ip, now.ip6, &now.node)
             };
             match pod.filter(same) {
-                Some(pod) if self.is_whole(record, &ports) => {
+                Some(pod) if record.leaving.is_none() && self.is_whole(record, &ports) => {
                     kept.insert(&pod.spec.name);
                 }
                 _ => gone.push(record),
@@ -354,16 +355,25 @@ impl<'a> Planner<'a> {
         steps
     }
 
-    fn registry_steps(&self) -> Vec<Step> {
+    /// One that is made again is well; one that stays is as it was.
+    fn health(&self, pod: &Pod, kept: &BTreeSet<&Label>) -> Health {
+        let record = self.records.get(&pod.spec.name);
+        let record = record.filter(|_| kept.contains(&pod.spec.name));
+        record.map(|record| Health::of(record)).unwrap_or_default()
+    }
+
+    fn registry_steps(&self, kept: &BTreeSet<&Label>) -> Vec<Step> {
         let (lab, observed) = (self.lab, self.observed);
         let nodes = lab
             .nodes
             .iter()
             .map(|node| (object::node_file(node), object::node(node)));
-        let pods = self
-            .pods
-            .iter()
-            .map(|pod| (object::pod_file(pod), object::pod(lab, pod, true)));
+        let pods = self.pods.iter().map(|pod| {
+            (
+                object::pod_file(pod),
+                object::pod(lab, pod, &self.health(pod, kept)),
+            )
+        });
         let names = object::name_service(lab);
         let names = names.map(|content| (name_server::SERVICE_FILE.to_string(), content));
         let mut steps: Vec<_> = nodes

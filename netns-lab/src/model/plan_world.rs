@@ -83,6 +83,7 @@ impl World {
             leaving: false,
             hosts: Vec::new(),
             pods: Vec::new(),
+            released: Vec::new(),
             agent: None,
         });
         ledger.lab = self.lab.clone();

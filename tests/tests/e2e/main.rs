@@ -18,6 +18,7 @@ mod hairpin;
 mod harness;
 mod kill;
 mod kube_dns;
+mod life;
 mod names;
 mod no_trace;
 mod nodes;

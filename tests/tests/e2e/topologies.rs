@@ -223,8 +223,15 @@ fn a_dead_app_is_seen_at_once_and_comes_back_with_up() {
     up_and_sync(&machine, "3-pods");
     let watch = machine.command(["miniproxy", "sync", "--watch"]).start();
     watch.wait_for("following");
-    let pid = pods(&status(&machine))[1].2;
-    machine.run(["kill", "-9", &pid.to_string()]).ok();
+    // The first time the agent starts it again at once, the second time it waits.
+    for _ in 0..2 {
+        eventually("web-2 runs", || status(&machine)["pods"][1]["ready"] == true);
+        let pid = pods(&status(&machine))[1].2;
+        machine.run(["kill", "-9", &pid.to_string()]).ok();
+        eventually("another one runs, or none", || {
+            status(&machine)["pods"][1]["pid"] != pid
+        });
+    }
     eventually("the rules know that web-2 is dead", || {
         !machine
             .run(["iptables-save"])

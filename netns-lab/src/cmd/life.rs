@@ -1,0 +1,118 @@
+//! What the commands on the life of pods share: who comes, who goes, and in which order.
+
+use std::collections::BTreeSet;
+
+use labkit::Failure;
+
+use super::objects::{Open, now};
+use crate::cli::life::EndArgs;
+use crate::engine::retire::{self, Grace};
+use crate::engine::settle::{self, Place};
+use crate::model::ledger::Leaving;
+use crate::model::life;
+use crate::model::name::Label;
+use crate::model::topology::PodSpec;
+
+/// Fails where the lab cannot be changed from here.
+pub(super) fn here(open: &Open) -> Result<(), Failure> {
+    match settle::place(&open.ledger)? {
+        Place::Elsewhere(pid) => Err(settle::elsewhere(&open.ledger, pid)),
+        Place::Here | Place::Gone => Ok(()),
+    }
+}
+
+/// Ends pods gracefully; others may change the lab meanwhile. What is left of the pods goes with the
+/// next change of shape.
+pub(super) fn retire(
+    mut open: Open,
+    pods: &[Label],
+    leaving: Leaving,
+    end: &EndArgs,
+) -> Result<Open, Failure> {
+    let known: Vec<_> = pods
+        .iter()
+        .filter(|pod| open.ledger.pod(pod).is_some())
+        .cloned()
+        .collect();
+    if known.is_empty() {
+        return Ok(open);
+    }
+    here(&open)?;
+    retire::announce(&mut open.ledger, &known, leaving, &now())?;
+    let ledger = open.ledger.clone();
+    drop(open);
+    let grace = Grace {
+        rules: end.grace,
+        connections: end.drain,
+    };
+    retire::finish(&ledger, &known, grace);
+    Open::new(Some(&ledger.lab.name))
+}
+
+/// Leads the lab to these pods, batch by batch, and tells who came and who went.
+pub(super) fn transition(
+    mut open: Open,
+    wanted: &[PodSpec],
+    surge: usize,
+    end: &EndArgs,
+) -> Result<(Open, String), Failure> {
+    here(&open)?;
+    if wanted.is_empty() {
+        return Err(open.would_be_empty());
+    }
+    let standing = open.ledger.topology().pods;
+    let there: BTreeSet<_> = standing.iter().map(|pod| &pod.name).collect();
+    let stays: BTreeSet<_> = wanted.iter().map(|pod| &pod.name).collect();
+    let old: Vec<_> = standing.iter().map(|pod| pod.name.clone()).collect();
+    let old: Vec<_> = old.into_iter().filter(|name| !stays.contains(name)).collect();
+    let new = wanted.iter().filter(|pod| !there.contains(&pod.name));
+    let new: Vec<_> = new.cloned().collect();
+    let mut said = String::new();
+    for (come, go) in life::batches(&old, &new, surge) {
+        if !come.is_empty() {
+            let mut pods = open.ledger.topology().pods;
+            pods.retain(|pod| !come.iter().any(|other| other.name == pod.name));
+            pods.extend(come.iter().cloned());
+            open.shape(pods)?;
+            said.extend(come.iter().map(|pod| format!("pod/{} created\n", pod.name)));
+        }
+        if !go.is_empty() {
+            open = retire(open, &go, Leaving::ForGood, end)?;
+            said.extend(go.iter().map(|pod| format!("pod/{pod} deleted\n")));
+        }
+    }
+    if !old.is_empty() {
+        open.shape(open.ledger.topology().pods)?;
+    }
+    Ok((open, said))
+}
+
+/// The pods of an app that no Deployment has.
+pub(super) fn of_app(open: &Open, app: &Label) -> Result<Vec<PodSpec>, Failure> {
+    let carries = |pod: &PodSpec| {
+        let mut labels = pod.labels.iter();
+        labels.any(|(key, value)| key.as_str() == "app" && value.as_str() == app.as_str())
+    };
+    let pods: Vec<_> = open.single_pods().into_iter().filter(carries).collect();
+    if pods.is_empty() {
+        let failure = Failure::failed(format!(
+            "there is no Deployment {app} and no pod labelled app={app}"
+        ));
+        return Err(failure.hint(format!(
+            "add a first pod: netns-lab pod add {app}-1 --labels app={app}"
+        )));
+    }
+    Ok(pods)
+}
+
+/// More pods of an app.
+pub(super) fn more(open: &Open, app: &Label, like: &PodSpec, number: usize) -> Result<Vec<PodSpec>, Failure> {
+    let taken: Vec<_> = open
+        .ledger
+        .pods
+        .iter()
+        .map(|record| record.pod.spec.clone())
+        .collect();
+    life::more(app.as_str(), like, number, &taken)
+        .map_err(|name| Failure::failed(format!("{name:?} would be too long for the name of a pod")))
+}

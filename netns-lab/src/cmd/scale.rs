@@ -1,0 +1,46 @@
+//! `netns-lab scale`: more or fewer pods of an app.
+
+use labkit::{Failure, Outcome};
+
+use super::life::{more, of_app, transition};
+use super::objects::Open;
+use crate::cli::life::ScaleArgs;
+use crate::model::name::Label;
+use crate::model::topology::PodSpec;
+
+/// Runs `scale`.
+pub(super) fn run(args: &ScaleArgs) -> Result<Outcome, Failure> {
+    let mut open = Open::new(args.lab.as_ref())?;
+    let replicas = usize::from(args.replicas);
+    let named = open.deployment(args.app.as_str());
+    let wanted = match named {
+        Some(mut deployment) => {
+            if let Some(spec) = &mut deployment.spec {
+                spec.replicas = Some(i32::from(args.replicas));
+            }
+            let wanted = open.wanted_with(&deployment)?;
+            if wanted.is_empty() {
+                return Err(open.would_be_empty());
+            }
+            open.put_object(&deployment)?;
+            wanted
+        }
+        None => of_label(&open, &args.app, replicas)?,
+    };
+    let (open, said) = transition(open, &wanted, usize::MAX, &args.end)?;
+    let pods = if replicas == 1 { "pod" } else { "pods" };
+    open.finish(&format!("{said}{} has {replicas} {pods}", args.app), &[])?;
+    Ok(Outcome::Done)
+}
+
+/// All pods of the lab, when an app has so many.
+fn of_label(open: &Open, app: &Label, replicas: usize) -> Result<Vec<PodSpec>, Failure> {
+    let own = of_app(open, app)?;
+    let mut wanted = open.ledger.topology().pods;
+    let going: Vec<_> = own.iter().skip(replicas).map(|pod| &pod.name).collect();
+    wanted.retain(|pod| !going.contains(&&pod.name));
+    if let Some(last) = own.last().filter(|_| replicas > own.len()) {
+        wanted.extend(more(open, app, last, replicas - own.len())?);
+    }
+    Ok(wanted)
+}
