@@ -235,7 +235,7 @@ fn the_registry_is_followed() {
         assert!(since.elapsed() < Duration::from_secs(2), "it never went");
     }
     eprintln!("at most {worst:?}");
-    // A pod whose app ends is no endpoint any more.
+    // A pod that is not ready is no endpoint any more.
     publish(
         &machine,
         "pods",
@@ -250,10 +250,7 @@ fn the_registry_is_followed() {
     wait_for("three pods", Duration::from_secs(2), || {
         (pods() == 3).then_some(())
     });
-    let status = machine.lab(["status", "-o", "json"]).ok().json();
-    machine
-        .run(["kill", "-9", &status["pods"][0]["pid"].to_string()])
-        .ok();
+    machine.lab(["pod", "unready", "web-1"]).ok();
     wait_for("two pods", Duration::from_secs(2), || (pods() == 2).then_some(()));
 }
 
