@@ -151,7 +151,7 @@ fn errors_in_a_topology_name_line_column_and_field() {
 fn a_clash_is_found_before_anything_is_changed_and_names_the_flag() {
     for (obstacle, flag, cure) in [
         (
-            "ip link add d0 type bridge; ip address add 10.244.0.77/16 dev d0; ip link set d0 up",
+            "ip link add d0 type bridge; ip link set d0 addrgenmode none; ip address add 10.244.0.77/16 dev d0; ip link set d0 up",
             "--pod-cidr",
             vec!["--pod-cidr", "10.50.0.0/24"],
         ),
