@@ -132,3 +132,10 @@ fn the_schema_knows_the_fields_that_are_read() {
         assert_eq!(of_schema(object), known_fields(&text), "{name}");
     }
 }
+
+#[test]
+fn the_example_of_the_documentation_is_one() {
+    let example = include_bytes!("../../../docs/topology.example.json");
+    let topology = Topology::from_json(example).unwrap();
+    assert_eq!((topology.nodes.len(), topology.pods.len()), (2, 3));
+}
