@@ -16,6 +16,7 @@ pub mod life;
 pub mod objects;
 
 use crate::app::Listen;
+use crate::dns::upstream::UpstreamServer;
 use crate::model::name::Label;
 use crate::model::topology::Overlay;
 
@@ -96,6 +97,9 @@ pub enum Command {
     /// The first process of a container that runs a command
     #[command(hide = true)]
     Container(ContainerArgs),
+    /// The name server in its pod
+    #[command(hide = true)]
+    NameServer(objects::NameServerArgs),
     /// A process on its way into a container
     #[command(hide = true)]
     Enter(EnterArgs),
@@ -158,6 +162,15 @@ pub struct UpArgs {
     /// Join the pods of different nodes by a tunnel instead of by routes
     #[arg(long, value_enum)]
     pub overlay: Option<Overlay>,
+    /// Have the name server kube-dns, a pod [default: where nodes are isolated]
+    #[arg(long, conflicts_with = "no_dns")]
+    pub dns: bool,
+    /// Do without it
+    #[arg(long, conflicts_with = "dns_upstream")]
+    pub no_dns: bool,
+    /// Whom it asks for other names: an address, or `host` for the host's own
+    #[arg(long, value_name = "ADDRESS|host")]
+    pub dns_upstream: Option<UpstreamServer>,
     /// Say what would be done and do nothing; needs no root
     #[arg(long)]
     pub dry_run: bool,

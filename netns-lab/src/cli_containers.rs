@@ -161,6 +161,9 @@ pub struct InsideArgs {
     /// The folder that becomes its root
     #[arg(long, hide = true)]
     pub rootfs: Option<PathBuf>,
+    /// See the registry of its lab, where others see nothing
+    #[arg(long, hide = true)]
+    pub see_registry: bool,
     /// Its control group
     #[arg(long, hide = true)]
     pub cgroup: Option<PathBuf>,

@@ -1,14 +1,15 @@
 //! The command line of what deals with objects and names.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use labkit::shell::OutputFormat;
 
+use super::InsideArgs;
 use super::life::EndArgs;
 use crate::dns::CLUSTER_DOMAIN;
-use crate::dns::upstream::PORT;
+use crate::dns::upstream::UpstreamServer;
 use crate::model::kind::Kind;
 use crate::model::name::Label;
 
@@ -38,31 +39,31 @@ pub struct DnsArgs {
     #[arg(long, default_value = CLUSTER_DOMAIN, value_parser = domain)]
     pub domain: String,
     /// Who knows other names: an address, or `host` for the host's own servers
-    #[arg(long, value_name = "ADDRESS|host", value_parser = upstream)]
+    #[arg(long, value_name = "ADDRESS|host")]
     pub upstream: Vec<UpstreamServer>,
     /// Listen in this network namespace; upstream is asked from here
     #[arg(long, value_name = "NAME")]
     pub netns: Option<String>,
 }
 
-/// A name server of elsewhere.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum UpstreamServer {
-    /// This one.
-    At(SocketAddr),
-    /// Those that the host asks itself.
-    Host,
-}
-
-fn upstream(text: &str) -> Result<UpstreamServer, String> {
-    if text == "host" {
-        return Ok(UpstreamServer::Host);
-    }
-    let address = text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, PORT));
-    address
-        .or_else(|_| text.parse())
-        .map(UpstreamServer::At)
-        .map_err(|_| "expected an address such as 192.0.2.1 or 192.0.2.1:53, or host".into())
+/// `name-server`.
+#[derive(Debug, Args)]
+pub struct NameServerArgs {
+    /// The lab
+    #[arg(long)]
+    pub lab: Label,
+    /// The pod
+    #[arg(long)]
+    pub pod: Label,
+    /// Where it runs
+    #[command(flatten)]
+    pub inside: InsideArgs,
+    /// The network namespace from which upstream is asked
+    #[arg(long)]
+    pub from: PathBuf,
+    /// Who knows other names
+    #[arg(long)]
+    pub upstream: Vec<UpstreamServer>,
 }
 
 fn domain(text: &str) -> Result<String, String> {

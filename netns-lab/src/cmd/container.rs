@@ -35,6 +35,7 @@ pub(super) fn furnish(lab: &Label, pod: &Label, args: &InsideArgs) -> Result<(),
         view: view.clone(),
         rootfs: args.rootfs.clone(),
         cgroup: args.cgroup.clone(),
+        registry: args.see_registry,
     };
     container::furnish(lab, pod, &inside)
 }

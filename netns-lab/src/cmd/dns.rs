@@ -3,14 +3,17 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::{fs, net};
 
+use labkit::rundir::RUN_DIRECTORY;
 use labkit::{Failure, Outcome, shell};
 use nix::sched::{CloneFlags, setns};
 
-use super::find;
-use crate::cli::objects::{DnsArgs, UpstreamServer};
+use super::{container, find};
+use crate::cli::objects::{DnsArgs, NameServerArgs};
+use crate::dns::CLUSTER_DOMAIN;
 use crate::dns::server::{Settings, serve};
-use crate::dns::upstream::{PORT, Upstream, servers_of};
-use crate::edge::{namespace, privilege, store};
+use crate::dns::upstream::{PORT, Upstream, UpstreamServer, servers_of};
+use crate::edge::{namespace, pod, privilege, stdio, store};
+use crate::engine::launch;
 
 /// The host's own list of name servers.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
@@ -49,6 +52,44 @@ pub(super) fn run(args: &DnsArgs) -> Result<Outcome, Failure> {
         shell::tell(&format!("names of {} on {}", settings.domain, words.join(", ")));
         Ok(())
     })
+}
+
+/// Runs `name-server`: the same in a pod of the lab's own.
+///
+/// It starts in the pod's network namespace, and with the mounts of whoever started it.
+pub(super) fn in_pod(args: &NameServerArgs) -> Result<Outcome, Failure> {
+    let _ = nix::unistd::setsid();
+    // Before the container's view is made: it has neither the host's resolv.conf nor the others'
+    // processes.
+    let servers = servers(&args.upstream)?;
+    let from = fs::File::open(&args.from)
+        .map_err(|error| Failure::failed(format!("cannot open {}: {error}", args.from.display())))?;
+    // Before there is a second thread: the kernel changes the mounts of all or of none.
+    container::furnish(&args.lab, &args.pod, &args.inside)?;
+    let upstream = (!servers.is_empty())
+        .then(|| upstream_from(&from, servers))
+        .transpose()?;
+    drop(from);
+    let settings = Settings {
+        registries: vec![RUN_DIRECTORY.into()],
+        listen: vec![everywhere()],
+        domain: CLUSTER_DOMAIN.to_string(),
+        upstream,
+    };
+    serve(&settings, || {
+        privilege::drop_capabilities()?;
+        shell::tell(&format!("names of {} on {}", settings.domain, settings.listen[0]));
+        stdio::tell_starter(&launch::word(&args.pod, &args.inside.container))
+    })
+}
+
+/// Others are asked from there, and this thread comes back.
+fn upstream_from(place: &fs::File, servers: Vec<SocketAddr>) -> Result<Upstream, Failure> {
+    let home = namespace::current()?;
+    pod::enter(place)?;
+    let upstream = Upstream::start(servers);
+    pod::enter(&home)?;
+    upstream
 }
 
 /// All addresses of both families; where there is no IPv6, of IPv4.

@@ -77,6 +77,7 @@ fn look_at_labs(facts: &mut Facts) {
         service_cidr,
         service_cidr6: None,
         underlay: None,
+        dns: None,
     };
     let found = lay_out(&lab, &Topology::web_pods(3), None).ok().and_then(|pods| {
         Some(clashes(

@@ -67,7 +67,7 @@ fn one(run: &RunDirectory, lab: &Label) -> Result<usize, Failure> {
         // It died before it had written down anything, so it has made nothing but its folder.
         return store::remove_lab_directory(lab).map(|()| 0);
     };
-    let pods = ledger.pods.len();
+    let pods = ledger.topology_pods().count();
     take_down(run, ledger).map_err(|failure| {
         failure
             .context(format!("lab {lab}"))

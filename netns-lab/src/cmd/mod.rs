@@ -60,6 +60,7 @@ pub fn run(command: Command) -> Result<Outcome, Failure> {
         Command::Namespaces(args) => namespaces::run(&args),
         Command::Image(args) => image::run(&args),
         Command::Container(args) => container::run(&args),
+        Command::NameServer(args) => dns::in_pod(&args),
         Command::Enter(args) => exec::enter(&args),
         Command::Agent(args) => agent::run(&args),
         Command::Completions { shell } => shell::emit_completions(Cli::command(), shell),

@@ -2,6 +2,7 @@
 //! else what is free.
 
 use labkit::Failure;
+use labkit::rundir::network_namespace;
 
 use crate::cli::UpArgs;
 use crate::engine::down::other_labs;
@@ -9,6 +10,7 @@ use crate::model::address::{self, room};
 use crate::model::layout::{self, LayoutError};
 use crate::model::ledger::{Lab, Ledger};
 use crate::model::name::{self, Label};
+use crate::model::name_server::NameServer;
 use crate::model::topology::{NodeSpec, Topology};
 
 /// The topology that is wanted: what the flags say goes for it, too.
@@ -19,18 +21,68 @@ pub(super) fn with_flags(args: &UpArgs, given: Option<Topology>, before: Option<
     topology.isolated |= args.isolated;
     topology.dual_stack |= args.dual_stack;
     topology.overlay = args.overlay.or(topology.overlay);
+    topology.dns = match (args.dns, args.no_dns) {
+        (_, true) => Some(false),
+        (true, _) => Some(true),
+        _ => args.dns_upstream.as_ref().map(|_| true).or(topology.dns),
+    };
+    topology.dns_upstream = args.dns_upstream.clone().or(topology.dns_upstream);
     topology
 }
 
 /// The lab.
 pub(super) fn lab(args: &UpArgs, topology: &Topology, before: Option<&Ledger>) -> Result<Lab, Failure> {
-    match before {
+    let mut lab = match before {
         Some(ledger) => {
             refuse_changes(args, topology, ledger)?;
-            changed(topology, &ledger.lab)
+            changed(topology, &ledger.lab)?
         }
-        None if topology.has_own_nodes() => of_own_nodes(args, topology),
-        None => on_this_node(args, topology),
+        None if topology.has_own_nodes() => of_own_nodes(args, topology)?,
+        None => on_this_node(args, topology)?,
+    };
+    lab.dns = name_server(topology, before, &lab)?;
+    Ok(lab)
+}
+
+/// The name server: as said, else as it was, else where the nodes are the lab's own.
+fn name_server(
+    topology: &Topology,
+    before: Option<&Ledger>,
+    lab: &Lab,
+) -> Result<Option<NameServer>, Failure> {
+    let had = before.and_then(|ledger| ledger.lab.dns.as_ref());
+    let usual = before.map_or(lab.underlay.is_some(), |_| had.is_some());
+    if !topology.dns.unwrap_or(usual) {
+        return Ok(None);
+    }
+    let name = Label::kube_dns();
+    if topology.pods.iter().any(|pod| pod.name == name) {
+        return Err(Failure::usage(format!(
+            "a pod of the topology is named {name}, as the name server"
+        ))
+        .hint("expected another name, or --no-dns"));
+    }
+    if had.is_none() && lab.underlay.is_none() {
+        refuse_second(lab)?;
+    }
+    let kept = had.and_then(|server| server.upstream.clone());
+    Ok(Some(NameServer {
+        upstream: topology.dns_upstream.clone().or(kept),
+    }))
+}
+
+/// Labs of one node have one set of rules, in which one Service can have that name.
+fn refuse_second(lab: &Lab) -> Result<(), Failure> {
+    let here = network_namespace()?;
+    let others = other_labs(&lab.name)?;
+    let has = |other: &&Ledger| other.node_namespace == Some(here) && other.lab.dns.is_some();
+    match others.iter().find(has) {
+        None => Ok(()),
+        Some(other) => Err(Failure::failed(format!(
+            "the lab {} on this node has the Service kube-system/kube-dns already",
+            other.lab.name
+        ))
+        .hint("give this one nodes of its own: --isolated")),
     }
 }
 
@@ -67,6 +119,7 @@ fn of_own_nodes(args: &UpArgs, topology: &Topology) -> Result<Lab, Failure> {
         service_cidr6: dual_stack.then_some(layout::SERVICES6),
         bridge: args.bridge.clone().unwrap_or_else(|| "cni0".to_string()),
         underlay: Some(layout::underlay(&args.name, dual_stack, topology.overlay)),
+        dns: None,
     };
     let default = [NodeSpec::named(Label::default_node(&args.name))];
     let specs = if topology.nodes.is_empty() {
@@ -114,6 +167,7 @@ fn on_this_node(args: &UpArgs, topology: &Topology) -> Result<Lab, Failure> {
         service_cidr6: None,
         bridge,
         underlay: None,
+        dns: None,
     };
     let overlapping = taken.iter().find_map(|other| {
         let flags = [(lab.pod_cidr, "--pod-cidr"), (lab.service_cidr, "--service-cidr")];

@@ -1,13 +1,16 @@
 //! Asks other name servers, from the network namespace that the program was started in.
 
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use labkit::Failure;
+use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -24,6 +27,54 @@ const AT_ONCE: usize = 256;
 
 /// The port of name servers.
 pub const PORT: u16 = 53;
+
+/// A name server of elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum UpstreamServer {
+    /// This one.
+    At(SocketAddr),
+    /// Those that the host asks itself.
+    Host,
+}
+
+impl FromStr for UpstreamServer {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "host" {
+            return Ok(Self::Host);
+        }
+        let address = text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, PORT));
+        address
+            .or_else(|_| text.parse())
+            .map(Self::At)
+            .map_err(|_| "expected an address such as 192.0.2.1 or 192.0.2.1:53, or host".into())
+    }
+}
+
+impl TryFrom<String> for UpstreamServer {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<UpstreamServer> for String {
+    fn from(server: UpstreamServer) -> Self {
+        server.to_string()
+    }
+}
+
+impl fmt::Display for UpstreamServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::At(address) => address.fmt(f),
+            Self::Host => f.write_str("host"),
+        }
+    }
+}
 
 struct Request {
     question: Vec<u8>,

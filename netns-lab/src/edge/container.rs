@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use labkit::Failure;
+use labkit::rundir::RUN_DIRECTORY;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 
@@ -26,6 +27,8 @@ pub struct Inside {
     pub rootfs: Option<PathBuf>,
     /// Its control group.
     pub cgroup: Option<PathBuf>,
+    /// It sees the lab's registry where others see nothing of the lab.
+    pub registry: bool,
 }
 
 /// Gives this process, which is the first of its pid namespace, a file system of its own.
@@ -54,10 +57,24 @@ pub fn furnish(lab: &Label, pod: &Label, inside: &Inside) -> Result<(), Failure>
     if inside.rootfs.is_some() {
         become_root(&root).map_err(at("root"))
     } else {
-        // The state of the lab is nobody's business in it.
-        let bind = MsFlags::MS_BIND;
-        mount(Some(EMPTY), labkit::rundir::RUN_DIRECTORY, NONE, bind, NONE).map_err(at("/run"))
+        state(lab, inside.registry).map_err(at("/run"))
     }
+}
+
+/// The state of the lab is nobody's business in a container, but for the registry in that of the
+/// name server.
+fn state(lab: &Label, registry: bool) -> nix::Result<()> {
+    let shown = if registry {
+        store::registry(lab)
+    } else {
+        PathBuf::from(EMPTY)
+    };
+    mount(Some(&shown), RUN_DIRECTORY, NONE, MsFlags::MS_BIND, NONE)?;
+    let read_only = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
+    // A kernel may refuse it of a mount that is not this user's own.
+    let made = mount(NONE, RUN_DIRECTORY, NONE, read_only, NONE);
+    tracing::debug!(?made, "a read-only /run");
+    Ok(())
 }
 
 /// A root whose folders are those of `rootfs`, with all that a container must have.

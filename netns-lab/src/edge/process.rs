@@ -139,8 +139,11 @@ pub fn node_of_agent(lab: &str) -> Option<u64> {
 }
 
 fn is_ours(pid: i32, lab: &str, namespaces: &[u64]) -> bool {
-    is_called(pid, lab, &[b"serve", b"container", b"holder", b"agent"])
-        && namespace_of(pid).is_some_and(|inode| namespaces.contains(&inode))
+    is_called(
+        pid,
+        lab,
+        &[b"serve", b"container", b"name-server", b"holder", b"agent"],
+    ) && namespace_of(pid).is_some_and(|inode| namespaces.contains(&inode))
 }
 
 fn namespace_of(pid: i32) -> Option<u64> {

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::container::APP;
 use crate::model::ledger::{Ledger, VERSION};
 use crate::model::name::Label;
+use crate::model::name_server;
 use crate::model::object;
 
 /// The folder of one lab.
@@ -191,9 +192,10 @@ pub fn has_service(files: &BTreeMap<String, Vec<u8>>) -> bool {
     candidates.any(|(_, content)| object::holds_a_service(content))
 }
 
-/// Files that the lab wrote hold no Service; parsing a thousand of them would take its time.
+/// Files that the lab wrote hold no Service of the user's; parsing a thousand of them would take its
+/// time.
 fn is_generated(name: &str) -> bool {
-    name.ends_with(".pod.json") || name.ends_with(".node.json")
+    name.ends_with(".pod.json") || name.ends_with(".node.json") || name == name_server::SERVICE_FILE
 }
 
 /// Writes one object to a registry.

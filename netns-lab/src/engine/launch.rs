@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read as _;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
@@ -102,12 +102,14 @@ pub fn containers(
     let failed = |error: nix::Error| Failure::failed(format!("cannot make a pipe: {error}"));
     let (hears, tells) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(failed)?;
     let view = View::new(&lab.name)?;
+    let home = home()?;
     let own_pids = File::open("/proc/self/ns/pid")
         .map_err(|error| Failure::failed(format!("cannot open this pid namespace: {error}")))?;
     let launcher = Launcher {
         lab,
         view: view.path(),
         own_pids,
+        home: format!("/proc/{}/fd/{}", std::process::id(), home.as_raw_fd()),
         tells,
         started,
     };
@@ -122,8 +124,8 @@ pub fn containers(
     )?;
     drop(launcher);
     let told = await_words(lab, pods, hears);
-    // It must live until the last container has looked at it.
-    drop(view);
+    // They must live until the last container has looked at them.
+    drop((view, home));
     told
 }
 
@@ -132,6 +134,7 @@ struct Launcher<'a> {
     lab: &'a Lab,
     view: String,
     own_pids: File,
+    home: String,
     tells: OwnedFd,
     started: &'a Mutex<Vec<Started>>,
 }
@@ -209,7 +212,10 @@ impl Launcher<'_> {
         {
             command.arg(flag).arg(path);
         }
-        if !container.is_app() {
+        if pod.system {
+            // Its command is this program's, told where it is to be besides.
+            command.args(container.command.iter().skip(2));
+        } else if !container.is_app() {
             command.arg("--").args(&container.command);
         }
         command
@@ -224,7 +230,11 @@ impl Launcher<'_> {
     }
 
     fn first_process(&self, pod: &Pod, container: &ContainerSpec) -> Command {
-        let verb = if container.is_app() { "serve" } else { "container" };
+        let verb = match (pod.system, container.is_app()) {
+            (true, _) => "name-server",
+            (false, true) => "serve",
+            (false, false) => "container",
+        };
         let mut command = own_command(verb, &self.lab.name);
         command.args(["--pod", pod.spec.name.as_str()]);
         command.args(["--container", container.name.as_str(), "--inside", &self.view]);
@@ -241,6 +251,9 @@ impl Launcher<'_> {
                 };
                 command.args(["--listen", &listen.to_string()]);
             }
+        }
+        if pod.system {
+            command.arg("--see-registry").args(["--from", &self.home]);
         }
         if let Some(user) = container.user {
             command.args(["--user", &user.to_string()]);
@@ -326,6 +339,25 @@ fn is_agents(step: &std::ffi::OsStr) -> bool {
     step.to_str().is_some_and(|step| step.starts_with("agent:"))
 }
 
+/// The network namespace from which a name server asks others: the one that `up` was called in. The
+/// agent, which may be in another, has it as its stdin.
+fn home() -> Result<File, Failure> {
+    let stdin = "/proc/self/fd/0";
+    let handed = std::fs::read_link(stdin).is_ok_and(|link| link.to_string_lossy().starts_with("net:["));
+    let path = if handed { stdin } else { "/proc/self/ns/net" };
+    File::open(path).map_err(|error| Failure::host_lacks(format!("cannot open {path}: {error}")))
+}
+
+/// What the agent gets as its stdin: where nobody asks others, no namespace is kept alive.
+fn handed_on(lab: &Lab) -> Result<Stdio, Failure> {
+    let asks = lab.dns.as_ref().is_some_and(|dns| dns.upstream.is_some());
+    if asks {
+        Ok(home()?.into())
+    } else {
+        Ok(Stdio::null())
+    }
+}
+
 /// Starts the agent of a lab.
 pub fn agent(lab: &Lab) -> Result<Option<ProcessId>, Failure> {
     let failed = |error: std::io::Error| Failure::failed(format!("cannot start the agent: {error}"));
@@ -340,7 +372,7 @@ pub fn agent(lab: &Lab) -> Result<Option<ProcessId>, Failure> {
         command.env(fault::VARIABLE, step);
     }
     let child = command
-        .stdin(Stdio::null())
+        .stdin(handed_on(lab)?)
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()

@@ -128,6 +128,7 @@ fn nominal(lab: &Label) -> Result<Lab, Failure> {
         service_cidr6: None,
         bridge,
         underlay: None,
+        dns: None,
     })
 }
 

@@ -21,6 +21,7 @@ use crate::edge::{cgroup, host, joined, process, registry, store};
 use crate::model::container::ContainerSpec;
 use crate::model::ledger::{ContainerRecord, HostRecord, Lab, Ledger, Pod, PodRecord, ProcessId};
 use crate::model::name::Label;
+use crate::model::name_server;
 use crate::model::node::Host;
 use crate::model::object;
 use crate::model::observed::Observed;
@@ -283,6 +284,7 @@ impl Up<'_> {
             _ => None,
         });
         self.end_containers(&stopped)?;
+        self.name_service()?;
         let starts = self.starts();
         if starts.is_empty() {
             return Ok(());
@@ -297,6 +299,27 @@ impl Up<'_> {
         note(&mut self.ledger, started.into_inner().unwrap_or_default());
         fault::point("up:apps");
         result
+    }
+
+    /// Offers or withdraws the Service of the name server, of which pods are told when they start.
+    fn name_service(&self) -> Result<(), Failure> {
+        let lab = &self.ledger.lab.name;
+        let mut told = false;
+        for step in self.steps {
+            match step {
+                Step::Publish { file, content } if file == name_server::SERVICE_FILE => {
+                    store::publish(lab, file, content)?;
+                }
+                Step::Withdraw(file) if file == name_server::SERVICE_FILE => store::withdraw(lab, file)?,
+                _ => continue,
+            }
+            fault::point("up:host-name-service");
+            told = true;
+        }
+        if told {
+            registry::refresh_pod_files(&self.ledger)?;
+        }
+        Ok(())
     }
 
     fn end_containers(&mut self, stopped: &[(Label, Label)]) -> Result<(), Failure> {

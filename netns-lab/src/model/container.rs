@@ -7,6 +7,7 @@ use caps::Capability;
 use serde::{Deserialize, Serialize};
 
 use super::name::Label;
+use super::quantity;
 use super::topology::{App, PodSpec, Port, default_ports};
 
 /// The container of a pod that names none.
@@ -187,10 +188,7 @@ quantity!(
 );
 
 fn parse_cpu(text: &str) -> Option<u32> {
-    let thousandths = match text.strip_suffix('m') {
-        Some(number) => digits(number)?,
-        None => digits(text)?.checked_mul(1000)?,
-    };
+    let quantity::Cpu(thousandths) = quantity::Cpu::parse(text).ok()?;
     // The kernel hands out time in slices of 1 ms of each 100.
     u32::try_from(thousandths)
         .ok()
@@ -198,26 +196,8 @@ fn parse_cpu(text: &str) -> Option<u32> {
 }
 
 fn parse_memory(text: &str) -> Option<u64> {
-    const UNITS: [(&str, u64); 7] = [
-        ("Ki", 1 << 10),
-        ("Mi", 1 << 20),
-        ("Gi", 1 << 30),
-        ("k", 1000),
-        ("M", 1_000_000),
-        ("G", 1_000_000_000),
-        ("", 1),
-    ];
-    let (number, unit) = UNITS
-        .iter()
-        .find_map(|(suffix, unit)| Some((text.strip_suffix(suffix)?, *unit)))?;
-    digits(number)?
-        .checked_mul(unit)
-        .filter(|bytes| *bytes >= 1 << 20)
-}
-
-fn digits(text: &str) -> Option<u64> {
-    let plain = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    plain.then(|| text.parse().ok()).flatten()
+    let quantity::Memory(bytes) = quantity::Memory::parse(text).ok()?;
+    Some(bytes).filter(|bytes| *bytes >= 1 << 20)
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use ipnet::{Ipv4Net, Ipv6Net};
 use super::address::{self, AddressError};
 use super::ledger::{Lab, Ledger, Pod};
 use super::name::{self, Label};
+use super::name_server::with_system_pods;
 use super::node::{Machine, Node, Underlay};
 use super::schedule::{self, Unschedulable};
 use super::topology::{NodeSpec, Overlay, Topology};
@@ -183,9 +184,10 @@ pub fn lay_out(lab: &Lab, topology: &Topology, before: Option<&Ledger>) -> Resul
             .flat_map(|ledger| &ledger.pods)
             .map(|record| &record.pod)
     };
+    let specs = with_system_pods(lab, &topology.pods);
     if let [only] = &lab.nodes[..] {
         // Said as what it is: nothing has to be chosen here.
-        let (room, wanted) = (address::room(only.pod_cidr), topology.pods.len());
+        let (room, wanted) = (address::room(only.pod_cidr), specs.len());
         if wanted > room {
             let cidr = only.pod_cidr;
             return Err(AddressError::Full { cidr, room, wanted }.into());
@@ -194,7 +196,7 @@ pub fn lay_out(lab: &Lab, topology: &Topology, before: Option<&Ledger>) -> Resul
     let placed = records()
         .map(|pod| (pod.spec.name.clone(), pod.node.clone()))
         .collect();
-    let places = schedule::schedule(&lab.nodes, &topology.pods, &placed)?;
+    let places = schedule::schedule(&lab.nodes, &specs, &placed)?;
     let mut kept: BTreeMap<&Label, BTreeMap<Label, Ipv4Addr>> = BTreeMap::new();
     let leaving = |name: &Label| {
         let record = before.and_then(|ledger| ledger.pod(name));
@@ -208,8 +210,7 @@ pub fn lay_out(lab: &Lab, topology: &Topology, before: Option<&Ledger>) -> Resul
     }
     let mut addresses: BTreeMap<&Label, _> = BTreeMap::new();
     for node in &lab.nodes {
-        let here = topology
-            .pods
+        let here = specs
             .iter()
             .zip(&places)
             .filter(|(_, place)| *place == node.name());
@@ -218,9 +219,9 @@ pub fn lay_out(lab: &Lab, topology: &Topology, before: Option<&Ledger>) -> Resul
         let given = address::assign(node.pod_cidr, &kept, &given_back, &names)?;
         addresses.insert(node.name(), (node, given.into_iter()));
     }
-    let pods = topology.pods.iter().zip(&places);
+    let pods = specs.iter().zip(&places).enumerate();
     Ok(pods
-        .filter_map(|(spec, place)| {
+        .filter_map(|(index, (spec, place))| {
             let (node, given) = addresses.get_mut(place)?;
             let ip = given.next()?;
             Some(Pod {
@@ -231,6 +232,7 @@ pub fn lay_out(lab: &Lab, topology: &Topology, before: Option<&Ledger>) -> Resul
                     .map(|range| address::beside(node.pod_cidr, ip, range)),
                 namespace: name::namespace(&lab.name, &spec.name),
                 interface: name::host_interface(&lab.name, &spec.name),
+                system: index >= topology.pods.len(),
                 spec: spec.clone(),
             })
         })

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::address;
 use super::container::{self, ContainerSpec};
 use super::name::{self, Label};
+use super::name_server::NameServer;
 use super::node::{Host, Machine, Node, Underlay};
 use super::topology::{PodSpec, Topology};
 
@@ -42,6 +43,9 @@ pub struct Lab {
     /// What joins the nodes; none where the namespace that `up` was called in is the only node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub underlay: Option<Underlay>,
+    /// The name server, if the lab has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dns: Option<NameServer>,
 }
 
 impl Lab {
@@ -117,6 +121,9 @@ pub struct Pod {
     pub namespace: String,
     /// The node's end of its veth pair.
     pub interface: String,
+    /// It is the lab's own, and not of the topology.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub system: bool,
 }
 
 impl Pod {
@@ -334,6 +341,11 @@ impl Ledger {
         self.pods.iter().find(|record| record.pod.spec.name == *name)
     }
 
+    /// The records of the pods that the topology has, without the lab's own.
+    pub fn topology_pods(&self) -> impl Iterator<Item = &PodRecord> {
+        self.pods.iter().filter(|record| !record.pod.system)
+    }
+
     /// The record of a namespace that is not a pod's.
     pub fn host(&self, namespace: &str) -> Option<&HostRecord> {
         self.hosts.iter().find(|record| record.namespace == namespace)
@@ -346,14 +358,14 @@ impl Ledger {
             isolated: self.lab.underlay.is_some(),
             dual_stack: self.lab.pod_cidr6.is_some(),
             overlay: self.lab.underlay.as_ref().and_then(|underlay| underlay.overlay),
-            pods: self.staying().map(|record| record.pod.spec.clone()).collect(),
+            dns: Some(self.lab.dns.is_some()),
+            dns_upstream: self.lab.dns.as_ref().and_then(|dns| dns.upstream.clone()),
+            pods: self
+                .topology_pods()
+                .filter(|record| record.leaving != Some(Leaving::ForGood))
+                .map(|record| record.pod.spec.clone())
+                .collect(),
         }
-    }
-
-    /// The pods that are to be there.
-    fn staying(&self) -> impl Iterator<Item = &PodRecord> {
-        let mut records = self.pods.iter();
-        std::iter::from_fn(move || records.find(|record| record.leaving != Some(Leaving::ForGood)))
     }
 
     /// Addresses that were given back, those of pods that are being ended among them.

@@ -14,6 +14,7 @@ pub mod layout;
 pub mod ledger;
 pub mod life;
 pub mod name;
+pub mod name_server;
 pub mod node;
 pub mod object;
 pub mod observed;

@@ -57,6 +57,16 @@ impl Label {
         Self(super::container::APP.to_string())
     }
 
+    /// The pod of the name server, and its Service.
+    pub fn kube_dns() -> Self {
+        Self("kube-dns".to_string())
+    }
+
+    /// The container of the name server.
+    pub fn dns() -> Self {
+        Self("dns".to_string())
+    }
+
     /// The lab without a `--name`.
     pub fn default_lab() -> Self {
         Self(DEFAULT_LAB.to_string())

@@ -18,6 +18,7 @@ use super::container::{APP, ContainerSpec};
 use super::ledger::{Lab, Pod};
 use super::life::{ContainerHealth, Health};
 use super::name;
+use super::name_server;
 use super::node::Node;
 use super::quantity::{Cpu, Memory};
 
@@ -121,7 +122,7 @@ pub fn pod(lab: &Lab, pod: &Pod, health: &Health) -> Vec<u8> {
     text(&PodObject {
         metadata: ObjectMeta {
             name: Some(pod.spec.name.to_string()),
-            namespace: Some(name::object_namespace(&lab.name).into()),
+            namespace: Some(name_server::namespace_of(lab, pod).into()),
             labels: (!labels.is_empty()).then_some(labels),
             deletion_timestamp: health.terminating.clone(),
             ..Default::default()
@@ -278,6 +279,11 @@ pub fn first_service(lab: &Lab) -> Option<Vec<u8>> {
         }),
         ..Default::default()
     }))
+}
+
+/// The Service of the lab's name server, if it has one.
+pub fn name_service(lab: &Lab) -> Option<Vec<u8>> {
+    name_server::service(lab).map(|service| text(&service))
 }
 
 /// Whether a file of a registry holds a Service, alone or in a list.

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::ledger::{HostRecord, Lab, Ledger, Pod, PodRecord};
 use super::life::Health;
 use super::name::Label;
+use super::name_server;
 use super::node::{Host, Machine, Node, OWN_END, UNDERLAY_BRIDGE, VXLAN};
 use super::object;
 use super::observed::{Link, Observed, View};
@@ -373,8 +374,11 @@ impl<'a> Planner<'a> {
                 object::pod(lab, pod, &self.health(pod, kept)),
             )
         });
+        let names = object::name_service(lab);
+        let names = names.map(|content| (name_server::SERVICE_FILE.to_string(), content));
         let mut steps: Vec<_> = nodes
             .chain(pods)
+            .chain(names)
             .filter(|(file, content)| observed.published.get(file) != Some(content))
             .map(|(file, content)| Step::Publish { file, content })
             .collect();
@@ -386,6 +390,10 @@ impl<'a> Planner<'a> {
         let before = self.ledger.into_iter().flat_map(|ledger| &ledger.lab.nodes);
         let gone = before.filter(|node| lab.node(node.name()).is_none());
         steps.extend(gone.map(|node| Step::Withdraw(object::node_file(node))));
+        let had = self.ledger.is_some_and(|ledger| ledger.lab.dns.is_some());
+        if had && lab.dns.is_none() {
+            steps.push(Step::Withdraw(name_server::SERVICE_FILE.to_string()));
+        }
         if !observed.has_service && super::address::first_service(lab.service_cidr).is_some() {
             steps.push(Step::OfferService(lab.clone()));
         }

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use super::endpoints::{cluster_ips, namespace_of};
 use super::ledger::{Ledger, Pod};
 use super::name::{self, Label};
+use super::name_server::namespace_of as namespace_of_pod;
 use super::node::Machine;
 use crate::dns::CLUSTER_DOMAIN;
 use crate::dns::store::Objects;
@@ -61,7 +62,7 @@ impl Names {
 
 /// Names and contents of a pod's files.
 pub fn all(ledger: &Ledger, pod: &Pod, names: &Names) -> [(&'static str, String); 3] {
-    let namespace = name::object_namespace(&ledger.lab.name);
+    let namespace = namespace_of_pod(&ledger.lab, pod);
     [
         ("hostname", format!("{}\n", pod.spec.name)),
         ("hosts", hosts(ledger, pod, names, namespace)),
@@ -119,7 +120,7 @@ fn hosts(ledger: &Ledger, pod: &Pod, names: &Names, namespace: &str) -> String {
             text.push_str(&format!("{ip}\t{words}\n"));
         }
     }
-    for record in &ledger.pods {
+    for record in ledger.topology_pods() {
         let other = &record.pod;
         // A Service of the same name is what a program means.
         if other.spec.name != pod.spec.name && !names.has(other.spec.name.as_str(), namespace) {

@@ -137,6 +137,9 @@ pub struct PodReport {
     pub interface: String,
     /// The process of its app.
     pub pid: Option<i32>,
+    /// It is the lab's own, and not of the topology.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub system: bool,
 }
 
 /// What is known of a lab besides its ledger.
@@ -204,8 +207,9 @@ impl LabReport {
     }
 
     fn head(&self) -> String {
-        let ready = self.pods.iter().filter(|pod| pod.ready).count();
-        let (lab, pods) = (&self.lab, count(self.pods.len(), "pod"));
+        let pods = || self.pods.iter().filter(|pod| !pod.system);
+        let ready = pods().filter(|pod| pod.ready).count();
+        let (lab, pods) = (&self.lab, count(pods().count(), "pod"));
         let ranges = |pods: &str| {
             wrapped(&format!(
                 "pods {pods}, Services {}, registry {}",
@@ -294,7 +298,9 @@ impl LabReport {
         for pod in &self.pods {
             let labels = pod.labels.iter();
             let labels: Vec<_> = labels.map(|(key, value)| format!("{key}={value}")).collect();
-            let (ip, ready, labels) = (pod.ip.to_string(), yes(pod.ready), labels.join(","));
+            let mark = if pod.system { " (system)" } else { "" };
+            let labels = labels.join(",") + mark;
+            let (ip, ready) = (pod.ip.to_string(), yes(pod.ready));
             if several {
                 table.row([pod.name.as_str(), &pod.node, &ip, ready, &pod.netns, &labels]);
             } else {
@@ -446,6 +452,7 @@ fn pod_report(pod: &Pod, ready: bool, pid: Option<i32>) -> PodReport {
         netns: pod.namespace.clone(),
         interface: pod.interface.clone(),
         pid,
+        system: pod.system,
     }
 }
 

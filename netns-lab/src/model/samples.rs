@@ -21,6 +21,7 @@ pub(crate) fn lab() -> Lab {
         service_cidr6: None,
         bridge: "cni0".into(),
         underlay: None,
+        dns: None,
     }
 }
 

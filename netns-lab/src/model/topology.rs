@@ -8,6 +8,7 @@ use super::address::MAX_PODS;
 use super::container::ContainerSpec;
 use super::name::Label;
 use super::quantity::{Cpu, Memory};
+use crate::dns::upstream::UpstreamServer;
 use reading::{
     InWords as _, Object, room_for_pods, unique_containers, unique_labels, unique_nodes, unique_pods,
     unique_ports,
@@ -44,6 +45,12 @@ pub struct Topology {
     /// How pods of different nodes reach each other; none is by plain routes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overlay: Option<Overlay>,
+    /// Whether the lab has a name server of its own; where nobody says, it depends on its nodes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dns: Option<bool>,
+    /// Whom that asks for names of elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dns_upstream: Option<UpstreamServer>,
     /// The pods, in the order in which addresses are given.
     #[serde(deserialize_with = "unique_pods")]
     pub pods: Vec<PodSpec>,
@@ -223,6 +230,8 @@ impl Topology {
             isolated: false,
             dual_stack: false,
             overlay: None,
+            dns: None,
+            dns_upstream: None,
             pods,
         }
     }
@@ -343,6 +352,22 @@ fn check_nodes(nodes: usize) -> Result<usize, String> {
 
 fn web_labels() -> BTreeMap<LabelKey, LabelValue> {
     BTreeMap::from([(LabelKey("app".into()), LabelValue("web".into()))])
+}
+
+/// The labels that the Service of the name server selects by.
+pub fn name_server_labels() -> BTreeMap<LabelKey, LabelValue> {
+    BTreeMap::from([(LabelKey("k8s-app".into()), LabelValue("kube-dns".into()))])
+}
+
+/// DNS over both protocols.
+pub fn name_server_ports() -> Vec<Port> {
+    let port = |name: &str, protocol| Port {
+        name: PortName(name.into()),
+        container_port: PortNumber(crate::dns::upstream::PORT),
+        protocol,
+        answers: None,
+    };
+    vec![port("dns", Protocol::Udp), port("dns-tcp", Protocol::Tcp)]
 }
 
 /// HTTP on 8080; TCP and UDP echo on 8081.

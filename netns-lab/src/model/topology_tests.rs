@@ -91,3 +91,44 @@ fn hostile_labels_are_refused() {
         assert!(Topology::from_json(text.as_bytes()).is_err(), "{key:?}={value:?}");
     }
 }
+
+/// The fields of an object, as the refusal of an unknown one lists them.
+fn known_fields(with_unknown: &str) -> Vec<String> {
+    let refusal = Topology::from_json(with_unknown.as_bytes()).unwrap_err();
+    let (_, list) = refusal.split_once("expected one of ").expect(&refusal);
+    let mut fields: Vec<_> = list.split('`').skip(1).step_by(2).map(str::to_string).collect();
+    fields.sort();
+    fields
+}
+
+#[test]
+fn the_schema_knows_the_fields_that_are_read() {
+    let schema = include_str!("../../../docs/topology.schema.json");
+    let schema: serde_json::Value = serde_json::from_str(schema).unwrap();
+    let of_schema = |object: &serde_json::Value| {
+        assert_eq!(object["additionalProperties"], false, "{object}");
+        let mut fields: Vec<_> = object["properties"]
+            .as_object()
+            .unwrap()
+            .keys()
+            .cloned()
+            .collect();
+        fields.sort();
+        fields
+    };
+    let pod = |inside: &str| format!(r#"{{"pods":[{{"name":"a",{inside}}}]}}"#);
+    for (name, text) in [
+        ("", r#"{"zzz":1}"#.to_string()),
+        ("node", r#"{"nodes":[{"zzz":1}],"pods":[]}"#.to_string()),
+        ("pod", pod(r#""zzz":1"#)),
+        ("port", pod(r#""ports":[{"zzz":1}]"#)),
+        ("container", pod(r#""containers":[{"zzz":1}]"#)),
+    ] {
+        let object = if name.is_empty() {
+            &schema
+        } else {
+            &schema["$defs"][name]
+        };
+        assert_eq!(of_schema(object), known_fields(&text), "{name}");
+    }
+}

@@ -17,6 +17,7 @@ mod faults;
 mod hairpin;
 mod harness;
 mod kill;
+mod kube_dns;
 mod life;
 mod names;
 mod no_trace;

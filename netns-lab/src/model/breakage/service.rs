@@ -49,6 +49,10 @@ fn target(file: &str, object: &Value) -> Option<Target> {
         return None;
     }
     let namespace = metadata["namespace"].as_str().unwrap_or("default");
+    // Without names nobody could look for what is wrong.
+    if namespace == crate::model::name_server::NAMESPACE {
+        return None;
+    }
     let selector = spec["selector"].as_object().into_iter().flatten();
     let ports = spec["ports"].as_array().into_iter().flatten();
     Some(Target {
