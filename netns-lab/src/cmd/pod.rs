@@ -66,6 +66,12 @@ fn add(
 
 fn remove(lab: Option<&Label>, pods: &[Label], end: &EndArgs) -> Result<(), Failure> {
     let open = opened_with(lab, pods)?;
+    let system = |pod: &&Label| open.ledger.pod(pod).is_some_and(|record| record.pod.system);
+    if let Some(pod) = pods.iter().find(system) {
+        return Err(Failure::failed(format!(
+            "the pod {pod} is the lab's own: it goes with the lab"
+        )));
+    }
     if let Some(pod) = pods.iter().find(|pod| owner(&open, pod).is_some()) {
         let owner = owner(&open, pod).unwrap_or_default();
         return Err(Failure::failed(format!(
