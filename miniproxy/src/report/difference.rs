@@ -276,7 +276,7 @@ mod tests {
     fn services(rules: &[&str]) -> Found {
         let rules: String = rules
             .iter()
-            .map(|rule| format!("-A KUBE-SERVICES {rule}\n"))
+            .flat_map(|rule| ["-A KUBE-SERVICES ", rule, "\n"])
             .collect();
         parse::parse(&format!("*nat\n:KUBE-SERVICES - [0:0]\n{rules}COMMIT\n")).unwrap()
     }
