@@ -18,7 +18,8 @@ const MAX: &str = "net.netfilter.nf_conntrack_max";
 const BUCKETS: &str = "net.netfilter.nf_conntrack_buckets";
 const TCP_ESTABLISHED: &str = "net.netfilter.nf_conntrack_tcp_timeout_established";
 const TCP_CLOSE_WAIT: &str = "net.netfilter.nf_conntrack_tcp_timeout_close_wait";
-const TCP_BE_LIBERAL: &str = "net.netfilter.nf_conntrack_tcp_be_liberal";
+/// Whether a packet outside of the window is no reason to call a TCP connection INVALID.
+pub const TCP_BE_LIBERAL: &str = "net.netfilter.nf_conntrack_tcp_be_liberal";
 const UDP: &str = "net.netfilter.nf_conntrack_udp_timeout";
 const UDP_STREAM: &str = "net.netfilter.nf_conntrack_udp_timeout_stream";
 

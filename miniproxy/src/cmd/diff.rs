@@ -1,6 +1,5 @@
 //! `miniproxy diff`: the kernel, a dump, a registry: the same rules or not?
 
-use std::fs;
 use std::path::Path;
 
 use labkit::shell::{OutputFormat, emit, emit_json};
@@ -13,6 +12,7 @@ use super::nodes;
 use super::render::family;
 use super::sync::options;
 use crate::cli::{DiffArgs, NodeArgs, RegistryArgs};
+use crate::edge::dump;
 use crate::edge::tables::Tables;
 use crate::lab::Home;
 use crate::report::difference::{Finding, Sides, compare};
@@ -37,10 +37,10 @@ pub(super) fn run(args: &DiffArgs) -> Result<Outcome, Failure> {
     let findings = match (&args.left, &args.right) {
         (None, _) => kernel_and_registry(args, &args.node)?,
         (Some(left), None) => {
-            let family = chosen_family(args, left)?;
-            let dump = dump(left)?;
+            let bytes = read(left)?;
+            let family = chosen_family(args, &bytes)?;
             compare(
-                &dump,
+                &dump(left, &bytes)?,
                 &registry(&args.node, &args.registry, family)?,
                 Sides {
                     left: "the dump",
@@ -111,25 +111,26 @@ fn kernel_and_registry(args: &DiffArgs, node: &NodeArgs) -> Result<Vec<Finding>,
 fn two_files(args: &DiffArgs, left: &Path, right: &Path) -> Result<Vec<Finding>, Failure> {
     let is_registry =
         |path: &Path| path.is_dir() || path.extension().is_some_and(|extension| extension == "json");
-    let side = |path: &Path, family: Family| {
-        if is_registry(path) {
-            registry(
-                &args.node,
-                &RegistryArgs {
-                    paths: vec![path.to_path_buf()],
-                    lab: None,
-                },
-                family,
-            )
-        } else {
-            dump(path)
-        }
+    // Once each: a pipe has nothing to say a second time.
+    let bytes = |path: &Path| (!is_registry(path)).then(|| read(path)).transpose();
+    let (left_bytes, right_bytes) = (bytes(left)?, bytes(right)?);
+    let side = |path: &Path, bytes: Option<&Vec<u8>>, family: Family| match bytes {
+        Some(bytes) => dump(path, bytes),
+        None => registry(
+            &args.node,
+            &RegistryArgs {
+                paths: vec![path.to_path_buf()],
+                lab: None,
+            },
+            family,
+        ),
     };
-    let family = chosen_family(args, if is_registry(left) { right } else { left })?;
+    let first_dump = left_bytes.as_ref().or(right_bytes.as_ref());
+    let family = chosen_family(args, first_dump.map_or(&[], Vec::as_slice))?;
     let names = [left.display().to_string(), right.display().to_string()];
     Ok(compare(
-        &side(left, family)?,
-        &side(right, family)?,
+        &side(left, left_bytes.as_ref(), family)?,
+        &side(right, right_bytes.as_ref(), family)?,
         Sides {
             left: &names[0],
             right: &names[1],
@@ -143,22 +144,30 @@ fn registry(node: &NodeArgs, paths: &RegistryArgs, family: Family) -> Result<Fou
 }
 
 /// What --family says, else IPv6 for a dump that ip6tables-save wrote.
-fn chosen_family(args: &DiffArgs, dump: &Path) -> Result<Family, Failure> {
+fn chosen_family(args: &DiffArgs, dump: &[u8]) -> Result<Family, Failure> {
     if let Some(number) = args.family {
         return family(number);
     }
-    let text = fs::read(dump).unwrap_or_default();
-    let first = text.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let first = dump.split(|byte| *byte == b'\n').next().unwrap_or_default();
     let six = String::from_utf8_lossy(first).contains("ip6tables-save");
     Ok(if six { Family::V6 } else { Family::V4 })
 }
 
-fn dump(path: &Path) -> Result<Found, Failure> {
-    let expected = "expected the output of iptables-save";
-    let bytes = fs::read(path)
-        .map_err(|error| Failure::usage(format!("cannot read {}: {error}", path.display())).hint(expected))?;
-    let found = parse::parse(&String::from_utf8_lossy(&bytes));
-    found.map_err(|error| Failure::usage(format!("{}: {error}", path.display())).hint(expected))
+/// What a dump may be.
+const EXPECTED: &str = "expected the output of iptables-save";
+
+fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+    let wrong = |what: String| Failure::usage(format!("{}: {what}", path.display())).hint(EXPECTED);
+    let bytes = dump::read(path).map_err(|error| wrong(format!("cannot read it: {error}")))?;
+    if bytes.trim_ascii().is_empty() {
+        return Err(wrong("it is empty".into()));
+    }
+    Ok(bytes)
+}
+
+fn dump(path: &Path, bytes: &[u8]) -> Result<Found, Failure> {
+    let found = parse::parse(&String::from_utf8_lossy(bytes));
+    found.map_err(|error| Failure::usage(format!("{}: {error}", path.display())).hint(EXPECTED))
 }
 
 fn text(findings: &[Finding]) -> String {

@@ -1,13 +1,12 @@
 //! What of the host goes into rules: its name, its interfaces' addresses, one sysctl.
 
-use std::fs;
 use std::net::IpAddr;
 
 use labkit::Failure;
 
+use super::sysctls;
 use crate::node::Host;
-
-const TCP_BE_LIBERAL: &str = "/proc/sys/net/netfilter/nf_conntrack_tcp_be_liberal";
+use crate::sysctls::TCP_BE_LIBERAL;
 
 /// This host; its interfaces are asked only where rules depend on them.
 ///
@@ -23,8 +22,9 @@ pub fn host(with_addresses: bool) -> Result<Host, Failure> {
         } else {
             Vec::new()
         },
-        // Not there means that connections are not tracked yet, and then it will be 0.
-        tcp_be_liberal: fs::read_to_string(TCP_BE_LIBERAL).is_ok_and(|value| value.trim() != "0"),
+        // Not there means that connections are not tracked yet, and then it will be 0. What an earlier
+        // sync set is no fact of the host: where it is not asked for any more it is put back.
+        tcp_be_liberal: sysctls::apart_from_ours(TCP_BE_LIBERAL).is_some_and(|value| value != "0"),
     })
 }
 

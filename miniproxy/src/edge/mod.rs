@@ -5,7 +5,9 @@
 //! | [`addresses`] | the host: its name, its addresses, a sysctl |
 //! | [`config`] | the configuration file |
 //! | [`conntrack`] | the kernel's connection table, over netlink |
+//! | [`dump`] | a dump of iptables-save |
 //! | [`kernel`] | the kernel's tables as the engine acts on them: lock, count of changes, parts |
+//! | [`netns`] | network namespaces of nodes |
 //! | [`links`] | the kernel's links and own addresses, over netlink |
 //! | [`processes`] | other miniproxies on this node |
 //! | [`registry`] | the registry's files |
@@ -17,6 +19,7 @@
 pub mod addresses;
 pub mod config;
 pub mod conntrack;
+pub mod dump;
 pub mod kernel;
 pub mod links;
 pub mod netns;

@@ -157,6 +157,20 @@ fn put_back(record: &Record, key: &str) -> Result<Option<String>, Failure> {
     Ok(Some(format!("{key}={before} (was {now})")))
 }
 
+/// What a setting of this network namespace is, or was before we changed it; `None` where it is not there.
+pub fn apart_from_ours(key: &str) -> Option<String> {
+    let Look::Value { value: now, .. } = look(key) else {
+        return None;
+    };
+    let record = network_namespace().and_then(|namespace| read_record(&Kind::Sysctls.path(namespace)));
+    // A damaged record is told by whoever would write it.
+    let before = record
+        .ok()
+        .flatten()
+        .and_then(|record| record.before(key, &now).map(str::to_string));
+    Some(before.unwrap_or(now))
+}
+
 /// Settings that could not be set, by the reason.
 #[derive(Default)]
 struct Missed {

@@ -50,17 +50,16 @@ pub fn service_ports(registry: &Registry, key: &ServiceKey, config: &ProxyConfig
     if !is_ours(service.metadata.labels.as_ref()) {
         return Vec::new();
     }
-    let slices = registry
-        .slices
-        .get(key)
-        .into_iter()
-        .flatten()
-        .map(|(_, slice)| slice);
-    let own: Vec<&Slice> = slices.map(Arc::as_ref).filter(|slice| slice.is_ours).collect();
+    // Slices for another proxy only are slices all the same: Pods do not stand in for them.
+    let slices = registry.slices.get(key).filter(|slices| !slices.is_empty());
+    let own = slices.map(|slices| {
+        let slices = slices.iter().map(|(_, slice)| slice.as_ref());
+        slices.filter(|slice| slice.is_ours).collect()
+    });
     let seen = Seen {
         registry,
         service,
-        own: (!own.is_empty()).then_some(own),
+        own,
         config,
     };
     let mut ports = seen.ports();
@@ -107,7 +106,7 @@ fn of_family<'a>(texts: impl Iterator<Item = &'a str>, family: Family) -> impl I
 struct Seen<'a> {
     registry: &'a Registry,
     service: &'a Service,
-    /// The slices that name it; `None` when there is none.
+    /// The slices for this proxy that name it; `None` when none names it at all.
     own: Option<Vec<&'a Slice>>,
     config: &'a ProxyConfig,
 }
@@ -160,7 +159,8 @@ impl Seen<'_> {
             .position(|family| family == self.config.family.name())
         {
             Some(index) => several.get(index..=index)?,
-            None if families.is_empty() => several,
+            // As before there were two families: the one address, if it is of ours.
+            None if families.is_empty() => spec.cluster_ip.as_slice(),
             None => return None,
         };
         of_family(candidates.iter().map(String::as_str), self.config.family).next()

@@ -162,11 +162,13 @@ const SHARED: [&str; 4] = [
 fn comparable(chain: &str, rules: &[Rule]) -> Vec<Rule> {
     let mut rules = rules.to_vec();
     if SHARED.contains(&chain) {
+        let services = rules.iter().rposition(|rule| service_of(rule).is_some());
+        let (first, last) = rules.split_at_mut(services.map_or(0, |place| place + 1));
+        // One that leads to the node ports from among the Services comes too early: it is put where the
+        // other side has none.
+        first.sort_by_cached_key(service_of);
         // The last rules lead to the node ports; among themselves they stand in any order.
-        rules.sort_by_cached_key(|rule| match service_of(rule) {
-            Some(service) => (false, service, String::new()),
-            None => (true, String::new(), meaning_key(rule)),
-        });
+        last.sort_by_cached_key(meaning_key);
     }
     rules
 }
@@ -263,5 +265,42 @@ impl Finding {
         // Line by line: a line break is ours, any other control character is not.
         let lines: Vec<_> = text.lines().map(printable).collect();
         lines.join("\n") + "\n"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::parse;
+
+    fn services(rules: &[&str]) -> Found {
+        let rules: String = rules
+            .iter()
+            .flat_map(|rule| ["-A KUBE-SERVICES ", rule, "\n"])
+            .collect();
+        parse::parse(&format!("*nat\n:KUBE-SERVICES - [0:0]\n{rules}COMMIT\n")).unwrap()
+    }
+
+    #[test]
+    fn services_stand_in_any_order_and_the_node_ports_behind_them() {
+        let one = "-d 10.96.0.1/32 -p tcp -m comment --comment \"default/a\" -m tcp --dport 80 -j KUBE-SVC-A";
+        let two = "-d 10.96.0.2/32 -p tcp -m comment --comment \"default/b\" -m tcp --dport 80 -j KUBE-SVC-B";
+        let last = "-m addrtype --dst-type LOCAL -j KUBE-NODEPORTS";
+        let sides = Sides {
+            left: "one",
+            right: "other",
+        };
+        let right = services(&[one, two, last]);
+        for (left, findings) in [
+            ([two, one, last], 0),
+            ([last, one, two], 1),
+            ([one, last, two], 1),
+        ] {
+            assert_eq!(
+                compare(&services(&left), &right, sides).len(),
+                findings,
+                "{left:?}"
+            );
+        }
     }
 }

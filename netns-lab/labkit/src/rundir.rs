@@ -34,6 +34,19 @@ pub enum Record {
 impl Record {
     /// Each kind.
     pub const ALL: [Self; 2] = [Self::Tables, Self::Sysctls];
+
+    /// The file about one network namespace, for who only reads it: it is always whole.
+    pub fn path(self, namespace: u64) -> PathBuf {
+        self.path_in(Path::new(RUN_DIRECTORY), namespace)
+    }
+
+    fn path_in(self, folder: &Path, namespace: u64) -> PathBuf {
+        let kind = match self {
+            Self::Tables => "tables",
+            Self::Sysctls => "sysctls",
+        };
+        folder.join(format!(".{kind}-{namespace}.json"))
+    }
 }
 
 /// How long a command waits for the others; making a thousand pods takes a few seconds.
@@ -113,11 +126,7 @@ impl RunDirectory {
 
     /// The file of one kind of record about one network namespace: several nodes may share one /run.
     pub fn record(&self, kind: Record, namespace: u64) -> PathBuf {
-        let kind = match kind {
-            Record::Tables => "tables",
-            Record::Sysctls => "sysctls",
-        };
-        self.path.join(format!(".{kind}-{namespace}.json"))
+        kind.path_in(&self.path, namespace)
     }
 
     /// Where it is.
