@@ -23,6 +23,7 @@ mod names;
 mod no_trace;
 mod nodes;
 mod nowhere;
+mod objects;
 mod random;
 mod refusals;
 mod replay;

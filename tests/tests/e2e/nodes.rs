@@ -324,6 +324,13 @@ fn a_lab_with_a_damaged_ledger_can_be_removed() {
 }
 
 /// Each step that only a lab of several nodes comes to, and each other one that it comes to.
+/// Steps of nodes that no run came to are not tested.
+fn assert_all_reached(verb: &str, reached: &BTreeSet<String>) {
+    let mut own = named(verb);
+    own.retain(|step| step.contains(HOST) && !reached.contains(step));
+    assert!(own.is_empty(), "never reached: {own:?}");
+}
+
 #[test]
 fn up_can_be_killed_at_each_step() {
     let machine = Machine::builder().flavour(Flavour::Nft).start();
@@ -346,15 +353,7 @@ fn up_can_be_killed_at_each_step() {
         machine.lab(["down"]).ok();
         assert_unchanged(&machine, &before, &format!("{step}: down"));
     }
-    let own: BTreeSet<_> = named("up")
-        .into_iter()
-        .filter(|step| step.contains(HOST))
-        .collect();
-    assert!(
-        own.is_subset(&reached),
-        "never reached: {:?}",
-        own.difference(&reached)
-    );
+    assert_all_reached("up", &reached);
 }
 
 #[test]
@@ -376,13 +375,5 @@ fn down_can_be_killed_at_each_step() {
         machine.lab(["down"]).ok();
         assert_unchanged(&machine, &before, &format!("{step}: up, down"));
     }
-    let own: BTreeSet<_> = named("down")
-        .into_iter()
-        .filter(|step| step.contains(HOST))
-        .collect();
-    assert!(
-        own.is_subset(&reached),
-        "never reached: {:?}",
-        own.difference(&reached)
-    );
+    assert_all_reached("down", &reached);
 }
