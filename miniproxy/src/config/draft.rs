@@ -1,5 +1,7 @@
 //! What a file and the command line say, each value with its place, before anything is judged.
 
+use labkit::text::printable;
+
 use super::fields::{Verdict, judge};
 use super::settle::RULE_GATES;
 use super::tree::{self, Kind, Tree};
@@ -121,7 +123,8 @@ impl Draft {
         let idle = idle.map(|(name, given)| {
             format!(
                 "{}: featureGates.{name} is ignored: no rule depends on it",
-                given.place
+                given.place,
+                name = printable(name)
             )
         });
         draft.notes = idle.collect();
@@ -360,7 +363,7 @@ impl Reader<'_> {
                     left.extend(children.map(|(name, line, value)| (format!("{path}.{name}"), line, value)));
                 }
                 (Verdict::Ignored(why), _) => {
-                    notes.push(format!("{}: {path} is ignored: {why}", self.place(line)));
+                    notes.push(format!("{}: {} is ignored: {why}", self.place(line), printable(&path)));
                 }
                 (Verdict::Empty, _) => {}
                 _ => self.refuse(
