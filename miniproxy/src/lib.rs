@@ -29,3 +29,4 @@ pub mod report;
 pub mod rules;
 pub mod spread;
 pub mod sysctls;
+pub mod target;
