@@ -13,6 +13,7 @@
 //! | [`netlink`] | the bytes of netlink messages, for what no crate has words for |
 //! | [`nftables`] | the few netlink calls that tell what of nf_tables is there |
 //! | [`footprint`] | tables that did not exist before us do not exist after us |
+//! | [`screen`] | what all screens share: one look, one page, one loop of keys |
 //! | [`fault`] | a crash on demand, for the tests of `kill -9` |
 
 pub mod failure;
@@ -22,6 +23,7 @@ pub mod footprint;
 pub mod netlink;
 pub mod nftables;
 pub mod rundir;
+pub mod screen;
 pub mod shell;
 pub mod table;
 pub mod text;

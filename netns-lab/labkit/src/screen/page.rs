@@ -1,0 +1,259 @@
+//! A page: what and where, the facts, the real rule, the keys. Cut to the size of its place.
+
+use ratatui::text::{Line, Span};
+use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
+
+use super::hide;
+use super::look::{Glyphs, Look, Role, Sign};
+use crate::text::printable;
+
+/// What a screen shows. The body may be longer than the screen; title, rule and keys always stay.
+#[derive(Debug, Clone, Default)]
+pub struct Page {
+    /// What this is, and of what: `EXPLAIN client → svc/web`.
+    pub title: Line<'static>,
+    /// The state, at the right edge of the title: `node-1 · rules v7`.
+    pub state: String,
+    /// The facts.
+    pub body: Vec<Line<'static>>,
+    /// The real text of the rule that matters now, word for word; empty for none.
+    pub rule: String,
+    /// What keys do: (`e`, `explain`). Not printed on paper.
+    pub keys: Vec<(String, String)>,
+    /// The line of the body that must be seen, from 0.
+    pub focus: Option<usize>,
+}
+
+/// Title, the line below it, the line above the rule, the rule and the keys.
+const BANDS: u16 = 5;
+
+impl Page {
+    /// How many lines of the body are seen at once; all of them on paper.
+    pub fn room(&self, look: &Look) -> usize {
+        if look.height == 0 {
+            return self.body.len();
+        }
+        usize::from(look.height.saturating_sub(BANDS)).max(1)
+    }
+
+    /// The furthest that the body can be scrolled.
+    pub fn last_offset(&self, look: &Look) -> usize {
+        self.body.len().saturating_sub(self.room(look))
+    }
+
+    /// The offset next to the wanted one at which the focus is seen.
+    pub fn offset(&self, look: &Look, wanted: usize) -> usize {
+        let room = self.room(look);
+        let shown = match self.focus {
+            Some(line) if line < wanted => line,
+            Some(line) if line >= wanted + room => line + 1 - room,
+            _ => wanted,
+        };
+        shown.min(self.last_offset(look))
+    }
+
+    /// The lines of the page, as wide and as high as the place at most. On paper there are no keys.
+    pub fn draw(&self, look: &Look, offset: usize) -> Vec<Line<'static>> {
+        let paper = look.height == 0;
+        let (room, offset) = (self.room(look), self.offset(look, offset));
+        let mut lines = vec![self.title_line(look), border(look)];
+        let seen = self.body.iter().skip(offset).take(room).cloned();
+        lines.extend(seen);
+        if !paper {
+            let height = usize::from(look.height.max(BANDS));
+            lines.resize(height - 3, Line::default());
+        }
+        if !paper || !self.rule.is_empty() {
+            lines.push(border(look));
+            lines.push(self.rule_line(look));
+        }
+        if !paper {
+            lines.push(self.keys_line(look, offset));
+        }
+        if !paper {
+            lines.truncate(usize::from(look.height));
+        }
+        lines.into_iter().map(|line| finished(line, look)).collect()
+    }
+
+    fn title_line(&self, look: &Look) -> Line<'static> {
+        let mut line = self.title.clone();
+        let free = usize::from(look.width).saturating_sub(line.width());
+        let state = self.state.width();
+        if state > 0 && free > state + 1 {
+            line.push_span(Span::raw(" ".repeat(free - state)));
+            line.push_span(Span::raw(self.state.clone()));
+        }
+        line
+    }
+
+    fn rule_line(&self, look: &Look) -> Line<'static> {
+        // On paper there is room for all of it, however wide.
+        Line::from(look.text(Role::Strong, self.rule.clone()))
+    }
+
+    fn keys_line(&self, look: &Look, offset: usize) -> Line<'static> {
+        let width = usize::from(look.width);
+        let more = self.last_offset(look);
+        let mut spans = vec![];
+        let mut used = 0;
+        let scroll = (more > 0).then(|| {
+            let end = if offset < more { "more below" } else { "end" };
+            (look.sign(Sign::UpDown).to_string(), end.to_string())
+        });
+        for (key, word) in self.keys.iter().chain(scroll.as_ref()) {
+            let size = key.width() + 1 + word.width();
+            let gap = if used == 0 { 1 } else { 2 };
+            if used + gap + size > width {
+                continue;
+            }
+            spans.push(Span::raw(" ".repeat(gap)));
+            spans.push(look.text(Role::Strong, key.clone()));
+            spans.push(Span::raw(format!(" {word}")));
+            used += gap + size;
+        }
+        Line::from(spans)
+    }
+}
+
+fn border(look: &Look) -> Line<'static> {
+    let sign = match look.glyphs {
+        Glyphs::Unicode => "─",
+        Glyphs::Ascii => "-",
+    };
+    Line::from(sign.repeat(usize::from(look.width)))
+}
+
+/// A line as it may be shown: safe, hidden where asked, in the right characters, not too wide.
+fn finished(line: Line<'static>, look: &Look) -> Line<'static> {
+    let spans = line.spans.into_iter().map(|span| {
+        let mut text = printable(&span.content).into_owned();
+        if look.hide {
+            text = hide::addresses(&text);
+        }
+        if look.glyphs == Glyphs::Ascii {
+            text = text.chars().map(as_ascii).collect();
+        }
+        Span::styled(text, span.style)
+    });
+    cut(Line::from(spans.collect::<Vec<_>>()), look)
+}
+
+/// The line, at most as wide as the place; what is missing is shown by a sign.
+pub fn cut(line: Line<'static>, look: &Look) -> Line<'static> {
+    let width = usize::from(look.width);
+    if line.width() <= width {
+        return line;
+    }
+    let mut room = width.saturating_sub(1);
+    let mut spans = Vec::new();
+    for span in line.spans {
+        let mut text = String::new();
+        let mut full = false;
+        for character in span.content.chars() {
+            let cells = character.width().unwrap_or(0);
+            if cells > room {
+                full = true;
+                break;
+            }
+            room -= cells;
+            text.push(character);
+        }
+        spans.push(Span::styled(text, span.style));
+        if full {
+            break;
+        }
+    }
+    spans.push(Span::raw(look.sign(Sign::Cut)));
+    Line::from(spans)
+}
+
+/// A name or rule cut to so many cells, so that columns stay in line.
+pub fn fit(text: &str, cells: usize, look: &Look) -> String {
+    let place = Look {
+        width: u16::try_from(cells).unwrap_or(u16::MAX),
+        ..look.clone()
+    };
+    let line = cut(Line::from(printable(text).into_owned()), &place);
+    let cut: String = line.spans.iter().map(|span| span.content.as_ref()).collect();
+    let free = cells.saturating_sub(cut.width());
+    format!("{cut}{}", " ".repeat(free))
+}
+
+/// The sign in one byte that is most like it, as wide.
+const fn as_ascii(character: char) -> char {
+    match character {
+        '\0'..='\u{7f}' => character,
+        '─' | '–' | '—' | '╌' | '·' => '-',
+        '═' | '▒' => '=',
+        '│' | '┊' | '║' | '╎' => '|',
+        '┌' | '┐' | '└' | '┘' | '├' | '┤' | '┬' | '┴' | '┼' | '✓' | '▓' => '+',
+        '▶' | '→' | '▸' => '>',
+        '◀' | '←' => '<',
+        '↑' | '▲' => '^',
+        '↓' | '▼' => 'v',
+        '✗' | '×' | '✕' => 'x',
+        '…' => '~',
+        '█' => '#',
+        '░' => '.',
+        '“' | '”' => '"',
+        '‘' | '’' => '\'',
+        _ => '?',
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::screen::print;
+
+    fn page() -> Page {
+        Page {
+            title: Line::from(" EXPLAIN client → svc/web"),
+            state: "rules v7".into(),
+            body: (1..=30).map(|n| Line::from(format!(" line {n}  10.96.0.10:80"))).collect(),
+            rule: "-A KUBE-SVC-WEB -m statistic --mode random --probability 0.33333333349 -j KUBE-SEP-AAAAAAAAAAAAAAAA".into(),
+            keys: [("e", "explain"), ("t", "trace"), ("q", "quit")]
+                .map(|(key, word)| (key.to_string(), word.to_string()))
+                .to_vec(),
+            focus: Some(25),
+        }
+    }
+
+    #[test]
+    fn a_page_is_as_big_as_its_place_and_its_focus_is_seen() {
+        for (width, height) in [(80, 24), (100, 30), (60, 20), (200, 60), (10, 3)] {
+            for look in [Look::sized(width, height), Look::sized(width, height).ascii()] {
+                let lines = page().draw(&look, 0);
+                assert_eq!(lines.len(), usize::from(height));
+                assert!(lines.iter().all(|line| line.width() <= usize::from(width)));
+                let text = print::to_string(&lines, &look);
+                assert!(height < 6 || text.contains("26"), "{text}");
+                assert!(look.glyphs == Glyphs::Unicode || text.is_ascii(), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_small_screen() {
+        insta::assert_snapshot!(print::to_string(
+            &page().draw(&Look::sized(60, 12), 0),
+            &Look::sized(60, 12)
+        ));
+    }
+
+    #[test]
+    fn paper_has_all_lines_and_no_keys() {
+        let text = print::page(&page(), &Look::sized(80, 24));
+        assert!(text.contains("line 30") && !text.contains("quit"), "{text}");
+    }
+
+    #[test]
+    fn names_of_any_width_fit_their_column() {
+        let look = Look::sized(80, 24);
+        assert_eq!(fit("web", 5, &look), "web  ");
+        assert_eq!(fit("web-12345", 5, &look), "web-…");
+        assert_eq!(fit("漢字漢字", 5, &look), "漢字…");
+        assert_eq!(fit("\u{1b}[31m", 3, &look), "\\u…");
+    }
+}

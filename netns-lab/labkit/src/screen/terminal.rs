@@ -1,0 +1,200 @@
+//! A page that stays on the terminal, and what keys do there.
+
+use std::io;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
+use ratatui::text::Text;
+use ratatui::widgets::Paragraph;
+use ratatui::{DefaultTerminal, Frame};
+use signal_hook::consts::{SIGHUP, SIGTERM};
+
+use super::look::Look;
+use super::page::Page;
+use crate::Failure;
+
+/// A key, as screens know it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Key {
+    /// A letter, digit or sign; space included.
+    Char(char),
+    /// Return.
+    Enter,
+    /// Escape.
+    Escape,
+    /// Backspace.
+    Backspace,
+    /// Tabulator.
+    Tab,
+    /// Arrow up.
+    Up,
+    /// Arrow down.
+    Down,
+    /// Arrow left.
+    Left,
+    /// Arrow right.
+    Right,
+    /// Page up.
+    PageUp,
+    /// Page down.
+    PageDown,
+}
+
+/// What happens after a key or a tick.
+#[derive(Debug)]
+pub enum Flow {
+    /// The page is drawn again.
+    Draw,
+    /// Nobody wanted the key: arrows scroll, `q` and Escape end.
+    Pass,
+    /// The screen makes way for a program, and comes back when that ends.
+    Run(Box<Command>),
+    /// The end.
+    Quit,
+}
+
+/// What a screen is about.
+pub trait Show {
+    /// The page as it is now.
+    fn page(&mut self, look: &Look) -> Page;
+
+    /// What a key does. Ctrl-C never comes here: it always ends.
+    fn key(&mut self, key: Key) -> Flow;
+
+    /// Called again and again, at least once in the given time; `Pass` when nothing changed.
+    fn tick(&mut self) -> Flow {
+        Flow::Pass
+    }
+
+    /// Called when a program that [`Flow::Run`] named has ended: what it said, if it failed to begin.
+    fn back(&mut self, _failed: Option<io::Error>) {}
+}
+
+/// Shows it until a key, SIGTERM or SIGHUP ends it. The terminal is as it was before then, also
+/// after a panic.
+///
+/// # Errors
+/// When the terminal cannot be drawn on.
+pub fn run(show: &mut dyn Show, mut look: Look, tick: Duration) -> Result<(), Failure> {
+    let ended = Arc::new(AtomicBool::new(false));
+    for signal in [SIGTERM, SIGHUP] {
+        signal_hook::flag::register(signal, Arc::clone(&ended)).map_err(|error| trouble(&error))?;
+    }
+    let mut terminal = ratatui::try_init().map_err(|error| trouble(&error))?;
+    let result = shown(show, &mut look, tick, &mut terminal, &ended);
+    ratatui::restore();
+    result.map_err(|error| trouble(&error))
+}
+
+fn trouble(error: &io::Error) -> Failure {
+    Failure::failed(format!("cannot draw on the terminal: {error}"))
+        .hint("print once instead: --once, --plain or -o json")
+}
+
+fn shown(
+    show: &mut dyn Show,
+    look: &mut Look,
+    tick: Duration,
+    terminal: &mut DefaultTerminal,
+    ended: &AtomicBool,
+) -> io::Result<()> {
+    let mut scrolled = 0;
+    let mut page = draw(show, look, scrolled, terminal)?;
+    let mut next = Instant::now() + tick;
+    while !ended.load(Ordering::Relaxed) {
+        let flow = if event::poll(next.saturating_duration_since(Instant::now()).min(tick))? {
+            match event::read()? {
+                Event::Resize(..) => Flow::Draw,
+                Event::Key(key) if key.kind != KeyEventKind::Release => {
+                    if key.modifiers.contains(KeyModifiers::CONTROL)
+                        && matches!(key.code, KeyCode::Char('c' | 'd'))
+                    {
+                        Flow::Quit
+                    } else {
+                        pressed(show, known(key.code), &page, look, &mut scrolled)
+                    }
+                }
+                _ => Flow::Pass,
+            }
+        } else {
+            next = Instant::now() + tick;
+            show.tick()
+        };
+        match flow {
+            Flow::Quit => break,
+            Flow::Pass => continue,
+            Flow::Run(command) => beside(show, *command, terminal)?,
+            Flow::Draw => {}
+        }
+        page = draw(show, look, scrolled, terminal)?;
+    }
+    Ok(())
+}
+
+/// The page as big as the terminal is now.
+fn draw(
+    show: &mut dyn Show,
+    look: &mut Look,
+    scrolled: usize,
+    terminal: &mut DefaultTerminal,
+) -> io::Result<Page> {
+    terminal.autoresize()?;
+    let size = terminal.size()?;
+    (look.width, look.height) = (size.width, size.height);
+    let page = show.page(look);
+    let text = Text::from(page.draw(look, scrolled));
+    terminal.draw(|frame: &mut Frame<'_>| frame.render_widget(Paragraph::new(text), frame.area()))?;
+    Ok(page)
+}
+
+fn pressed(show: &mut dyn Show, key: Option<Key>, page: &Page, look: &Look, scrolled: &mut usize) -> Flow {
+    let Some(key) = key else {
+        return Flow::Pass;
+    };
+    match show.key(key) {
+        Flow::Pass => {}
+        flow => return flow,
+    }
+    let room = page.room(look);
+    let from = page.offset(look, *scrolled);
+    *scrolled = match key {
+        Key::Up => from.saturating_sub(1),
+        Key::Down => from + 1,
+        Key::PageUp => from.saturating_sub(room),
+        Key::PageDown => from + room,
+        Key::Char('q') | Key::Escape => return Flow::Quit,
+        _ => return Flow::Pass,
+    }
+    .min(page.last_offset(look));
+    Flow::Draw
+}
+
+/// Gives the terminal to a program and takes it back.
+fn beside(show: &mut dyn Show, mut command: Command, terminal: &mut DefaultTerminal) -> io::Result<()> {
+    ratatui::restore();
+    let failed = command.status().err();
+    *terminal = ratatui::try_init()?;
+    terminal.clear()?;
+    show.back(failed);
+    Ok(())
+}
+
+const fn known(code: KeyCode) -> Option<Key> {
+    Some(match code {
+        KeyCode::Char(character) => Key::Char(character),
+        KeyCode::Enter => Key::Enter,
+        KeyCode::Esc => Key::Escape,
+        KeyCode::Backspace => Key::Backspace,
+        KeyCode::Tab => Key::Tab,
+        KeyCode::Up => Key::Up,
+        KeyCode::Down => Key::Down,
+        KeyCode::Left => Key::Left,
+        KeyCode::Right => Key::Right,
+        KeyCode::PageUp => Key::PageUp,
+        KeyCode::PageDown => Key::PageDown,
+        _ => return None,
+    })
+}
