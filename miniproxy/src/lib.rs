@@ -19,6 +19,7 @@ pub mod conntrack;
 pub mod edge;
 pub mod endpoints;
 pub mod engine;
+pub mod explain;
 pub mod lab;
 pub mod model;
 pub mod node;

@@ -149,13 +149,12 @@ impl Book {
                 }
             }
         }
-        for (_, port) in told {
-            let same = |known: &&mut KnownPort| known.name == port.name && known.protocol == port.protocol;
-            match self.ports.iter_mut().find(same) {
-                Some(known) => fill(known, &port),
-                None => self.ports.push(port),
+        for port in &mut self.ports {
+            if let Some(told) = told.remove(&(port.name.clone(), port.protocol)) {
+                fill(port, &told);
             }
         }
+        self.ports.extend(told.into_values());
         let nat = found.tables.get(&TableName::Nat);
         let rules = nat.into_iter().flat_map(|chains| chains.values().flatten());
         for network in rules.filter_map(pods_network) {

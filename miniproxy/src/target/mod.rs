@@ -83,11 +83,10 @@ impl Target {
     pub fn parse(text: &str) -> Result<Self, Failure> {
         let wrong = |why: &str| Failure::usage(format!("{text:?} is no target: {why}")).hint(EXPECTED);
         let bare = text.trim();
-        let bare = bare
+        let link = bare
             .strip_prefix("http://")
-            .or_else(|| bare.strip_prefix("https://"))
-            .unwrap_or(bare)
-            .trim_end_matches('/');
+            .or_else(|| bare.strip_prefix("https://"));
+        let bare = link.map_or(bare, |link| link.trim_end_matches('/'));
         if let Some(address) = address(bare) {
             return address.map_err(|why| wrong(&why));
         }
@@ -171,7 +170,11 @@ fn address(text: &str) -> Option<Result<Target, String>> {
     if let Some(ip) = parse_ip(text) {
         return Some(Ok(Target::Address { ip, port: None }));
     }
-    if let Ok(address) = text.parse::<SocketAddr>() {
+    if let Some(address) = text
+        .parse::<SocketAddr>()
+        .ok()
+        .filter(|address| address.port() != 0)
+    {
         return Some(Ok(Target::Address {
             ip: address.ip(),
             port: Some(address.port()),
