@@ -80,6 +80,13 @@ Examples:
 Exit code: 0 every new connection gets through, 1 not every one, 2 something cannot be
 read or nobody has that name, 3 the kernel cannot be asked.")]
     Explain(ExplainArgs),
+    /// Draw one Service: its dice as questions, with the share of each answer
+    #[command(after_help = "\
+Examples:
+  sudo miniproxy graph svc/web
+  miniproxy graph web --rules node.save --format mermaid
+  miniproxy graph web --rules node.save --format svg > web.svg")]
+    Graph(GraphArgs),
     /// Remove every rule and chain that miniproxy made, and nothing else
     Cleanup(CleanupArgs),
     /// Print a completion script for a shell

@@ -6,6 +6,7 @@ mod crew;
 mod diff;
 mod drive;
 mod explain;
+mod graph;
 mod host;
 mod nodes;
 mod nodes_report;
@@ -33,6 +34,7 @@ pub fn run(cli: Cli) -> Result<Outcome, Failure> {
         Command::Check(args) => check::run(&args),
         Command::Diff(args) => diff::run(&args),
         Command::Explain(args) => explain::run(&args),
+        Command::Graph(args) => graph::run(&args),
         Command::Cleanup(args) => cleanup::run(&args),
         Command::Completions { shell } => shell::emit_completions(Cli::command(), shell),
         Command::Man => shell::emit_man(Cli::command()),

@@ -438,17 +438,10 @@ fn outcome(report: &Report, look: &Look) -> Vec<Row> {
     }
     rows.extend(fact(look, "BACK", Role::Plain, &report.way_back));
     if let Some(near) = &report.nearest {
-        let field = near
-            .field
-            .as_ref()
-            .map(|field| format!("asks for {field}, "))
-            .unwrap_or_default();
-        let text = format!(
-            "{} #{} {field}the packet has {}",
-            near.chain, near.rule, near.packet
-        );
-        let why = fact(look, "WHY NOT", Role::Plain, &text);
-        rows.extend(why.into_iter().map(|row| row.about(&near.text)).take(1));
+        let text = format!("{} #{}: {}", near.chain, near.rule, near.what);
+        let mut lines = fact(look, "WHY NOT", Role::Plain, &text).into_iter();
+        rows.extend(lines.next().map(|row| row.about(&near.text)));
+        rows.extend(lines);
     }
     rows.push(Row::of(""));
     rows
