@@ -25,8 +25,11 @@ use super::quantity::{Cpu, Memory};
 /// The file of the first Service, which is the people's from then on.
 pub const SERVICE_FILE: &str = "web.service.json";
 
-/// The annotation of a node that is a network namespace of its own: the path of its name.
+/// The annotation of a pod, and of a node that is a network namespace of its own: the path of its
+/// name.
 pub const NAMESPACE_ANNOTATION: &str = "netns-lab/network-namespace";
+/// The annotation of a pod: the end of its cable that is on its node.
+pub const INTERFACE_ANNOTATION: &str = "netns-lab/host-interface";
 /// What the containers are said to be made of.
 const IMAGE: &str = "netns-lab";
 
@@ -49,10 +52,10 @@ pub fn node(node: &Node) -> Vec<u8> {
     };
     let ips = std::iter::once(node.ip().to_string()).chain(node.ip6().map(|ip| ip.to_string()));
     let addresses = ips.map(|ip| address("InternalIP", ip));
-    let annotation = node.machine.as_ref().map(|machine| {
-        let path = format!("/run/netns/{}", machine.namespace);
-        BTreeMap::from([(NAMESPACE_ANNOTATION.to_string(), path)])
-    });
+    let annotation = node
+        .machine
+        .as_ref()
+        .map(|machine| BTreeMap::from([(NAMESPACE_ANNOTATION.to_string(), named_path(&machine.namespace))]));
     let ranges = std::iter::once(node.pod_cidr.trunc().to_string());
     let resources = node_resources(node);
     text(&NodeObject {
@@ -124,6 +127,7 @@ pub fn pod(lab: &Lab, pod: &Pod, health: &Health) -> Vec<u8> {
             name: Some(pod.spec.name.to_string()),
             namespace: Some(name_server::namespace_of(lab, pod).into()),
             labels: (!labels.is_empty()).then_some(labels),
+            annotations: Some(whereabouts(pod)),
             deletion_timestamp: health.terminating.clone(),
             ..Default::default()
         },
@@ -134,6 +138,18 @@ pub fn pod(lab: &Lab, pod: &Pod, health: &Health) -> Vec<u8> {
         }),
         status: Some(status(lab, pod, health)),
     })
+}
+
+/// Where a pod's end of its cable is, and the other: who reads the registry needs no ledger then.
+fn whereabouts(pod: &Pod) -> BTreeMap<String, String> {
+    BTreeMap::from([
+        (NAMESPACE_ANNOTATION.to_string(), named_path(&pod.namespace)),
+        (INTERFACE_ANNOTATION.to_string(), pod.interface.clone()),
+    ])
+}
+
+fn named_path(namespace: &str) -> String {
+    format!("/run/netns/{namespace}")
 }
 
 /// A pod that runs nothing has a container all the same, for Kubernetes knows no pod without.
@@ -303,4 +319,28 @@ fn text(object: &impl Serialize) -> Vec<u8> {
     let mut text = serde_json::to_vec_pretty(object).unwrap_or_default();
     text.push(b'\n');
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::layout::lay_out;
+    use crate::model::samples;
+    use crate::model::topology::Topology;
+
+    #[test]
+    fn pods_say_where_they_live() {
+        let lab = samples::lab_of(2, false, None);
+        let pods = lay_out(&lab, &Topology::web_pods(2), None).unwrap();
+        for one in &pods {
+            let value: serde_json::Value =
+                serde_json::from_slice(&pod(&lab, one, &Health::default())).unwrap();
+            let said = &value["metadata"]["annotations"];
+            assert_eq!(
+                said[NAMESPACE_ANNOTATION],
+                format!("/run/netns/{}", one.namespace)
+            );
+            assert_eq!(said[INTERFACE_ANNOTATION], one.interface.as_str());
+        }
+    }
 }
