@@ -103,7 +103,7 @@ pub fn back_to_own_processes() -> Result<(), Failure> {
 
 /// Ctrl-C and Ctrl-\ reach the command by themselves; others are handed on. Held back after the
 /// start, for held back signals would be inherited.
-fn hold_back_signals() -> SigSet {
+pub(super) fn hold_back_signals() -> SigSet {
     let mut awaited = SigSet::empty();
     for signal in [
         Signal::SIGTERM,
