@@ -13,6 +13,7 @@ pub mod kind;
 pub mod layout;
 pub mod ledger;
 pub mod life;
+pub mod load;
 pub mod name;
 pub mod name_server;
 pub mod node;
