@@ -137,9 +137,37 @@ pub struct PodReport {
     pub interface: String,
     /// The process of its app.
     pub pid: Option<i32>,
+    /// Its containers: those of the topology, then those that were added.
+    pub containers: Vec<ContainerReport>,
     /// It is the lab's own, and not of the topology.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub system: bool,
+}
+
+/// A container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ContainerReport {
+    /// Its name.
+    pub name: String,
+    /// Whether it runs.
+    pub running: bool,
+    /// How often it was started again.
+    pub restarts: u32,
+    /// `run` has added it.
+    pub added: bool,
+}
+
+/// A pod as it is now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodNow {
+    /// The pod.
+    pub pod: Pod,
+    /// Whether all of it is there and runs.
+    pub ready: bool,
+    /// The process of its first container.
+    pub pid: Option<i32>,
+    /// Its containers.
+    pub containers: Vec<ContainerReport>,
 }
 
 /// What is known of a lab besides its ledger.
@@ -156,10 +184,10 @@ pub struct State {
 }
 
 impl LabReport {
-    /// The report of a lab; `pods` says of each whether it is ready, and its process.
-    pub fn new(lab: &Lab, pods: &[(Pod, bool, Option<i32>)], state: State) -> Self {
+    /// The report of a lab.
+    pub fn new(lab: &Lab, pods: &[PodNow], state: State) -> Self {
         let mut used: BTreeMap<&Label, Use> = BTreeMap::new();
-        for (pod, ..) in pods {
+        for PodNow { pod, .. } in pods {
             let sum = used.entry(&pod.node).or_default();
             *sum = sum.plus(Use::of(&pod.spec));
         }
@@ -180,10 +208,7 @@ impl LabReport {
             service_cidr: lab.service_cidr.to_string(),
             bridge: lab.bridge.clone(),
             registry: state.registry,
-            pods: pods
-                .iter()
-                .map(|(pod, ready, pid)| pod_report(pod, *ready, *pid))
-                .collect(),
+            pods: pods.iter().map(pod_report).collect(),
             problems: state.problems,
             repairs: state.repairs,
         }
@@ -319,7 +344,7 @@ impl LabReport {
             let labels: Vec<_> = labels.map(|(key, value)| format!("{key}={value}")).collect();
             let mark = if pod.system { " (system)" } else { "" };
             let labels = labels.join(",") + mark;
-            let (ip, ready) = (pod.ip.to_string(), yes(pod.ready));
+            let (ip, ready) = (pod.ip.to_string(), &pod.readiness());
             if several && dual {
                 let ip6 = pod.ip6.map(|ip| ip.to_string()).unwrap_or_default();
                 table.row([pod.name.as_str(), &pod.node, &ip, &ip6, ready, &labels]);
@@ -376,6 +401,22 @@ pub(crate) fn wrapped(text: &str) -> String {
 
 fn yes(is: bool) -> &'static str {
     if is { "yes" } else { "no" }
+}
+
+impl PodReport {
+    /// `yes`; of several containers also how many of them run.
+    fn readiness(&self) -> String {
+        let (all, word) = (self.containers.len(), yes(self.ready));
+        if all < 2 {
+            return word.to_string();
+        }
+        let running = self
+            .containers
+            .iter()
+            .filter(|container| container.running)
+            .count();
+        format!("{word} {running}/{all}")
+    }
 }
 
 impl Resources {
@@ -459,7 +500,13 @@ fn outside(lab: &Lab) -> Option<OutsideReport> {
     })
 }
 
-fn pod_report(pod: &Pod, ready: bool, pid: Option<i32>) -> PodReport {
+fn pod_report(now: &PodNow) -> PodReport {
+    let PodNow {
+        pod,
+        ready,
+        pid,
+        containers,
+    } = now;
     let labels = pod.spec.labels.iter();
     PodReport {
         name: pod.spec.name.to_string(),
@@ -470,10 +517,11 @@ fn pod_report(pod: &Pod, ready: bool, pid: Option<i32>) -> PodReport {
         labels: labels
             .map(|(key, value)| (key.as_str().into(), value.as_str().into()))
             .collect(),
-        ready,
+        ready: *ready,
         netns: pod.namespace.clone(),
         interface: pod.interface.clone(),
-        pid,
+        pid: *pid,
+        containers: containers.clone(),
         system: pod.system,
     }
 }
