@@ -1,5 +1,6 @@
 //! Objects: `expose`, `apply`, `delete` and `get`, as the API server and kubectl have them.
 
+use lab_tests::machine::Machine;
 use lab_tests::registry::publish;
 use serde_json::json;
 
@@ -81,14 +82,22 @@ fn expose_allocates_and_rules_follow() {
     machine
         .lab(["expose", "web-1", "--port", "99"])
         .ok()
-        .complains("--target-port");
+        .complains("without --target-port")
+        .complains("8080 (http)");
     machine
         .lab(["get", "svc"])
         .ok()
         .says("door")
         .says("80:30086/TCP")
         .never_says("other");
-    // Another lab on the same node: its own addresses, the same node ports.
+}
+
+/// Another lab on the same node has its own addresses, and the same node ports.
+#[test]
+fn node_ports_are_the_nodes_and_addresses_the_labs() {
+    let machine = lab_with_rules("1-pod");
+    let door = ["expose", "web", "--name", "door", "--port", "80", "--type", "NodePort"];
+    machine.lab(door).ok();
     machine.lab(["up", "1-pod", "--name", "blue"]).ok();
     let words = [
         "expose", "web", "--lab", "blue", "--name", "x", "--port", "80", "--type", "NodePort", "-o", "json",
