@@ -177,7 +177,13 @@ fn roll(open: Open, single: &[PodSpec]) -> Result<Open, Failure> {
     let deployments = open.deployments();
     let wanted = open.wanted(single.to_vec(), &deployments, |_| true)?;
     let stays = |pod: &PodSpec| wanted.iter().any(|other| other.name == pod.name);
-    let going: Vec<_> = open.ledger.topology().pods.into_iter().filter(|pod| !stays(pod)).collect();
+    let going: Vec<_> = open
+        .ledger
+        .topology()
+        .pods
+        .into_iter()
+        .filter(|pod| !stays(pod))
+        .collect();
     let surges = deployments.iter().filter_map(|one| {
         let name = one.metadata.name.as_deref()?;
         let replaced = going.iter().any(|pod| deployment::owns(name, pod));

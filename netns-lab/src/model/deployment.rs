@@ -278,9 +278,13 @@ mod tests {
             made["spec"]["strategy"] = strategy;
             surge(&serde_json::from_value(made).unwrap())
         };
-        let rolling = |surge: Value| with(json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": surge}}));
+        let rolling =
+            |surge: Value| with(json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": surge}}));
         assert_eq!(surge(&deployment(10, "a")), Some(3));
-        assert_eq!((rolling(json!("50%")), rolling(json!(4)), rolling(json!(0))), (Some(5), Some(4), Some(1)));
+        assert_eq!(
+            (rolling(json!("50%")), rolling(json!(4)), rolling(json!(0))),
+            (Some(5), Some(4), Some(1))
+        );
         assert_eq!(with(json!({"type": "Recreate"})), None);
     }
 

@@ -327,9 +327,10 @@ impl<'a> Planner<'a> {
             .lab
             .machines()
             .any(|(other, machine)| other == *host && !self.is_attached(host, machine));
-        let missing = wanted
-            .into_iter()
-            .filter(|way| unattached || renewed(way) || !view.routes.iter().any(|route| way.is(route, view)));
+        let missing = wanted.into_iter().filter(|way| {
+            let stands = view.routes.iter().any(|route| way.is(route, view));
+            unattached || renewed(way) || !(stands && way.finds_far_end(view))
+        });
         steps.extend(missing.map(|way| Step::AddWay(host.clone(), way)));
         steps
     }
