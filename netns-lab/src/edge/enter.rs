@@ -95,7 +95,7 @@ pub fn stage(container: ProcessId, same_user: bool) -> Result<Command, Failure> 
 
 /// Ctrl-C and Ctrl-\ reach the command by themselves; others are handed on. Held back after the
 /// start, for held back signals would be inherited.
-fn hold_back_signals() -> SigSet {
+pub(super) fn hold_back_signals() -> SigSet {
     let mut awaited = SigSet::empty();
     for signal in [
         Signal::SIGTERM,

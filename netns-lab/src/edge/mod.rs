@@ -23,6 +23,7 @@ pub mod sandbox;
 pub mod stdio;
 pub mod store;
 pub mod sysctl;
+pub mod talk;
 pub mod view;
 pub mod watcher;
 pub mod ways;
