@@ -4,15 +4,14 @@ use std::fs;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use labkit::rundir::RunDirectory;
 use labkit::{Failure, shell};
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::{find, up};
+pub(super) use crate::edge::now;
 use crate::edge::{registry, store};
 use crate::model::deployment;
 use crate::model::document::{Document, documents};
@@ -227,12 +226,6 @@ impl Open {
             .collect();
         shell::emit(&format!("{said}\n{}", lines.concat()))
     }
-}
-
-/// Now, in whole seconds, as objects have it.
-pub(super) fn now() -> Time {
-    let now = Timestamp::now();
-    Time(Timestamp::from_second(now.as_second()).unwrap_or(now))
 }
 
 /// The objects in these files.

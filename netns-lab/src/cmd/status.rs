@@ -10,6 +10,7 @@ use crate::cli::StatusArgs;
 use crate::edge::{breakage, namespace, process, store};
 use crate::engine::observe::observe;
 use crate::engine::settle::{self, Place};
+use crate::model::breakage::record::Record;
 use crate::model::layout::lay_out;
 use crate::model::ledger::{Ledger, PodRecord};
 use crate::model::name::Label;
@@ -75,7 +76,10 @@ fn look(ledger: &Ledger) -> Look {
 
 /// A lab as it is now, with what is to be repaired.
 pub(super) fn report(ledger: &Ledger, look: &Look) -> LabReport {
-    let damage = &look.damage[..];
+    // Repairs would give away what a learner is to find out.
+    let record = breakage::record::read(&ledger.lab.name);
+    let secret = record.as_ref().is_ok_and(Record::has_secret);
+    let damage = if secret { &[] } else { &look.damage[..] };
     let down: BTreeSet<_> = damage
         .iter()
         .filter_map(|step| match step {
@@ -112,7 +116,7 @@ pub(super) fn report(ledger: &Ledger, look: &Look) -> LabReport {
         .collect();
     let state = State {
         registry: store::registry(&ledger.lab.name).display().to_string(),
-        problems: problems(ledger),
+        problems: problems(ledger, record),
         repairs: damage.iter().map(ToString::to_string).collect(),
         broken: broken_nodes(damage),
     };
@@ -137,7 +141,7 @@ fn has_namespace(record: &PodRecord) -> bool {
     record.namespace_inode.is_some() && namespace::inode(&record.pod.namespace) == record.namespace_inode
 }
 
-fn problems(ledger: &Ledger) -> Vec<String> {
+fn problems(ledger: &Ledger, broken: Result<Record, Failure>) -> Vec<String> {
     let name = &ledger.lab.name;
     let mut problems = Vec::new();
     if ledger.leaving {
@@ -148,7 +152,6 @@ fn problems(ledger: &Ledger) -> Vec<String> {
         ));
     }
     // What was broken on purpose is no riddle to whoever asks how the lab is.
-    let broken = breakage::record::read(name);
     problems.extend(broken.map_or_else(
         |failure| vec![failure.message().to_string()],
         |record| record.told(),

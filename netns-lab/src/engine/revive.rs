@@ -36,7 +36,7 @@ pub fn publish(ledger: &Ledger, pod: &Label) -> Result<(), Failure> {
         return Ok(());
     };
     let content = object::pod(&ledger.lab, &record.pod, &health(record));
-    store::publish(&ledger.lab.name, &object::pod_file(&record.pod), &content)
+    store::publish_own(&ledger.lab.name, &object::pod_file(&record.pod), &content)
 }
 
 /// Starts a container of a pod again, in the place of `dead`; `None` when that is not wanted any more.

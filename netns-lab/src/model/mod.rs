@@ -28,11 +28,14 @@ pub mod rule;
 #[cfg(test)]
 pub(crate) mod samples;
 pub mod schedule;
+pub mod selector;
 pub mod service;
 pub mod service_check;
 pub mod settings;
 pub mod sight;
 pub mod slice;
+pub mod slices;
+pub mod stamp;
 pub mod step;
 pub mod topology;
 pub mod view;

@@ -218,17 +218,34 @@ impl LabReport {
         };
         let Some(outside) = &self.outside else {
             let pod_cidr = self.nodes.first().map_or("", |node| node.pod_cidr.as_str());
-            let first = format!("lab {lab}: {pods}, {ready} ready, on the bridge {}", self.bridge);
+            let own = self.own_pods();
+            let first = format!(
+                "lab {lab}: {pods}, {ready} ready{own}, on the bridge {}",
+                self.bridge
+            );
             return format!("{}{}\n", wrapped(&first), ranges(pod_cidr));
         };
         let nodes = count(self.nodes.len(), "node");
         let pool = &outside.load_balancer_pool;
         format!(
             "{}{}{}\n",
-            wrapped(&format!("lab {lab}: {nodes}, {pods}, {ready} ready")),
+            wrapped(&format!(
+                "lab {lab}: {nodes}, {pods}, {ready} ready{}",
+                self.own_pods()
+            )),
             ranges(self.cluster_cidr.as_deref().unwrap_or("")),
             wrapped(&format!("outside {}, load balancers {pool}", outside.ip)),
         )
+    }
+
+    /// Pods that nobody asked for take room, too.
+    fn own_pods(&self) -> String {
+        let own = self.pods.iter().filter(|pod| pod.system);
+        let told = own.map(|pod| {
+            let not = if pod.ready { "" } else { "not " };
+            format!(", and {}, {not}ready", pod.name)
+        });
+        told.collect()
     }
 
     /// The nodes, and their sum below them. What nobody has said anything about has no column.
@@ -287,13 +304,15 @@ impl LabReport {
         table.render()
     }
 
-    /// The pods; of several nodes, the node is more worth than the names of its links.
+    /// The pods; of several nodes, the node is more worth than the names of its links, and so is a
+    /// second address.
     fn pod_table(&self) -> String {
         let several = self.outside.is_some();
-        let mut table = if several {
-            Table::new(&["POD", "NODE", "IP", "READY", "NETNS", "LABELS"])
-        } else {
-            Table::new(&["POD", "IP", "READY", "NETNS", "INTERFACE", "LABELS"])
+        let dual = self.pods.iter().any(|pod| pod.ip6.is_some());
+        let mut table = match (several, dual) {
+            (true, true) => Table::new(&["POD", "NODE", "IP", "IPV6", "READY", "LABELS"]),
+            (true, false) => Table::new(&["POD", "NODE", "IP", "READY", "NETNS", "LABELS"]),
+            (false, _) => Table::new(&["POD", "IP", "READY", "NETNS", "INTERFACE", "LABELS"]),
         };
         for pod in &self.pods {
             let labels = pod.labels.iter();
@@ -301,7 +320,10 @@ impl LabReport {
             let mark = if pod.system { " (system)" } else { "" };
             let labels = labels.join(",") + mark;
             let (ip, ready) = (pod.ip.to_string(), yes(pod.ready));
-            if several {
+            if several && dual {
+                let ip6 = pod.ip6.map(|ip| ip.to_string()).unwrap_or_default();
+                table.row([pod.name.as_str(), &pod.node, &ip, &ip6, ready, &labels]);
+            } else if several {
                 table.row([pod.name.as_str(), &pod.node, &ip, ready, &pod.netns, &labels]);
             } else {
                 table.row([pod.name.as_str(), &ip, ready, &pod.netns, &pod.interface, &labels]);
