@@ -21,6 +21,7 @@ pub mod endpoints;
 pub mod engine;
 pub mod explain;
 pub mod graph;
+pub mod journey;
 pub mod lab;
 pub mod model;
 pub mod node;

@@ -14,6 +14,7 @@ mod observe;
 mod question;
 mod render;
 mod sync;
+mod trace;
 mod watch;
 
 use clap::CommandFactory as _;
@@ -35,6 +36,7 @@ pub fn run(cli: Cli) -> Result<Outcome, Failure> {
         Command::Diff(args) => diff::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Graph(args) => graph::run(&args),
+        Command::Trace(args) => trace::run(&args),
         Command::Cleanup(args) => cleanup::run(&args),
         Command::Completions { shell } => shell::emit_completions(Cli::command(), shell),
         Command::Man => shell::emit_man(Cli::command()),

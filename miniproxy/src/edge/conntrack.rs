@@ -269,14 +269,15 @@ fn flow(entry: &[u8]) -> Option<Flow> {
     })
 }
 
-struct Tuple {
+/// One direction of a connection.
+pub(super) struct Tuple {
     protocol: u8,
-    source: SocketAddr,
-    destination: SocketAddr,
+    pub(super) source: SocketAddr,
+    pub(super) destination: SocketAddr,
     zone: Option<u16>,
 }
 
-fn tuple(value: &[u8]) -> Option<Tuple> {
+pub(super) fn tuple(value: &[u8]) -> Option<Tuple> {
     let addresses = attribute(value, CTA_TUPLE_IP)?;
     let proto = attribute(value, CTA_TUPLE_PROTO)?;
     let end = |v4, v6, port| -> Option<SocketAddr> {

@@ -14,6 +14,7 @@
 //! | [`serve`] | HTTP: health, metrics, healthCheckNodePorts |
 //! | [`sysctls`] | settings of the kernel, and the record that puts them back |
 //! | [`tables`] | the kernel's tables, by iptables-save and iptables-restore |
+//! | [`trace`] | one connection, marked, traced by the kernel, seen on cables |
 //! | [`watch`] | the registry's directories, by inotify |
 
 pub mod addresses;
@@ -29,4 +30,5 @@ pub mod registry;
 pub mod serve;
 pub mod sysctls;
 pub mod tables;
+pub mod trace;
 pub mod watch;
