@@ -25,12 +25,12 @@ fn report(answers: &[(&str, usize)], lost: usize) -> Report {
 
 #[test]
 fn equal_shares_are_told_with_their_band() {
-    insta::assert_snapshot!(report(&[("web-1", 1016), ("web-2", 961), ("web-3", 1023)], 0).text(), @"");
+    insta::assert_snapshot!(report(&[("web-1", 1016), ("web-2", 961), ("web-3", 1023)], 0).text());
 }
 
 #[test]
 fn unequal_shares_and_lost_calls_are_told() {
-    insta::assert_snapshot!(report(&[("web-1", 498), ("web-2", 341), ("web-3", 219)], 442).text(), @"");
+    insta::assert_snapshot!(report(&[("web-1", 498), ("web-2", 341), ("web-3", 219)], 442).text());
 }
 
 #[test]
