@@ -35,8 +35,16 @@ fn unequal_shares_and_lost_calls_are_told() {
 
 #[test]
 fn few_calls_say_nothing() {
-    assert!(report(&[("web-1", 4), ("web-3", 2)], 0).text().contains("too few"));
-    assert!(report(&[("web-1", 40)], 0).text().contains("all answers are from web-1"));
+    assert!(
+        report(&[("web-1", 4), ("web-3", 2)], 0)
+            .text()
+            .contains("too few")
+    );
+    assert!(
+        report(&[("web-1", 40)], 0)
+            .text()
+            .contains("all answers are from web-1")
+    );
     assert!(report(&[], 3).text().contains("nobody answered"));
 }
 
