@@ -19,7 +19,7 @@ use crate::model::pod_files;
 pub(super) fn run(args: ExecArgs) -> Result<Outcome, Failure> {
     let (ledger, spot) = find::place(args.name.as_ref(), &args.pod)?;
     let command = if args.command.is_empty() {
-        enter::shell_command()
+        shell_for(&spot, args.container.as_ref())
     } else {
         args.command
     };
@@ -38,6 +38,20 @@ pub(super) fn run(args: ExecArgs) -> Result<Outcome, Failure> {
             Some(process) => enter::in_container(process, false, &command),
             None => in_pod(&ledger, record, &command),
         },
+    }
+}
+
+/// The caller's shell, or where it is not seen the one that an image has.
+fn shell_for(spot: &Spot, container: Option<&Label>) -> Vec<OsString> {
+    let has_root = |record: &PodRecord| {
+        let added = record.containers.iter().filter_map(|one| one.added.clone());
+        let mut all = record.pod.containers().into_iter().chain(added);
+        let found = all.find(|spec| container.is_none_or(|name| spec.name == *name));
+        found.is_some_and(|spec| spec.rootfs.is_some())
+    };
+    match spot {
+        Spot::Pod(record) if has_root(record) => vec![OsString::from("/bin/sh")],
+        _ => enter::shell_command(),
     }
 }
 

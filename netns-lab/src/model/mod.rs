@@ -25,6 +25,7 @@ pub mod quantity;
 pub mod refusal;
 pub mod registry;
 pub mod report;
+mod report_parts;
 pub mod rule;
 #[cfg(test)]
 pub(crate) mod samples;
