@@ -244,7 +244,7 @@ impl Report {
         for backend in &self.backends {
             let mut cells = vec![backend.name.clone(), backend.connections.to_string()];
             cells.extend(many.then(|| backend.requests.to_string()));
-            cells.extend([percent(backend.share), band.clone(), self.seen(backend)]);
+            cells.extend([percent(backend.share), band.clone(), backend.seen()]);
             table.row(cells);
         }
         let share = number(self.lost) / number(self.asked.calls.max(1));
@@ -265,14 +265,6 @@ impl Report {
             return "-".to_string();
         }
         format!("{:.0} to {:.0}", (middle - width).max(0.0), middle + width)
-    }
-
-    fn seen(&self, backend: &Backend) -> String {
-        match backend.sees.len() {
-            0 => "-".to_string(),
-            1 => backend.sees.iter().cloned().collect(),
-            several => format!("{several} addresses"),
-        }
     }
 
     fn sentences(&self) -> Vec<String> {
@@ -320,6 +312,17 @@ fn add(found: &mut BTreeMap<String, Backend>, said: &str, requests: usize) {
     let client = line.split_once("sees you as ").map(|(_, client)| client.trim());
     let client = client.and_then(|client| client.parse::<std::net::SocketAddr>().ok());
     backend.sees.extend(client.map(|client| client.ip().to_string()));
+}
+
+impl Backend {
+    /// Which address it saw, or how many.
+    fn seen(&self) -> String {
+        match self.sees.len() {
+            0 => "-".to_string(),
+            1 => self.sees.iter().cloned().collect(),
+            several => format!("{several} addresses"),
+        }
+    }
 }
 
 impl Verdict {
