@@ -1,6 +1,7 @@
 //! The command line: shapes and words only.
 
 mod node;
+mod why;
 
 use std::path::PathBuf;
 
@@ -9,6 +10,7 @@ use clap_complete::Shell;
 use labkit::shell::OutputFormat;
 
 pub use node::NodeArgs;
+pub use why::WhyArgs;
 
 /// A mini kube-proxy: turns Kubernetes Services in JSON files into the iptables rules that
 /// kube-proxy writes, chain for chain and word for word.
@@ -66,6 +68,9 @@ Examples:
 
 Exit code: 0 the same, 1 different, 2 something cannot be read.")]
     Diff(DiffArgs),
+    /// Say why a Service does not answer, and which command cures it
+    #[command(after_help = why::EXAMPLES)]
+    Why(WhyArgs),
     /// Remove every rule and chain that miniproxy made, and nothing else
     Cleanup(CleanupArgs),
     /// Print a completion script for a shell

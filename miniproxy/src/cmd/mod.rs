@@ -12,6 +12,8 @@ mod observe;
 mod render;
 mod sync;
 mod watch;
+mod why;
+mod why_places;
 
 use clap::CommandFactory as _;
 use labkit::{Failure, Outcome, shell};
@@ -30,6 +32,7 @@ pub fn run(cli: Cli) -> Result<Outcome, Failure> {
         Command::Render(args) => render::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Diff(args) => diff::run(&args),
+        Command::Why(args) => why::run(&args),
         Command::Cleanup(args) => cleanup::run(&args),
         Command::Completions { shell } => shell::emit_completions(Cli::command(), shell),
         Command::Man => shell::emit_man(Cli::command()),

@@ -1,0 +1,1 @@
+//! Findings from evidence that is made by hand.
