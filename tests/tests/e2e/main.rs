@@ -36,3 +36,4 @@ mod support;
 mod sysctls;
 mod topologies;
 mod vm;
+mod why;
