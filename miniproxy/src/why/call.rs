@@ -173,7 +173,7 @@ fn join(place: &mut Place, call: &Call) {
     if place.word == call.word {
         place.ms = place.ms.max(call.ms);
     }
-    for who in &call.answered_by {
+    if let Some(who) = &call.answered_by {
         if !place.answered_by.contains(who) {
             place.answered_by.push(who.clone());
         }

@@ -107,10 +107,11 @@ fn vip_route(evidence: &Evidence<'_>, spot: &Spot, seen: &Seen) -> Option<Findin
     let vip = ports
         .map(|port| port.cluster_ip)
         .find(|ip| seen.unroutable.contains(ip))?;
-    let backend = evidence
-        .endpoints()
-        .into_iter()
-        .find_map(|(ip, _)| seen.host.interface_to(ip));
+    // The way to a pod of this node is that to its bridge.
+    let own = spot.pods.iter().flat_map(|pod| pod.addresses.iter().copied());
+    let backend = own
+        .chain(evidence.endpoints().into_iter().map(|(ip, _)| ip))
+        .find_map(|ip| seen.host.interface_to(ip));
     let device = backend.filter(|name| *name != "*").unwrap_or("BRIDGE");
     let sentence = format!(
         "The node {} has no route to the virtual IP {vip}: its own packets are not even made, so no rule can translate them.",

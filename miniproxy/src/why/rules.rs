@@ -9,7 +9,8 @@ use super::{Finding, add};
 use crate::model::{ServicePort, host_port};
 use crate::rules::fixed::SERVICES;
 use crate::rules::pasted::{self, Pasted};
-use crate::rules::set::TableName;
+use crate::rules::rule::{Rule, Target};
+use crate::rules::set::{Found, TableName};
 use crate::rules::trace::{
     NodeFacts, Outcome, Packet, Place, SOME_INTERFACE, Trace, Transport, Verdict, trace,
 };
@@ -36,6 +37,7 @@ pub fn findings(evidence: &Evidence<'_>, spot: &Spot, findings: &mut Vec<Finding
             spot,
             rules,
             found,
+            own: services_only(&found.found),
             facts: facts(spot, found),
         };
         for port in &rules.ports {
@@ -72,6 +74,8 @@ struct Walk<'a> {
     spot: &'a Spot,
     rules: &'a Rules,
     found: &'a Pasted<'a>,
+    /// The chains of Services, and the jumps to them.
+    own: Found,
     facts: NodeFacts,
 }
 
@@ -176,17 +180,16 @@ impl Walk<'_> {
         }
         facts.policies.clear();
         let should = trace(&self.rules.wanted, &facts, &journey.packet);
+        let is = if is.unknown() > SLACK {
+            // Rules of others that nobody here can judge: those of Services are walked without them.
+            let rule = is.doubts.iter().flat_map(|doubt| &doubt.rules).next();
+            let note = rule.map(|rule| format!("only the kernel can judge this rule: {}", rule.rule));
+            notes.extend(note.filter(|note| !notes.contains(note)));
+            trace(&self.own, &facts, &journey.packet)
+        } else {
+            is
+        };
         if is.unknown() > SLACK {
-            let rules = is.doubts.iter().flat_map(|doubt| &doubt.rules);
-            for rule in rules.take(1) {
-                let note = format!(
-                    "from {}, it hangs on a rule that only the kernel can judge: {}",
-                    journey.who, rule.rule
-                );
-                if !notes.contains(&note) {
-                    notes.push(note);
-                }
-            }
             return;
         }
         if let Some(finding) = self.destinations(port, &is, &should, journey) {
@@ -213,7 +216,8 @@ impl Walk<'_> {
         } else {
             "foreign-drop"
         };
-        let share = percent(outcome.probability);
+        let here = is.outcomes.iter().filter(|one| one.by.as_ref() == Some(place));
+        let share = percent(here.map(|one| one.probability).sum());
         let sentence = format!(
             "A rule that is no Service's throws away packets to {}.",
             self.evidence.name()
@@ -396,6 +400,25 @@ impl Walk<'_> {
             }
         }
     }
+}
+
+/// The chains of Services and the jumps to them, as if nobody else had rules.
+fn services_only(found: &Found) -> Found {
+    let own = |name: &str| name.starts_with("KUBE-");
+    let leads = |rule: &&Rule| matches!(&rule.target, Some(Target::Jump(to)) if own(to));
+    let mut only = Found::default();
+    for (table, chains) in &found.tables {
+        let chains = chains.iter().map(|(name, rules)| {
+            let rules = if own(name) {
+                rules.clone()
+            } else {
+                rules.iter().filter(leads).cloned().collect()
+            };
+            (name.clone(), rules)
+        });
+        only.tables.insert(*table, chains.collect());
+    }
+    only
 }
 
 fn family_of(packet: &Packet) -> Family {

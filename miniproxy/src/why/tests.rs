@@ -129,7 +129,9 @@ fn each_change_of_the_node_is_named() {
         ("hairpin-off", |spot| {
             spot.seen.as_mut().unwrap().links[0].hairpin = Some(false);
         }),
-        ("dead-endpoint", |spot| spot.seen.as_mut().unwrap().links[1].up = false),
+        ("dead-endpoint", |spot| {
+            spot.seen.as_mut().unwrap().links[1].up = false
+        }),
         ("br-netfilter-off", |spot| {
             let sysctls = &mut spot.seen.as_mut().unwrap().host.sysctls;
             sysctls.insert("net.bridge.bridge-nf-call-iptables".into(), "0".into());
@@ -141,7 +143,9 @@ fn each_change_of_the_node_is_named() {
         ("no-vip-route", |spot| {
             spot.seen.as_mut().unwrap().unroutable = vec![[10, 96, 0, 80].into()];
         }),
-        ("conntrack-full", |spot| spot.seen.as_mut().unwrap().conntrack = Some((8, 8))),
+        ("conntrack-full", |spot| {
+            spot.seen.as_mut().unwrap().conntrack = Some((8, 8))
+        }),
         ("other-iptables-drop", |spot| {
             let text = "*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD -d 10.244.0.0/24 -j DROP\nCOMMIT\n";
             let rules = spot.rules.get_mut(&Family::V4).unwrap();
@@ -172,7 +176,9 @@ fn each_change_of_the_rules_is_named() {
             text.replace("--probability 0.5000000000", "--probability 0.3333333333")
         }),
         ("no-reject", &|text| {
-            lines(&text, &|line| !line.contains("10.96.0.80") || !line.starts_with("-A KUBE-SERVICES"))
+            lines(&text, &|line| {
+                !line.contains("10.96.0.80") || !line.starts_with("-A KUBE-SERVICES")
+            })
         }),
         ("forward-drop", &|text| {
             let drop = "*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD -d 10.244.0.0/24 -j DROP\nCOMMIT\n";
@@ -240,15 +246,27 @@ fn calls_of_a_place_are_summed_up() {
     let words = [Word::TimedOut, Word::Refused, Word::TimedOut, Word::Answered];
     let summed = places(&words.map(|word| call("a", to, Via::Service, word)));
     assert_eq!(summed.len(), 1);
-    assert_eq!((summed[0].word, summed[0].calls, summed[0].answered), (Word::Refused, 4, 1));
+    assert_eq!(
+        (summed[0].word, summed[0].calls, summed[0].answered),
+        (Word::Refused, 4, 1)
+    );
 }
 
 #[test]
 fn who_answers_is_read_from_the_app_alone() {
     let answer = "HTTP/1.1 200 OK\r\nX: y\r\n\r\nweb-1 (10.244.0.2) sees you as 10.244.0.1:5\n";
     assert_eq!(who(answer).as_deref(), Some("web-1"));
-    assert_eq!(who("web-2 v2 (10.244.0.3) sees you as x\n").as_deref(), Some("web-2"));
-    for other in ["", "<html>", "\u{1b}[31m sees you as", " sees you as", "a\u{7} sees you as"] {
+    assert_eq!(
+        who("web-2 v2 (10.244.0.3) sees you as x\n").as_deref(),
+        Some("web-2")
+    );
+    for other in [
+        "",
+        "<html>",
+        "\u{1b}[31m sees you as",
+        " sees you as",
+        "a\u{7} sees you as",
+    ] {
         assert_eq!(who(other), None, "{other:?}");
     }
 }

@@ -9,10 +9,7 @@ use crate::support::{lab_with_rules, up_and_sync};
 /// What `why` says, and with which exit code.
 #[track_caller]
 fn why(machine: &Machine, service: &str, code: i32) -> Value {
-    machine
-        .proxy(["why", service, "-o", "json"])
-        .exits(code)
-        .json()
+    machine.proxy(["why", service, "-o", "json"]).exits(code).json()
 }
 
 #[track_caller]
@@ -47,7 +44,10 @@ fn named_and_silent(machine: &Machine, name: &str, service: &str) {
 fn a_healthy_lab_has_nothing_wrong() {
     let machine = lab_with_rules("3-pods");
     assert_well(&machine, "web");
-    machine.proxy(["why", "svc/web", "--plain"]).ok().says("Nothing is wrong");
+    machine
+        .proxy(["why", "svc/web", "--plain"])
+        .ok()
+        .says("Nothing is wrong");
     machine.proxy(["why", "nobody"]).exits(2).complains("default/web");
     machine.proxy(["cleanup"]).ok();
     assert_eq!(causes(&why(&machine, "web", 1)), ["no-rules"]);
