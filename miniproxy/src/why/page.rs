@@ -118,11 +118,11 @@ fn table(report: &Report, look: &Look, body: &mut Vec<Line<'static>>) {
         return;
     }
     let head = format!(
-        "   {} {} {} {} SAID",
-        fit("FROM", 20, look),
-        fit("PLACE", 18, look),
-        fit("TO", 21, look),
-        fit("GOT", 5, look)
+        "   {} {} {} {} PLACE",
+        fit("FROM", 17, look),
+        fit("GOT", 4, look),
+        fit("SAID", 17, look),
+        fit("TO", 16, look)
     );
     body.push(Line::from(look.text(Role::Strong, head)));
     for place in rows {
@@ -136,11 +136,12 @@ fn table(report: &Report, look: &Look, body: &mut Vec<Line<'static>>) {
         body.push(Line::from(vec![
             look.text(role, format!(" {} ", look.sign(sign))),
             Span::raw(format!(
-                "{} {} {} {} {said}",
-                fit(&place.from, 20, look),
-                fit(place.place.text(), 18, look),
-                fit(&place.to, 21, look),
-                fit(&got, 5, look)
+                "{} {} {} {} {}",
+                fit(&place.from, 17, look),
+                fit(&got, 4, look),
+                fit(&said, 17, look),
+                fit(&place.to, 16, look),
+                place.place.text()
             )),
         ]));
     }
