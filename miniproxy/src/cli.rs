@@ -3,6 +3,7 @@
 mod explain;
 mod node;
 mod trace;
+mod why;
 
 use std::path::PathBuf;
 
@@ -13,6 +14,7 @@ use labkit::shell::OutputFormat;
 pub use explain::{ExplainArgs, GraphArgs, GraphFormat, QuestionArgs};
 pub use node::NodeArgs;
 pub use trace::TraceArgs;
+pub use why::WhyArgs;
 
 /// A mini kube-proxy: turns Kubernetes Services in JSON files into the iptables rules that
 /// kube-proxy writes, chain for chain and word for word.
@@ -99,6 +101,9 @@ Examples:
 Exit code: 0 somebody answered, 1 nobody did, 2 nobody has that name, 3 the kernel
 does not trace.")]
     Trace(TraceArgs),
+    /// Say why a Service does not answer, and which command cures it
+    #[command(after_help = why::EXAMPLES)]
+    Why(WhyArgs),
     /// Remove every rule and chain that miniproxy made, and nothing else
     Cleanup(CleanupArgs),
     /// Print a completion script for a shell

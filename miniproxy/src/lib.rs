@@ -33,3 +33,4 @@ pub mod rules;
 pub mod spread;
 pub mod sysctls;
 pub mod target;
+pub mod why;

@@ -37,3 +37,4 @@ mod sysctls;
 mod talk_content;
 mod topologies;
 mod vm;
+mod why;
