@@ -44,6 +44,8 @@ pub struct Question<'a> {
     pub origin: &'a Origin,
     /// What the node itself says; nothing where there is only a dump.
     pub host: Option<&'a Host>,
+    /// How many rules may be held against the packet before it is given up.
+    pub steps: usize,
 }
 
 /// Answers.
@@ -96,7 +98,7 @@ impl<'a> Made<'a> {
     fn new(question: &'a Question<'a>) -> Self {
         let packet = packet(question);
         let node = node_facts(question);
-        let whole = trace::trace(&question.pasted.found, &node, &packet);
+        let whole = trace::trace_within(&question.pasted.found, &node, &packet, question.steps);
         let nat = (!whole.doubts.is_empty()).then(|| {
             let mut nat = Found::default();
             let tables = &question.pasted.found.tables;
@@ -109,7 +111,7 @@ impl<'a> Made<'a> {
                 policies: BTreeMap::new(),
                 ..node.clone()
             };
-            trace::trace(&nat, &accepting, &packet)
+            trace::trace_within(&nat, &accepting, &packet, question.steps)
         });
         Self {
             question,
@@ -423,7 +425,8 @@ impl<'a> Made<'a> {
 
     fn nearest(&self, verdict: Verdict) -> Option<Near> {
         let near = self.choosing().nearest.as_ref()?;
-        if verdict == Verdict::Accept {
+        // Where dice lose packets, the dice are the reason.
+        if matches!(verdict, Verdict::Accept | Verdict::Dnat) {
             return None;
         }
         Some(Near {

@@ -86,6 +86,7 @@ fn asked(
             notes: reading.notes.clone(),
         },
         host: None,
+        steps: crate::rules::trace::STEPS,
     })
 }
 
