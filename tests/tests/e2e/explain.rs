@@ -129,12 +129,12 @@ fn node_ports_are_predicted_from_outside() {
 fn what_does_not_connect_is_told_and_does_not() {
     let machine = machine();
     let ping = machine.proxy(["explain", "10.96.0.90", "--icmp", "-o", "json"]);
-    assert_eq!(ping.code, 1, "{ping:?}");
+    assert_eq!(ping.code(), 1, "{ping:?}");
     let report = ping.json();
     assert_eq!(report["verdict"], "no-rule");
     assert_eq!(report["nearest"]["chain"], "KUBE-SERVICES");
     let argv = ["ping", "-c", "1", "-W", "1", "10.96.0.90"];
-    assert_ne!(run_from(&machine, From::Pod("web-1"), &argv).code, 0);
+    assert_ne!(run_from(&machine, From::Pod("web-1"), &argv).code(), 0);
 }
 
 /// The kernel's words saved to a file say what the kernel says, without root's eyes.
