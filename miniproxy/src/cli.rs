@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
+use labkit::screen::ScreenArgs;
 use labkit::shell::OutputFormat;
 
 pub use explain::{ExplainArgs, GraphArgs, GraphFormat, QuestionArgs};
@@ -214,9 +215,12 @@ pub struct DiffArgs {
     /// The IP family of the dumps: 4 or 6
     #[arg(long, value_parser = clap::value_parser!(u8).range(4..=6))]
     pub family: Option<u8>,
-    /// How to print
-    #[arg(short, long, value_enum, default_value_t)]
-    pub output: OutputFormat,
+    /// Both sides in two columns, also where stdout is no terminal
+    #[arg(long)]
+    pub side_by_side: bool,
+    /// How it looks
+    #[command(flatten)]
+    pub screen: ScreenArgs,
 }
 
 /// Arguments of `cleanup`.

@@ -48,6 +48,8 @@ fn help_fits_80_columns_and_has_examples() {
         &["render", "--help"],
         &["check", "--help"],
         &["diff", "--help"],
+        &["explain", "--help"],
+        &["graph", "--help"],
         &["cleanup", "--help"],
     ] {
         let text = screen(command);
@@ -139,4 +141,43 @@ fn completions_and_the_man_page_come_from_the_same_definitions() {
         assert!(screen(&["completions", shell]).contains("dry-run"), "{shell}");
     }
     assert!(screen(&["man"]).contains("miniproxy\\-sync"));
+}
+
+/// Rules as `render` prints them are rules, too: no kernel and no root.
+#[test]
+fn rules_are_explained_from_stdin() {
+    use std::io::Write as _;
+
+    let rules = miniproxy(&["render", "--registry", REGISTRY]).stdout;
+    let mut child = Command::new(env!("CARGO_BIN_EXE_miniproxy"))
+        .args(["explain", "web:http", "--rules", "-", "-o", "json"])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("the program runs");
+    child.stdin.take().unwrap().write_all(&rules).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{report}");
+    assert_eq!(
+        (&report["schema"], &report["kind"], &report["verdict"]),
+        (&1.into(), &"explain".into(), &"dnat".into())
+    );
+    assert_eq!(report["backends"].as_array().unwrap().len(), 2);
+    assert_eq!(report["masquerade"], false);
+}
+
+#[test]
+fn what_is_no_dump_is_refused_with_what_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let listed = folder.path().join("listed");
+    std::fs::write(
+        &listed,
+        "Chain PREROUTING (policy ACCEPT)\ntarget     prot opt source               destination\n",
+    )
+    .unwrap();
+    let output = miniproxy(&["explain", "10.96.0.80:80", "--rules", listed.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(2));
+    let words = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(words.contains("iptables-save"), "{words}");
 }

@@ -1,7 +1,9 @@
 //! `miniproxy diff`: the kernel, a dump, a registry: the same rules or not?
 
 use std::path::Path;
+use std::time::Duration;
 
+use labkit::screen::{Flow, Key, Look, Mode, Page, Show, print, terminal};
 use labkit::shell::{OutputFormat, emit, emit_json};
 use labkit::text::count;
 use labkit::xtables::{Family, Xtables};
@@ -15,15 +17,16 @@ use crate::cli::{DiffArgs, NodeArgs, RegistryArgs};
 use crate::edge::dump;
 use crate::edge::tables::Tables;
 use crate::lab::Home;
-use crate::report::difference::{Finding, Sides, compare};
+use crate::report::columns::{Compared, choices, compared, page};
+use crate::report::difference::{Finding, Sides};
 use crate::rules::parse;
 use crate::rules::set::Found;
 
 /// What differs on one node of several.
 #[derive(Serialize)]
-struct Part {
-    node: String,
-    findings: Vec<Finding>,
+struct Part<'a> {
+    node: &'a str,
+    findings: &'a [Finding],
 }
 
 /// Prints the findings; exit code 0 when there is none, 1 when there is any.
@@ -34,31 +37,79 @@ pub(super) fn run(args: &DiffArgs) -> Result<Outcome, Failure> {
             return on_nodes(args, &homes);
         }
     }
-    let findings = match (&args.left, &args.right) {
+    let all = match (&args.left, &args.right) {
         (None, _) => kernel_and_registry(args, &args.node)?,
         (Some(left), None) => {
             let bytes = read(left)?;
             let family = chosen_family(args, &bytes)?;
-            compare(
-                &dump(left, &bytes)?,
-                &registry(&args.node, &args.registry, family)?,
-                Sides {
-                    left: "the dump",
-                    right: "the registry",
-                },
-            )
+            let sides = Sides {
+                left: "the dump",
+                right: "the registry",
+            };
+            let (found, wanted) = (dump(left, &bytes)?, registry(&args.node, &args.registry, family)?);
+            vec![compared(&found, &wanted, sides, wants_screen(args))]
         }
-        (Some(left), Some(right)) => two_files(args, left, right)?,
+        (Some(left), Some(right)) => vec![two_files(args, left, right)?],
     };
-    match args.output {
-        OutputFormat::Json => emit_json(&findings)?,
-        OutputFormat::Table => emit(&text(&findings))?,
-    }
-    Ok(if findings.is_empty() {
-        Outcome::Done
+    let findings: Vec<&Finding> = all.iter().flat_map(|one| &one.findings).collect();
+    if wants_screen(args) {
+        show(args, &all)?;
     } else {
-        Outcome::No
-    })
+        match args.screen.output {
+            OutputFormat::Json => emit_json(&findings)?,
+            OutputFormat::Table => emit(&text(&findings))?,
+        }
+    }
+    Ok(outcome(findings.is_empty()))
+}
+
+fn outcome(same: bool) -> Outcome {
+    if same { Outcome::Done } else { Outcome::No }
+}
+
+/// On a terminal, and where it is asked for; scripts get the lines that they know.
+fn wants_screen(args: &DiffArgs) -> bool {
+    match args.screen.mode() {
+        Mode::Live => true,
+        Mode::Once => args.side_by_side,
+        Mode::Json | Mode::Plain => false,
+    }
+}
+
+fn show(args: &DiffArgs, all: &[Compared]) -> Result<(), Failure> {
+    let look = args.screen.look();
+    match args.screen.mode() {
+        Mode::Live => terminal::run(&mut Beside { all, chosen: None }, look, Duration::from_secs(60)),
+        _ => print::once(&page(all, &look, None), &look),
+    }
+}
+
+/// The screen that stays: a rule is chosen, its text stands below.
+struct Beside<'a> {
+    all: &'a [Compared],
+    chosen: Option<usize>,
+}
+
+impl Show for Beside<'_> {
+    fn page(&mut self, look: &Look) -> Page {
+        let mut page = page(self.all, look, self.chosen);
+        let keys = [("\u{2191}\u{2193}", "rule"), ("q", "quit")];
+        page.keys = keys
+            .map(|(key, word)| (key.to_string(), word.to_string()))
+            .to_vec();
+        page
+    }
+
+    fn key(&mut self, key: Key) -> Flow {
+        let last = choices(self.all).saturating_sub(1);
+        self.chosen = match (key, self.chosen) {
+            (Key::Down, None) => Some(0),
+            (Key::Down, Some(chosen)) => Some((chosen + 1).min(last)),
+            (Key::Up, Some(chosen)) => Some(chosen.saturating_sub(1)),
+            _ => return Flow::Pass,
+        };
+        Flow::Draw
+    }
 }
 
 /// The kernel of each node and the registry.
@@ -67,48 +118,55 @@ fn on_nodes(args: &DiffArgs, homes: &[Home]) -> Result<Outcome, Failure> {
         kernel_and_registry(args, &args.node.named(&home.node))
     });
     let (done, failures) = nodes::failures(answers);
-    let parts: Vec<Part> = done
-        .into_iter()
-        .map(|(node, findings)| Part { node, findings })
+    let findings: Vec<(String, Vec<Finding>)> = done
+        .iter()
+        .map(|(node, all)| {
+            (
+                node.clone(),
+                all.iter().flat_map(|one| one.findings.clone()).collect(),
+            )
+        })
         .collect();
-    match args.output {
-        OutputFormat::Json => emit_json(&parts)?,
-        OutputFormat::Table => {
-            for part in &parts {
-                emit(&format!("{}: {}", part.node, text(&part.findings)))?;
-            }
+    if wants_screen(args) {
+        let named = |(node, all): (String, Vec<Compared>)| all.into_iter().map(move |one| one.of_node(&node));
+        show(args, &done.into_iter().flat_map(named).collect::<Vec<_>>())?;
+    } else if args.screen.output == OutputFormat::Json {
+        let part = |(node, findings)| Part { node, findings };
+        let parts = findings
+            .iter()
+            .map(|(node, findings)| part((node.as_str(), findings.as_slice())));
+        emit_json(&parts.collect::<Vec<_>>())?;
+    } else {
+        for (node, findings) in &findings {
+            emit(&format!("{node}: {}", text(&findings.iter().collect::<Vec<_>>())))?;
         }
     }
-    let same = parts.iter().all(|part| part.findings.is_empty());
-    let outcome = if same { Outcome::Done } else { Outcome::No };
-    Failure::all(failures).map_or(Ok(outcome), Err)
+    let same = findings.iter().all(|(_, findings)| findings.is_empty());
+    Failure::all(failures).map_or(Ok(outcome(same)), Err)
 }
 
-fn kernel_and_registry(args: &DiffArgs, node: &NodeArgs) -> Result<Vec<Finding>, Failure> {
+fn kernel_and_registry(args: &DiffArgs, node: &NodeArgs) -> Result<Vec<Compared>, Failure> {
     let xtables = Xtables::detect(args.iptables.as_deref())?;
     let families = match args.family {
         Some(number) => vec![family(number)?],
         None => Family::ALL.to_vec(),
     };
-    let mut findings = Vec::new();
+    let mut all = Vec::new();
     for family in families {
         let wanted = registry(node, &args.registry, family)?;
         let Some(found) = xtables.read(family, None)? else {
             continue;
         };
-        findings.extend(compare(
-            &found,
-            &wanted,
-            Sides {
-                left: "the kernel",
-                right: "the registry",
-            },
-        ));
+        let sides = Sides {
+            left: "the kernel",
+            right: "the registry",
+        };
+        all.push(compared(&found, &wanted, sides, wants_screen(args)));
     }
-    Ok(findings)
+    Ok(all)
 }
 
-fn two_files(args: &DiffArgs, left: &Path, right: &Path) -> Result<Vec<Finding>, Failure> {
+fn two_files(args: &DiffArgs, left: &Path, right: &Path) -> Result<Compared, Failure> {
     let is_registry =
         |path: &Path| path.is_dir() || path.extension().is_some_and(|extension| extension == "json");
     // Once each: a pipe has nothing to say a second time.
@@ -128,13 +186,14 @@ fn two_files(args: &DiffArgs, left: &Path, right: &Path) -> Result<Vec<Finding>,
     let first_dump = left_bytes.as_ref().or(right_bytes.as_ref());
     let family = chosen_family(args, first_dump.map_or(&[], Vec::as_slice))?;
     let names = [left.display().to_string(), right.display().to_string()];
-    Ok(compare(
+    Ok(compared(
         &side(left, left_bytes.as_ref(), family)?,
         &side(right, right_bytes.as_ref(), family)?,
         Sides {
             left: &names[0],
             right: &names[1],
         },
+        wants_screen(args),
     ))
 }
 
@@ -170,11 +229,11 @@ fn dump(path: &Path, bytes: &[u8]) -> Result<Found, Failure> {
     found.map_err(|error| Failure::usage(format!("{}: {error}", path.display())).hint(EXPECTED))
 }
 
-fn text(findings: &[Finding]) -> String {
+fn text(findings: &[&Finding]) -> String {
     if findings.is_empty() {
         return "the same: every rule means what it should\n".to_string();
     }
-    let mut text: String = findings.iter().map(Finding::text).collect();
+    let mut text: String = findings.iter().map(|finding| finding.text()).collect();
     text.push_str(&format!(
         "{} (- is the left side, + the right)\n",
         count(findings.len(), "difference")

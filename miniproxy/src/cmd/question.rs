@@ -20,7 +20,7 @@ use crate::registry::Registry;
 use crate::registry::store::Store;
 use crate::rules::pasted::{self, Pasted, Reading};
 use crate::rules::set::TableName;
-use crate::rules::trace::Transport;
+use crate::rules::trace::{STEPS, Transport};
 use crate::target::{Book, Call, Caller, Target, resolve};
 
 /// A question, with all that answers are made from.
@@ -132,6 +132,7 @@ impl Asked {
             family,
             origin: &origin,
             host: self.ground.host.as_ref(),
+            steps: STEPS,
         }))
     }
 

@@ -44,6 +44,8 @@ pub struct Question<'a> {
     pub origin: &'a Origin,
     /// What the node itself says; nothing where there is only a dump.
     pub host: Option<&'a Host>,
+    /// How many rules may be held against the packet before it is given up.
+    pub steps: usize,
 }
 
 /// Answers.
@@ -83,6 +85,17 @@ fn is_route(network: &IpNet) -> bool {
     network.prefix_len() > 0
 }
 
+/// The nat table without some of its chains, and no other table.
+fn nat_alone(found: &Found, left_out: &[&str]) -> Found {
+    let mut alone = Found::default();
+    if let Some(chains) = found.tables.get(&TableName::Nat) {
+        let mut chains = chains.clone();
+        chains.retain(|name, _| !left_out.contains(&name.as_str()));
+        alone.tables.insert(TableName::Nat, chains);
+    }
+    alone
+}
+
 struct Made<'a> {
     question: &'a Question<'a>,
     packet: Packet,
@@ -90,45 +103,56 @@ struct Made<'a> {
     whole: Trace,
     /// Where the whole walk is in doubt: the walk through nat alone, which says where it would go.
     nat: Option<Trace>,
+    /// Where that is in doubt, too: the walk up to the rewritten destination.
+    sent: Option<Trace>,
 }
 
 impl<'a> Made<'a> {
     fn new(question: &'a Question<'a>) -> Self {
         let packet = packet(question);
         let node = node_facts(question);
-        let whole = trace::trace(&question.pasted.found, &node, &packet);
-        let nat = (!whole.doubts.is_empty()).then(|| {
-            let mut nat = Found::default();
-            let tables = &question.pasted.found.tables;
-            nat.tables.extend(
-                tables
-                    .get(&TableName::Nat)
-                    .map(|chains| (TableName::Nat, chains.clone())),
-            );
-            let accepting = NodeFacts {
-                policies: BTreeMap::new(),
-                ..node.clone()
-            };
-            trace::trace(&nat, &accepting, &packet)
-        });
+        let whole = trace::trace_within(&question.pasted.found, &node, &packet, question.steps);
+        let accepting = NodeFacts {
+            policies: BTreeMap::new(),
+            ..node
+        };
+        let without = |left_out: &[&str]| {
+            let nat = nat_alone(&question.pasted.found, left_out);
+            trace::trace_within(&nat, &accepting, &packet, question.steps)
+        };
+        let nat = (!whole.doubts.is_empty()).then(|| without(&[]));
+        let unsure = nat.as_ref().is_some_and(|nat| !nat.doubts.is_empty());
+        let sent = unsure.then(|| without(&["POSTROUTING", "INPUT"]));
         Self {
             question,
             packet,
             whole,
             nat,
+            sent,
         }
     }
 
     /// The walk that says where packets are sent.
     fn choosing(&self) -> &Trace {
-        self.nat.as_ref().unwrap_or(&self.whole)
+        self.sent.as_ref().or(self.nat.as_ref()).unwrap_or(&self.whole)
+    }
+
+    /// The source is rewritten on the way out: what is in doubt there is told as not known.
+    fn masquerade(&self, verdict: Verdict) -> Masquerade {
+        let nat = self.nat.as_ref().unwrap_or(&self.whole);
+        let possible = nat.doubts.iter().flat_map(|doubt| &doubt.possible);
+        let all: Vec<Outcome> = nat.outcomes.iter().chain(possible).cloned().collect();
+        match masquerade(&all, verdict) {
+            Masquerade::Some if !nat.doubts.is_empty() => Masquerade::Unknown,
+            certain => certain,
+        }
     }
 
     fn report(self) -> Report {
         let (backends, dice) = self.backends();
         let verdict = self.verdict();
         let choosing = self.choosing();
-        let masquerade = masquerade(&choosing.outcomes, verdict);
+        let masquerade = self.masquerade(verdict);
         let (backend_sees, backend_sees_what) = self.seen(masquerade, verdict);
         let mark = choosing
             .outcomes
@@ -215,7 +239,7 @@ impl<'a> Made<'a> {
             return Verdict::Drop;
         }
         if doubt > accept {
-            let chosen = self.nat.as_ref().is_some_and(|nat| !nat.endpoints().is_empty());
+            let chosen = !self.choosing().endpoints().is_empty();
             return if chosen { Verdict::Dnat } else { Verdict::Unknown };
         }
         let somebody = self.question.book.name_of(self.packet.destination).is_some()
@@ -371,6 +395,10 @@ impl<'a> Made<'a> {
         match (verdict, masquerade) {
             (Verdict::Reject | Verdict::Drop | Verdict::NoRule, _) => (None, "no backend sees it".into()),
             (_, Masquerade::No) => (Some(source.to_string()), who.into()),
+            (_, Masquerade::Unknown) => (
+                None,
+                format!("{source}, or the node's own address: that hangs on what is not understood"),
+            ),
             (_, Masquerade::Some) => (
                 None,
                 format!("{source}, or the node's own address where the caller reaches itself"),
@@ -423,7 +451,8 @@ impl<'a> Made<'a> {
 
     fn nearest(&self, verdict: Verdict) -> Option<Near> {
         let near = self.choosing().nearest.as_ref()?;
-        if verdict == Verdict::Accept {
+        // Where dice lose packets, the dice are the reason.
+        if matches!(verdict, Verdict::Accept | Verdict::Dnat) {
             return None;
         }
         Some(Near {

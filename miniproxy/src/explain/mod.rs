@@ -64,15 +64,18 @@ pub enum Masquerade {
     Yes,
     /// Some: a pod that reaches itself.
     Some,
+    /// It hangs on rules that are not understood.
+    Unknown,
 }
 
 impl Serialize for Masquerade {
-    /// `true`, `false` or `"some"`.
+    /// `true`, `false`, `"some"` or `"unknown"`.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
             Self::No => serializer.serialize_bool(false),
             Self::Yes => serializer.serialize_bool(true),
             Self::Some => serializer.serialize_str("some"),
+            Self::Unknown => serializer.serialize_str("unknown"),
         }
     }
 }

@@ -227,7 +227,9 @@ fn hop(report: &Report, step: &Step, look: &Look) -> Row {
         Some(target) => format!("{to} {target}"),
         None => step.did.clone(),
     };
-    let share = if step.matched < 0.999_999 && !report.dice.is_empty() {
+    let share = if step.perhaps && step.matched < 1e-9 {
+        " (perhaps)".into()
+    } else if step.matched < 0.999_999 && !report.dice.is_empty() {
         format!(" ({})", percent(step.matched))
     } else {
         String::new()
@@ -425,6 +427,7 @@ fn outcome(report: &Report, look: &Look) -> Vec<Row> {
             Masquerade::No => "no masquerade".into(),
             Masquerade::Yes => format!("mark {}: masquerade", report.mark),
             Masquerade::Some => format!("mark {} for some: masquerade", report.mark),
+            Masquerade::Unknown => "masquerade in doubt".into(),
         });
     }
     if report.verdict.connects() {
@@ -459,7 +462,7 @@ fn doubts(report: &Report, look: &Look) -> Vec<Row> {
             rule.why,
             percent(rule.share)
         );
-        let mut lines = fact(look, "NOT SURE", Role::Plain, &text).into_iter();
+        let mut lines = fact(look, "DOUBT", Role::Plain, &text).into_iter();
         rows.extend(lines.next().map(|row| row.about(&rule.text)));
         rows.extend(lines);
     }

@@ -146,6 +146,7 @@ fn ends(report: &Report) -> Vec<String> {
         lines.push(match report.masquerade {
             Masquerade::No => "No masquerade: the source stays as it is.".into(),
             Masquerade::Yes => format!("Masquerade (mark {}): the source is rewritten.", report.mark),
+            Masquerade::Unknown => "Whether the source is rewritten is in doubt.".into(),
             Masquerade::Some => format!(
                 "Masquerade (mark {}) for some: a caller that reaches itself.",
                 report.mark

@@ -193,7 +193,7 @@ DNAT      the one edit: the packet gets the winner's address and port
 AFTER     what the filter table says, and whose address the backend sees
 BACK      the reply: no nat rule is read, conntrack knows
 WHY NOT   the rule that came closest, and the field in which it differs
-NOT SURE  rules that this program does not understand, and what hangs on them
+DOUBT     rules that this program does not understand, and what hangs on them
 CHECKS    what must be so besides the rules
 
 up/down   choose a rule; its real text stands below

@@ -86,6 +86,7 @@ fn asked(
             notes: reading.notes.clone(),
         },
         host: None,
+        steps: crate::rules::trace::STEPS,
     })
 }
 
@@ -210,6 +211,17 @@ fn foreign_rules_are_walked_or_named() {
     assert_eq!(shares(&report), ["33.3%"; 3]);
     assert_eq!(report.not_understood[0].owner, Some("Calico"));
     assert!(report.backends.iter().all(|backend| backend.arrives.is_none()));
+}
+
+/// By which interface a packet leaves no dump tells: the dice are certain all the same.
+#[test]
+fn a_doubt_on_the_way_out_leaves_the_dice_alone() {
+    let rule = "[0:0] -A POSTROUTING -s 10.244.0.0/16 ! -o cni0 -j MASQUERADE\nCOMMIT";
+    let report = report(&DICE.replacen("COMMIT", rule, 1), "web", None);
+    assert_eq!((report.verdict, report.certain), (Verdict::Dnat, false));
+    assert_eq!(report.masquerade, Masquerade::Unknown);
+    assert_eq!(shares(&report), ["33.3%"; 3]);
+    assert_eq!(report.not_understood.len(), 1);
 }
 
 #[test]

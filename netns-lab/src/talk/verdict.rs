@@ -152,6 +152,9 @@ mod tests {
             ..Seen::default()
         };
         let misses = misses(&run, &seen);
-        assert_eq!(misses[0].to_string(), "expected `sleep 9` to end, saw that it still ran after 2s");
+        assert_eq!(
+            misses[0].to_string(),
+            "expected `sleep 9` to end, saw that it still ran after 2s"
+        );
     }
 }

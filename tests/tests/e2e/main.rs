@@ -13,6 +13,7 @@ mod conntrack;
 mod containers;
 mod demo;
 mod docs;
+mod explain;
 mod faults;
 mod hairpin;
 mod harness;
