@@ -93,6 +93,8 @@ pub enum Command {
     Fix(breaks::FixArgs),
     /// Cut, slow down or thin out the link of a pod
     Link(breaks::LinkArgs),
+    /// Draw nodes, bridges, cables and pods
+    Graph(talk::GraphArgs),
     /// Tell a talk on stage: types its commands, runs them, checks what is seen
     Talk(talk::TalkArgs),
     /// Learn from a talk: you type its commands

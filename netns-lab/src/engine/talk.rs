@@ -4,11 +4,13 @@ use std::time::{Duration, Instant};
 
 use labkit::{Failure, Kind, tool};
 
+use crate::edge::store;
 use crate::edge::talk::running::{Pieces, Running};
 use crate::edge::talk::world::World;
 use crate::talk::report::{Part, Tried, Wrong};
 use crate::talk::script::{Background, Run, Script, Step};
 use crate::talk::state;
+use crate::talk::trail::{self, Sight, Trail};
 use crate::talk::verdict::{End, Miss, Seen, misses};
 
 /// How long a lab may take to be made or taken down.
@@ -21,6 +23,9 @@ pub struct Theatre {
     // What runs must end before the machine does.
     background: Vec<(Background, Running)>,
     world: World,
+    // Only kept of a machine that is not the talk's own.
+    trail: Trail,
+    before: Option<Sight>,
 }
 
 /// One command that was run: itself, and what it said when.
@@ -40,7 +45,13 @@ impl Theatre {
             script,
             background: Vec::new(),
             world,
+            trail: Trail::default(),
+            before: None,
         };
+        if host && let Some(lab) = store::labs()?.first() {
+            return Err(Failure::failed(format!("the lab {lab} is up on this machine"))
+                .hint("take it down first: netns-lab down"));
+        }
         theatre.make(number)?;
         Ok(theatre)
     }
@@ -68,7 +79,10 @@ impl Theatre {
             let (seen, _) = self.play(run)?;
             // A step that fails is told by its own check; without its set-up no step can be told.
             if let Some(miss) = misses(run, &seen).first().filter(|_| index < before) {
-                return Err(Failure::failed(format!("line {}: the set-up failed: {miss}", run.line)));
+                return Err(Failure::failed(format!(
+                    "line {}: the set-up failed: {miss}",
+                    run.line
+                )));
             }
         }
         self.end_step();
@@ -89,13 +103,48 @@ impl Theatre {
         }
         let said = String::from_utf8_lossy(&output.stderr);
         let said = said.trim().trim_start_matches("error: ");
-        let kind = if output.status.code() == Some(3) { Kind::HostLacks } else { Kind::Failed };
-        Err(Failure::new(kind, format!("cannot make the lab of the talk: {said}")))
+        let kind = if output.status.code() == Some(3) {
+            Kind::HostLacks
+        } else {
+            Kind::Failed
+        };
+        Err(Failure::new(
+            kind,
+            format!("cannot make the lab of the talk: {said}"),
+        ))
     }
 
-    fn clear_host(&self) -> Result<(), Failure> {
+    /// Takes the lab down, and undoes what commands have changed beside it.
+    fn clear_host(&mut self) -> Result<(), Failure> {
+        self.background.clear();
         for words in [&["miniproxy", "cleanup"][..], &["netns-lab", "down"]] {
             Running::start(self.world.program(words))?.wait(LAB);
+        }
+        let script = self.trail.undo(&self.sight()?);
+        if !script.is_empty() {
+            Running::start(self.world.program(&["sh", "-c", &script]))?.wait(LAB);
+        }
+        Ok(())
+    }
+
+    fn sight(&self) -> Result<Sight, Failure> {
+        let mut running = Running::start(self.world.program(&["sh", "-c", trail::PROBE]))?;
+        running.wait(LAB);
+        Ok(Sight::read(&running.text()))
+    }
+
+    /// Remembers how a machine that is not the talk's own is before a command.
+    pub fn look_before(&mut self) -> Result<(), Failure> {
+        if matches!(self.world, World::Host) {
+            self.before = Some(self.sight()?);
+        }
+        Ok(())
+    }
+
+    /// Remembers what the command has changed.
+    pub fn look_after(&mut self) -> Result<(), Failure> {
+        if let Some(before) = self.before.take() {
+            self.trail.note(&before, &self.sight()?);
         }
         Ok(())
     }
@@ -124,8 +173,9 @@ impl Theatre {
         }
     }
 
-    /// Starts a command of a run.
-    pub fn start(&self, run: &Run, text: &str) -> Result<Running, Failure> {
+    /// Starts a command of a run; [`Theatre::look_after`] belongs behind its end.
+    pub fn start(&mut self, run: &Run, text: &str) -> Result<Running, Failure> {
+        self.look_before()?;
         Running::start(self.command(run, text))
     }
 
@@ -156,6 +206,7 @@ impl Theatre {
                 }
                 None => running.wait(run.timeout),
             };
+            self.look_after()?;
             played.push(spoken(command, &running, &mut seen));
             seen.ends.push(end);
             if end != End::Code(0) {
@@ -167,7 +218,8 @@ impl Theatre {
 
     /// What goes on to the end of its step ends.
     pub fn end_step(&mut self) {
-        self.background.retain(|(goes_on, _)| *goes_on != Background::Step);
+        self.background
+            .retain(|(goes_on, _)| *goes_on != Background::Step);
     }
 
     /// Runs a step, and says what was not as it says.
@@ -176,13 +228,23 @@ impl Theatre {
         let mut wrong = Vec::new();
         for run in &step.runs {
             let (seen, _) = self.play(run)?;
-            wrong.extend(misses(run, &seen).into_iter().map(|miss| Wrong { line: run.line, miss }));
+            wrong.extend(
+                misses(run, &seen)
+                    .into_iter()
+                    .map(|miss| Wrong { line: run.line, miss }),
+            );
             if !wrong.is_empty() {
                 break;
             }
         }
         self.end_step();
-        Ok(Tried::new(Part::Step, step.number, &step.title, began.elapsed(), wrong))
+        Ok(Tried::new(
+            Part::Step,
+            step.number,
+            &step.title,
+            began.elapsed(),
+            wrong,
+        ))
     }
 
     /// Goes to a step, and compares with how it was when all before it had been told.
@@ -190,11 +252,19 @@ impl Theatre {
         let began = Instant::now();
         self.go_to(step.number)?;
         let took = began.elapsed();
-        let wrong = state::differences(straight, &self.state()?).into_iter().map(|line| Wrong {
-            line: step.line,
-            miss: difference(&line),
-        });
-        Ok(Tried::new(Part::Jump, step.number, &step.title, took, wrong.collect()))
+        let wrong = state::differences(straight, &self.state()?)
+            .into_iter()
+            .map(|line| Wrong {
+                line: step.line,
+                miss: difference(&line),
+            });
+        Ok(Tried::new(
+            Part::Jump,
+            step.number,
+            &step.title,
+            took,
+            wrong.collect(),
+        ))
     }
 
     /// What the machine is like.
@@ -203,6 +273,16 @@ impl Theatre {
         match running.wait(LAB) {
             End::Code(0) => Ok(state::lines(&running.text())),
             _ => Err(Failure::failed("cannot look at the machine of the talk")),
+        }
+    }
+}
+
+impl Drop for Theatre {
+    fn drop(&mut self) {
+        if matches!(self.world, World::Host)
+            && let Err(failure) = self.clear_host()
+        {
+            labkit::shell::tell(&format!("warning: {}", failure.message()));
         }
     }
 }

@@ -34,5 +34,6 @@ mod soak;
 mod soak_changes;
 mod support;
 mod sysctls;
+mod talk;
 mod topologies;
 mod vm;
