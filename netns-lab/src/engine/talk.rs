@@ -190,26 +190,13 @@ impl Theatre {
         let (mut seen, mut played) = (Seen::default(), Vec::new());
         for command in &run.commands {
             let mut running = self.start(run, command)?;
-            let end = match &run.background {
-                Some(background) => {
-                    let enough = |text: &str| run.expect.iter().all(|pattern| pattern.is_in(text));
-                    running.wait_for(run.timeout, enough);
-                    match running.ended() {
-                        Some(code) => End::Code(code),
-                        None => {
-                            played.push(spoken(command, &running, &mut seen));
-                            self.let_go_on(background.clone(), running);
-                            seen.ends.push(End::GoesOn);
-                            continue;
-                        }
-                    }
-                }
-                None => running.wait(run.timeout),
-            };
+            let end = watch(run, &mut running);
             self.look_after()?;
             played.push(spoken(command, &running, &mut seen));
             seen.ends.push(end);
-            if end != End::Code(0) {
+            if let (End::GoesOn, Some(background)) = (end, &run.background) {
+                self.let_go_on(background.clone(), running);
+            } else if end != End::Code(0) {
                 break;
             }
         }
@@ -285,6 +272,16 @@ impl Drop for Theatre {
             labkit::shell::tell(&format!("warning: {}", failure.message()));
         }
     }
+}
+
+/// Waits until a command ends, or, if it is to go on, until it has said what it must.
+fn watch(run: &Run, running: &mut Running) -> End {
+    if run.background.is_none() {
+        return running.wait(run.timeout);
+    }
+    let enough = |text: &str| run.expect.iter().all(|pattern| pattern.is_in(text));
+    running.wait_for(run.timeout, enough);
+    running.ended().map_or(End::GoesOn, End::Code)
 }
 
 fn spoken(command: &str, running: &Running, seen: &mut Seen) -> Played {

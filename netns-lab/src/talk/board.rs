@@ -79,10 +79,9 @@ impl Entry {
         let marked = |sign: Sign, text: &str| format!("{} {text}", look.sign(sign));
         let (role, text) = match self {
             Self::Command { prompt, text } => (Role::Strong, format!("{prompt}{text}")),
-            Self::Said(text) => (Role::Plain, text.clone()),
+            Self::Said(text) | Self::Told(text) => (Role::Plain, text.clone()),
             Self::Right(text) => (Role::Good, marked(Sign::Yes, text)),
             Self::Wrong(text) => (Role::Lost, marked(Sign::No, text)),
-            Self::Told(text) => (Role::Plain, text.clone()),
             Self::Asked(text) => (Role::Strong, text.clone()),
         };
         let width = usize::from(look.width).saturating_sub(INDENT.len()).max(1);

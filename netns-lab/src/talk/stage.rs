@@ -298,8 +298,7 @@ impl Stage {
             }
             Key::Char(letter) if "npbsfr!?q".contains(letter) => self.order(letter),
             Key::Escape => Act::Quit,
-            Key::Enter | Key::Right if self.phase == Phase::Told => self.order('n'),
-            Key::Char(' ') if self.phase == Phase::Told => self.order('n'),
+            Key::Enter | Key::Right | Key::Char(' ') if self.phase == Phase::Told => self.order('n'),
             _ if self.phase == Phase::Told => Act::Nothing,
             key => self.type_more(key),
         }

@@ -59,7 +59,7 @@ impl Stage {
         let of = self.script.steps.len();
         let place = format!(" STEP {} of {of}   ", step.number);
         // The clock stays, however long the title is.
-        let taken = place.len() + self.state(look).chars().count() + 1;
+        let taken = place.len() + self.state(look).chars().count() + 2;
         let free = usize::from(look.width).saturating_sub(taken);
         let title = page::fit(&step.title, free, look).trim_end().to_string();
         Line::from(vec![

@@ -47,6 +47,8 @@ impl Sight {
 /// What commands of a talk have changed so far.
 #[derive(Debug, Default)]
 pub struct Trail {
+    /// The rules before the first command: as many of each stay.
+    others: Option<Vec<(Place, String)>>,
     made: Vec<(Place, String)>,
     was: BTreeMap<String, String>,
 }
@@ -54,6 +56,7 @@ pub struct Trail {
 impl Trail {
     /// A command has run between these two.
     pub fn note(&mut self, before: &Sight, after: &Sight) {
+        self.others.get_or_insert_with(|| before.rules.clone());
         self.made.extend(only_in(&after.rules, &before.rules));
         for (name, value) in &before.settings {
             if after.settings.get(name).is_some_and(|now| now != value) {
@@ -64,7 +67,7 @@ impl Trail {
 
     /// The script that undoes what is still there of it; empty for nothing.
     pub fn undo(&mut self, now: &Sight) -> String {
-        let mut left = now.rules.clone();
+        let mut left = only_in(&now.rules, &self.others.take().unwrap_or_default());
         let mut tables: BTreeMap<Place, (String, String)> = BTreeMap::new();
         for (place, rule) in std::mem::take(&mut self.made) {
             let Some(at) = left

@@ -92,10 +92,10 @@ fn each_broken_step_is_told_by_name() {
             "exit code",
         ),
         (
-            "10.244.1.3:8080\n```",
-            "10.244.1.2:8080\n```",
+            "expect=\"^web-2",
+            "expect=\"^web-3",
             "2 One rule makes it exist",
-            "web-1 (10.244.1.2)",
+            "web-2 (10.244.1.3)",
         ),
         ("echo tick", "echo tock", "3 What goes on ends", "tock"),
         ("dport 81\" keep", "dport 82\" keep", "4 Two rules", "--dport 81"),

@@ -153,7 +153,7 @@ impl Graph {
         if let Some(underlay) = &self.underlay {
             text += &format!("bridge {} {}\n", underlay.name, underlay.address);
         }
-        for end in &self.outside {
+        if let Some(end) = &self.outside {
             text += &format!("  {} == {} {} {}\n", end.interface, end.own, end.name, end.ip);
         }
         for node in &self.nodes {
@@ -184,7 +184,7 @@ impl Graph {
                 underlay.name, underlay.address
             );
         }
-        for end in &self.outside {
+        if let Some(end) = &self.outside {
             text += &format!(
                 "  underlay ---|{}| outside[\"{}<br/>{}\"]\n",
                 end.interface, end.name, end.ip
@@ -223,7 +223,7 @@ impl Graph {
                 underlay.name, underlay.address
             );
         }
-        for end in &self.outside {
+        if let Some(end) = &self.outside {
             text += &format!("  outside [label=\"{}\\n{}\"];\n", end.name, end.ip);
             text += &format!("  underlay -- outside [label=\"{}\"];\n", end.interface);
         }
