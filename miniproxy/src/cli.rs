@@ -1,5 +1,6 @@
 //! The command line: shapes and words only.
 
+mod explain;
 mod node;
 
 use std::path::PathBuf;
@@ -8,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use labkit::shell::OutputFormat;
 
+pub use explain::{ExplainArgs, GraphArgs, GraphFormat, QuestionArgs};
 pub use node::NodeArgs;
 
 /// A mini kube-proxy: turns Kubernetes Services in JSON files into the iptables rules that
@@ -66,6 +68,25 @@ Examples:
 
 Exit code: 0 the same, 1 different, 2 something cannot be read.")]
     Diff(DiffArgs),
+    /// Walk a packet through the real rules: where it would go, with which chance, and why
+    #[command(after_help = "\
+Examples:
+  sudo miniproxy explain svc/web                 from a pod, by the kernel's rules
+  sudo miniproxy explain node:30080 --from outside
+  sudo miniproxy explain 10.96.0.80 --icmp       why there is no ping
+  miniproxy explain web --rules node.save        by the rules of a real node
+  ssh node sudo iptables-save | miniproxy explain web --rules - -o json
+
+Exit code: 0 every new connection gets through, 1 not every one, 2 something cannot be
+read or nobody has that name, 3 the kernel cannot be asked.")]
+    Explain(ExplainArgs),
+    /// Draw one Service: its dice as questions, with the share of each answer
+    #[command(after_help = "\
+Examples:
+  sudo miniproxy graph svc/web
+  miniproxy graph web --rules node.save --format mermaid
+  miniproxy graph web --rules node.save --format svg > web.svg")]
+    Graph(GraphArgs),
     /// Remove every rule and chain that miniproxy made, and nothing else
     Cleanup(CleanupArgs),
     /// Print a completion script for a shell

@@ -20,6 +20,7 @@ pub mod edge;
 pub mod endpoints;
 pub mod engine;
 pub mod explain;
+pub mod graph;
 pub mod lab;
 pub mod model;
 pub mod node;

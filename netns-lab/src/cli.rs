@@ -13,6 +13,7 @@ pub use containers::{
 };
 pub mod breaks;
 pub mod life;
+pub mod load;
 pub mod objects;
 pub mod talk;
 
@@ -95,6 +96,8 @@ pub enum Command {
     Link(breaks::LinkArgs),
     /// Draw nodes, bridges, cables and pods
     Graph(talk::GraphArgs),
+    /// Make many calls, and count who answers them
+    Load(load::LoadArgs),
     /// Tell a talk on stage: types its commands, runs them, checks what is seen
     Talk(talk::TalkArgs),
     /// Learn from a talk: you type its commands

@@ -20,6 +20,7 @@ pub mod addresses;
 pub mod config;
 pub mod conntrack;
 pub mod dump;
+pub mod facts;
 pub mod kernel;
 pub mod links;
 pub mod netns;

@@ -105,7 +105,11 @@ impl<'a> Made<'a> {
                     .get(&TableName::Nat)
                     .map(|chains| (TableName::Nat, chains.clone())),
             );
-            trace::trace(&nat, &node, &packet)
+            let accepting = NodeFacts {
+                policies: BTreeMap::new(),
+                ..node.clone()
+            };
+            trace::trace(&nat, &accepting, &packet)
         });
         Self {
             question,
@@ -428,6 +432,10 @@ impl<'a> Made<'a> {
             rule: near.place.number.unwrap_or(0),
             text: self.text(&near.place),
             field: near.failed.clone(),
+            what: match &near.failed {
+                Some(field) => format!("asks for {field}, the packet has {}", near.packet),
+                None => near.packet.clone(),
+            },
             packet: near.packet.clone(),
         })
     }

@@ -11,7 +11,7 @@ pub mod plain;
 pub mod show;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use serde::{Serialize, Serializer};
 
@@ -285,6 +285,8 @@ pub struct Near {
     pub field: Option<String>,
     /// What the packet has instead: `destination port 81`.
     pub packet: String,
+    /// Both in words.
+    pub what: String,
 }
 
 /// A rule that could not be judged.

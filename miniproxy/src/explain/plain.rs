@@ -162,14 +162,9 @@ fn ends(report: &Report) -> Vec<String> {
         ));
     }
     if let Some(near) = &report.nearest {
-        let field = near
-            .field
-            .as_ref()
-            .map(|field| format!("it asks for {field}, "))
-            .unwrap_or_default();
         lines.push(format!(
-            "Why not: the nearest rule is {} {} rule {}; {field}the packet has {}. It says: {}",
-            near.table, near.chain, near.rule, near.packet, near.text
+            "Why not: the nearest rule is {} {} rule {}: {}. It says: {}",
+            near.table, near.chain, near.rule, near.what, near.text
         ));
     }
     for rule in &report.not_understood {

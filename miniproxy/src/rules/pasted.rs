@@ -151,6 +151,8 @@ impl<'t> Reader<'t> {
             self.chain(policy);
         } else if line.starts_with("-A ") || line.starts_with('[') {
             self.rule(line, whole);
+        } else if line.starts_with("-I ") {
+            self.inserted(line);
         } else {
             self.strange += 1;
         }
@@ -230,6 +232,24 @@ impl<'t> Reader<'t> {
         section.four |= four;
         section.six |= six;
         section.rules.push((chain, line, rule));
+    }
+
+    /// `-I CHAIN`, as in what iptables-restore is given: the rule goes to the head of its chain.
+    fn inserted(&mut self, line: &'t str) {
+        let appended = format!("-A {}", line.trim_start_matches("-I "));
+        let Some((chain, rule)) = rule_line(&appended) else {
+            self.strange += 1;
+            return;
+        };
+        // At another place than the head: nobody knows what the chain holds.
+        let numbered = matches!(rule.matches.first(), Some(Match::Other(words)) if words.first().is_some_and(|word| word.parse::<usize>().is_ok()));
+        let rule = if numbered { unknown(&[UNREADABLE]) } else { rule };
+        self.seen = true;
+        self.reading.rules += 1;
+        let section = self.section();
+        let head = section.rules.iter().position(|(name, _, _)| *name == chain);
+        let place = head.unwrap_or(section.rules.len());
+        section.rules.insert(place, (chain, line, rule));
     }
 
     fn close(&mut self, whole: bool) {

@@ -21,6 +21,7 @@ mod image;
 mod learn;
 mod life;
 mod link;
+mod load;
 mod logs;
 mod namespaces;
 mod objects;
@@ -61,6 +62,7 @@ pub fn run(command: Command) -> Result<Outcome, Failure> {
         Command::Fix(args) => fix::run(&args),
         Command::Link(args) => link::run(&args),
         Command::Graph(args) => graph::run(&args),
+        Command::Load(args) => load::run(&args),
         Command::Talk(args) => talk::run(&args),
         Command::Learn(args) => learn::run(&args),
         Command::Check(args) => check::run(&args),
