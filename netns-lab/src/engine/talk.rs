@@ -40,7 +40,7 @@ pub struct Played {
 impl Theatre {
     /// A machine on which step `number` can begin.
     pub fn open(script: Script, host: bool, number: usize) -> Result<Self, Failure> {
-        let world = if host { World::Host } else { World::private()? };
+        let world = if host { free_host()? } else { World::private()? };
         let mut theatre = Self {
             script,
             background: Vec::new(),
@@ -48,10 +48,6 @@ impl Theatre {
             trail: Trail::default(),
             before: None,
         };
-        if host && let Some(lab) = store::labs()?.first() {
-            return Err(Failure::failed(format!("the lab {lab} is up on this machine"))
-                .hint("take it down first: netns-lab down"));
-        }
         theatre.make(number)?;
         Ok(theatre)
     }
@@ -120,23 +116,17 @@ impl Theatre {
         for words in [&["miniproxy", "cleanup"][..], &["netns-lab", "down"]] {
             Running::start(self.world.program(words))?.wait(LAB);
         }
-        let script = self.trail.undo(&self.sight()?);
+        let script = self.trail.undo(&sight(&self.world)?);
         if !script.is_empty() {
             Running::start(self.world.program(&["sh", "-c", &script]))?.wait(LAB);
         }
         Ok(())
     }
 
-    fn sight(&self) -> Result<Sight, Failure> {
-        let mut running = Running::start(self.world.program(&["sh", "-c", trail::PROBE]))?;
-        running.wait(LAB);
-        Ok(Sight::read(&running.text()))
-    }
-
     /// Remembers how a machine that is not the talk's own is before a command.
     pub fn look_before(&mut self) -> Result<(), Failure> {
         if matches!(self.world, World::Host) {
-            self.before = Some(self.sight()?);
+            self.before = Some(sight(&self.world)?);
         }
         Ok(())
     }
@@ -144,7 +134,7 @@ impl Theatre {
     /// Remembers what the command has changed.
     pub fn look_after(&mut self) -> Result<(), Failure> {
         if let Some(before) = self.before.take() {
-            self.trail.note(&before, &self.sight()?);
+            self.trail.note(&before, &sight(&self.world)?);
         }
         Ok(())
     }
@@ -262,6 +252,25 @@ impl Theatre {
             _ => Err(Failure::failed("cannot look at the machine of the talk")),
         }
     }
+}
+
+/// This machine, if nothing is on it that the end of a talk would take down.
+fn free_host() -> Result<World, Failure> {
+    if let Some(lab) = store::labs()?.first() {
+        return Err(Failure::failed(format!("the lab {lab} is up on this machine"))
+            .hint("take it down first: netns-lab down"));
+    }
+    if sight(&World::Host)?.has_chain("KUBE-") {
+        return Err(Failure::failed("this machine has rules of miniproxy or kube-proxy")
+            .hint("if they are miniproxy's: miniproxy cleanup; or leave --host out, for a sandbox"));
+    }
+    Ok(World::Host)
+}
+
+fn sight(world: &World) -> Result<Sight, Failure> {
+    let mut running = Running::start(world.program(&["sh", "-c", trail::PROBE]))?;
+    running.wait(LAB);
+    Ok(Sight::read(&running.text()))
 }
 
 impl Drop for Theatre {

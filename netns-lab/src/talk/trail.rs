@@ -44,6 +44,14 @@ impl Sight {
     }
 }
 
+impl Sight {
+    /// Whether there is a chain whose name begins so.
+    pub fn has_chain(&self, start: &str) -> bool {
+        let chains = self.rules.iter().filter_map(|(_, rule)| rule.strip_prefix(':'));
+        chains.into_iter().any(|name| name.starts_with(start))
+    }
+}
+
 /// What commands of a talk have changed so far.
 #[derive(Debug, Default)]
 pub struct Trail {
@@ -131,6 +139,7 @@ mod tests {
         let (before, after) = (Sight::read(BEFORE), Sight::read(&after()));
         let mut trail = Trail::default();
         trail.note(&before, &after);
+        assert!(after.has_chain("MI") && !before.has_chain("MI") && !after.has_chain("PRE"));
         insta::assert_snapshot!(trail.undo(&after));
         assert_eq!(trail.undo(&after), "", "once");
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use lab_tests::machine::{Machine, Running, eventually};
 use lab_tests::run::Ran;
+use lab_tests::witness::{Witness, assert_unchanged};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -79,6 +80,41 @@ fn a_talk_is_checked_with_all_its_jumps() {
             .stdout,
         ""
     );
+}
+
+#[test]
+fn on_the_host_what_was_there_stays_and_nothing_is_added() {
+    let machine = Machine::start();
+    let rules = "iptables -t nat -N OTHERS; iptables -t nat -A PREROUTING -j OTHERS";
+    machine.sh(rules).ok();
+    let before = Witness::of(&machine);
+    check(&machine, &TALK.replace("= sandbox", "!= sandbox"), &["--host"]).ok();
+    assert_unchanged(&before, &Witness::of(&machine));
+    // A lab that is not the talk's is not taken down by it.
+    machine.lab(["up", "1-pod"]).ok();
+    check(&machine, TALK, &["--host"])
+        .exits(1)
+        .complains("is up on this machine");
+    machine.lab(["status"]).ok();
+}
+
+#[test]
+fn a_lab_is_drawn_in_each_format() {
+    let machine = Machine::start();
+    machine.lab(["graph"]).exits(1).complains("netns-lab up");
+    machine.lab(["up", "2-nodes-3-pods"]).ok();
+    for (format, part) in [
+        ("text", "veth-web-1 == eth0 pod web-1"),
+        ("mermaid", "flowchart"),
+        ("dot", "graph lab {"),
+        ("svg", "<title>"),
+    ] {
+        let once = machine.lab(["graph", "--format", format]).ok().says(part);
+        let again = machine.lab(["graph", "--format", format]).ok();
+        assert_eq!(once.stdout, again.stdout);
+    }
+    let data: Value = serde_json::from_str(&machine.lab(["graph", "-o", "json"]).ok().stdout).unwrap();
+    assert_eq!(data["nodes"].as_array().unwrap().len(), 2);
 }
 
 #[test]
