@@ -89,7 +89,7 @@ fn on_the_host_what_was_there_stays_and_nothing_is_added() {
     machine.sh(rules).ok();
     let before = Witness::of(&machine);
     check(&machine, &TALK.replace("= sandbox", "!= sandbox"), &["--host"]).ok();
-    assert_unchanged(&before, &Witness::of(&machine));
+    assert_unchanged(&machine, &before, "after the talk");
     // A lab that is not the talk's is not taken down by it.
     machine.lab(["up", "1-pod"]).ok();
     check(&machine, TALK, &["--host"])
