@@ -94,6 +94,8 @@ pub enum Command {
     Fix(breaks::FixArgs),
     /// Cut, slow down or thin out the link of a pod
     Link(breaks::LinkArgs),
+    /// Draw nodes, bridges, cables and pods
+    Graph(talk::GraphArgs),
     /// Make many calls, and count who answers them
     Load(load::LoadArgs),
     /// Tell a talk on stage: types its commands, runs them, checks what is seen

@@ -1,10 +1,13 @@
-//! The command line of talks.
+//! The command line of talks and drawings.
 
 use std::path::PathBuf;
 
 use clap::Args;
 use labkit::screen::ScreenArgs;
 use labkit::shell::OutputFormat;
+
+use crate::model::graph::Format;
+use crate::model::name::Label;
 
 /// Which talk, and where it is told.
 #[derive(Debug, Args)]
@@ -119,6 +122,25 @@ pub struct RecordArgs {
     /// Write it as plain text here
     #[arg(long, value_name = "FILE")]
     pub transcript: Option<PathBuf>,
+}
+
+/// `graph`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  netns-lab graph
+  netns-lab graph --format mermaid >> NOTES.md
+  netns-lab graph --format svg > lab.svg")]
+pub struct GraphArgs {
+    /// The lab [default: `lab` if it is up, else the only one]
+    #[arg(long, value_name = "LAB")]
+    pub name: Option<Label>,
+    /// How it is drawn
+    #[arg(long, value_enum, default_value_t, conflicts_with = "output")]
+    pub format: Format,
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: OutputFormat,
 }
 
 /// `sandbox-join`.

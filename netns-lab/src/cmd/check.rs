@@ -34,10 +34,10 @@ pub(super) fn run(args: &CheckArgs) -> Result<Outcome, Failure> {
     }
     for (step, state) in steps.iter().zip(&straight).skip(1) {
         let tried = theatre.check_jump(step, state)?;
-        if !tried.passed {
-            tell(args, &mut report, tried)?;
-        } else {
+        if tried.passed {
             report.push(tried);
+        } else {
+            tell(args, &mut report, tried)?;
         }
     }
     match args.output {

@@ -50,7 +50,10 @@ impl Pupil {
         let next = match ask {
             Ask::Draw => return Flow::Draw,
             Ask::Quit => return Flow::Quit,
-            Ask::Shell => return Flow::Run(Box::new(self.theatre.shell())),
+            Ask::Shell => match self.theatre.look_before() {
+                Ok(()) => return Flow::Run(Box::new(self.theatre.shell())),
+                Err(failure) => self.lesson.trouble(failure.message()),
+            },
             Ask::Run(text) => self.start(&text),
             Ask::Next => {
                 self.theatre.end_step();
@@ -69,7 +72,7 @@ impl Pupil {
             return Ask::Draw;
         };
         self.theatre.clear_for(&run);
-        match self.hand.start(&self.theatre, &run, text) {
+        match self.hand.start(&mut self.theatre, &run, text) {
             Ok(()) => Ask::Draw,
             Err(failure) => self.lesson.trouble(failure.message()),
         }
@@ -106,7 +109,11 @@ impl Pupil {
                 }
             };
         }
-        Ok(if self.lesson.is_over() { Outcome::Done } else { Outcome::No })
+        Ok(if self.lesson.is_over() {
+            Outcome::Done
+        } else {
+            Outcome::No
+        })
     }
 
     /// Does what is asked, and waits until nothing runs. Whether it is the end.
@@ -128,10 +135,18 @@ impl Pupil {
     fn tell(&self, args: &ScreenArgs, told: (usize, usize)) -> Result<(usize, usize), Failure> {
         let step = self.lesson.step();
         let entries = &self.lesson.board().entries;
-        let from = if told.0 == step.number && told.1 <= entries.len() { told.1 } else { 0 };
+        let from = if told.0 == step.number && told.1 <= entries.len() {
+            told.1
+        } else {
+            0
+        };
         let mut text = String::new();
         if from == 0 {
-            text += &format!("\nStep {}: {}\n", step.number, labkit::text::printable(&step.title));
+            text += &format!(
+                "\nStep {}: {}\n",
+                step.number,
+                labkit::text::printable(&step.title)
+            );
         }
         text.extend(entries[from..].iter().map(crate::talk::board::Entry::plain));
         emit(args, &text)?;
@@ -151,6 +166,10 @@ impl Show for Pupil {
         }
         let ask = self.lesson.press(key);
         self.perform(ask)
+    }
+
+    fn back(&mut self, _: Option<io::Error>) {
+        let _ = self.theatre.look_after();
     }
 
     fn tick(&mut self) -> Flow {

@@ -15,6 +15,7 @@ mod expose;
 mod find;
 mod fix;
 mod get;
+mod graph;
 pub mod holder;
 mod image;
 mod learn;
@@ -60,6 +61,7 @@ pub fn run(command: Command) -> Result<Outcome, Failure> {
         Command::Break(args) => break_::run(&args),
         Command::Fix(args) => fix::run(&args),
         Command::Link(args) => link::run(&args),
+        Command::Graph(args) => graph::run(&args),
         Command::Load(args) => load::run(&args),
         Command::Talk(args) => talk::run(&args),
         Command::Learn(args) => learn::run(&args),

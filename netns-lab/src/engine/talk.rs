@@ -4,11 +4,13 @@ use std::time::{Duration, Instant};
 
 use labkit::{Failure, Kind, tool};
 
+use crate::edge::store;
 use crate::edge::talk::running::{Pieces, Running};
 use crate::edge::talk::world::World;
 use crate::talk::report::{Part, Tried, Wrong};
 use crate::talk::script::{Background, Run, Script, Step};
 use crate::talk::state;
+use crate::talk::trail::{self, Sight, Trail};
 use crate::talk::verdict::{End, Miss, Seen, misses};
 
 /// How long a lab may take to be made or taken down.
@@ -21,6 +23,9 @@ pub struct Theatre {
     // What runs must end before the machine does.
     background: Vec<(Background, Running)>,
     world: World,
+    // Only kept of a machine that is not the talk's own.
+    trail: Trail,
+    before: Option<Sight>,
 }
 
 /// One command that was run: itself, and what it said when.
@@ -35,11 +40,13 @@ pub struct Played {
 impl Theatre {
     /// A machine on which step `number` can begin.
     pub fn open(script: Script, host: bool, number: usize) -> Result<Self, Failure> {
-        let world = if host { World::Host } else { World::private()? };
+        let world = if host { free_host()? } else { World::private()? };
         let mut theatre = Self {
             script,
             background: Vec::new(),
             world,
+            trail: Trail::default(),
+            before: None,
         };
         theatre.make(number)?;
         Ok(theatre)
@@ -103,9 +110,31 @@ impl Theatre {
         ))
     }
 
-    fn clear_host(&self) -> Result<(), Failure> {
+    /// Takes the lab down, and undoes what commands have changed beside it.
+    fn clear_host(&mut self) -> Result<(), Failure> {
+        self.background.clear();
         for words in [&["miniproxy", "cleanup"][..], &["netns-lab", "down"]] {
             Running::start(self.world.program(words))?.wait(LAB);
+        }
+        let script = self.trail.undo(&sight(&self.world)?);
+        if !script.is_empty() {
+            Running::start(self.world.program(&["sh", "-c", &script]))?.wait(LAB);
+        }
+        Ok(())
+    }
+
+    /// Remembers how a machine that is not the talk's own is before a command.
+    pub fn look_before(&mut self) -> Result<(), Failure> {
+        if matches!(self.world, World::Host) {
+            self.before = Some(sight(&self.world)?);
+        }
+        Ok(())
+    }
+
+    /// Remembers what the command has changed.
+    pub fn look_after(&mut self) -> Result<(), Failure> {
+        if let Some(before) = self.before.take() {
+            self.trail.note(&before, &sight(&self.world)?);
         }
         Ok(())
     }
@@ -134,8 +163,9 @@ impl Theatre {
         }
     }
 
-    /// Starts a command of a run.
-    pub fn start(&self, run: &Run, text: &str) -> Result<Running, Failure> {
+    /// Starts a command of a run; [`Theatre::look_after`] belongs behind its end.
+    pub fn start(&mut self, run: &Run, text: &str) -> Result<Running, Failure> {
+        self.look_before()?;
         Running::start(self.command(run, text))
     }
 
@@ -150,25 +180,13 @@ impl Theatre {
         let (mut seen, mut played) = (Seen::default(), Vec::new());
         for command in &run.commands {
             let mut running = self.start(run, command)?;
-            let end = match &run.background {
-                Some(background) => {
-                    let enough = |text: &str| run.expect.iter().all(|pattern| pattern.is_in(text));
-                    running.wait_for(run.timeout, enough);
-                    match running.ended() {
-                        Some(code) => End::Code(code),
-                        None => {
-                            played.push(spoken(command, &running, &mut seen));
-                            self.let_go_on(background.clone(), running);
-                            seen.ends.push(End::GoesOn);
-                            continue;
-                        }
-                    }
-                }
-                None => running.wait(run.timeout),
-            };
+            let end = watch(run, &mut running);
+            self.look_after()?;
             played.push(spoken(command, &running, &mut seen));
             seen.ends.push(end);
-            if end != End::Code(0) {
+            if let (End::GoesOn, Some(background)) = (end, &run.background) {
+                self.let_go_on(background.clone(), running);
+            } else if end != End::Code(0) {
                 break;
             }
         }
@@ -234,6 +252,47 @@ impl Theatre {
             _ => Err(Failure::failed("cannot look at the machine of the talk")),
         }
     }
+}
+
+/// This machine, if nothing is on it that the end of a talk would take down.
+fn free_host() -> Result<World, Failure> {
+    if let Some(lab) = store::labs()?.first() {
+        return Err(Failure::failed(format!("the lab {lab} is up on this machine"))
+            .hint("take it down first: netns-lab down"));
+    }
+    if sight(&World::Host)?.has_chain("KUBE-") {
+        return Err(
+            Failure::failed("this machine has rules of miniproxy or kube-proxy")
+                .hint("if they are miniproxy's: miniproxy cleanup; or leave --host out, for a sandbox"),
+        );
+    }
+    Ok(World::Host)
+}
+
+fn sight(world: &World) -> Result<Sight, Failure> {
+    let mut running = Running::start(world.program(&["sh", "-c", trail::PROBE]))?;
+    running.wait(LAB);
+    Ok(Sight::read(&running.text()))
+}
+
+impl Drop for Theatre {
+    fn drop(&mut self) {
+        if matches!(self.world, World::Host)
+            && let Err(failure) = self.clear_host()
+        {
+            labkit::shell::tell(&format!("warning: {}", failure.message()));
+        }
+    }
+}
+
+/// Waits until a command ends, or, if it is to go on, until it has said what it must.
+fn watch(run: &Run, running: &mut Running) -> End {
+    if run.background.is_none() {
+        return running.wait(run.timeout);
+    }
+    let enough = |text: &str| run.expect.iter().all(|pattern| pattern.is_in(text));
+    running.wait_for(run.timeout, enough);
+    running.ended().map_or(End::GoesOn, End::Code)
 }
 
 fn spoken(command: &str, running: &Running, seen: &mut Seen) -> Played {

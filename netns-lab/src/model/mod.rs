@@ -9,6 +9,7 @@ pub mod doctor;
 pub mod document;
 pub mod endpoints;
 pub mod files;
+pub mod graph;
 pub mod kind;
 pub mod layout;
 pub mod ledger;

@@ -79,18 +79,20 @@ impl Entry {
         let marked = |sign: Sign, text: &str| format!("{} {text}", look.sign(sign));
         let (role, text) = match self {
             Self::Command { prompt, text } => (Role::Strong, format!("{prompt}{text}")),
-            Self::Said(text) => (Role::Plain, text.clone()),
+            Self::Said(text) | Self::Told(text) => (Role::Plain, text.clone()),
             Self::Right(text) => (Role::Good, marked(Sign::Yes, text)),
             Self::Wrong(text) => (Role::Lost, marked(Sign::No, text)),
-            Self::Told(text) => (Role::Plain, text.clone()),
             Self::Asked(text) => (Role::Strong, text.clone()),
         };
         let width = usize::from(look.width).saturating_sub(INDENT.len()).max(1);
         let by_word = !matches!(self, Self::Command { .. } | Self::Said(_));
         let whole: Vec<_> = text.trim_end_matches('\n').split('\n').collect();
         let from = whole.len().saturating_sub(MOST);
-        let rows = whole[from..].iter().flat_map(|line| wrapped(line, width, by_word));
-        rows.map(|row| Line::from(look.text(role, format!("{INDENT}{row}")))).collect()
+        let rows = whole[from..]
+            .iter()
+            .flat_map(|line| wrapped(line, width, by_word));
+        rows.map(|row| Line::from(look.text(role, format!("{INDENT}{row}"))))
+            .collect()
     }
 
     /// This entry as sentences, for paper and screen readers.
@@ -157,6 +159,10 @@ mod tests {
     fn a_command_cannot_move_the_cursor() {
         let entry = Entry::Said("a\u{1b}[2Jb\n".into());
         assert_eq!(entry.plain(), "a\\u{1b}[2Jb\n");
-        assert!(entry.lines(&Look::sized(80, 24))[0].to_string().contains("\\u{1b}"));
+        assert!(
+            entry.lines(&Look::sized(80, 24))[0]
+                .to_string()
+                .contains("\\u{1b}")
+        );
     }
 }

@@ -175,8 +175,14 @@ mod tests {
             .collect();
         assert_eq!(events[0]["width"], 100);
         assert_eq!(events.iter().filter(|event| event[1] == "m").count(), 2);
-        let times: Vec<_> = events[1..].iter().map(|event| event[0].as_f64().unwrap()).collect();
-        assert!(times.is_sorted_by(|a, b| a <= b && b - a < 2.000_001), "{times:?}");
+        let times: Vec<_> = events[1..]
+            .iter()
+            .map(|event| event[0].as_f64().unwrap())
+            .collect();
+        assert!(
+            times.is_sorted_by(|a, b| a <= b && b - a < 2.000_001),
+            "{times:?}"
+        );
         insta::assert_snapshot!(film().transcript());
     }
 

@@ -116,12 +116,11 @@ fn words(info: &str) -> Result<Vec<Word>, String> {
         rest = &rest[end..];
         let mut value = None;
         if let Some(after) = rest.strip_prefix('=') {
-            let (text, left) = match after.strip_prefix('"') {
-                Some(quoted) => quote(quoted).ok_or_else(|| format!("the quote of `{name}` does not end"))?,
-                None => {
-                    let end = after.find(char::is_whitespace).unwrap_or(after.len());
-                    (after[..end].to_string(), &after[end..])
-                }
+            let (text, left) = if let Some(quoted) = after.strip_prefix('"') {
+                quote(quoted).ok_or_else(|| format!("the quote of `{name}` does not end"))?
+            } else {
+                let end = after.find(char::is_whitespace).unwrap_or(after.len());
+                (after[..end].to_string(), &after[end..])
             };
             value = Some(text);
             rest = left;

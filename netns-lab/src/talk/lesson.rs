@@ -100,7 +100,11 @@ impl Lesson {
         (self.run, self.misses) = (run, 0);
         self.said.clear();
         self.input.clear();
-        if let Some(place) = self.run().filter(|run| !run.hidden).and_then(|run| run.place.clone()) {
+        if let Some(place) = self
+            .run()
+            .filter(|run| !run.hidden)
+            .and_then(|run| run.place.clone())
+        {
             self.board.push(Entry::Told(format!("You are in {place} now.")));
         }
         match self.run() {
@@ -159,7 +163,11 @@ impl Lesson {
         }
         match judged(run, &line, &self.said, end) {
             Judged::Right => {
-                let words = if run.fails { "right: it fails, as it should" } else { "right" };
+                let words = if run.fails {
+                    "right: it fails, as it should"
+                } else {
+                    "right"
+                };
                 self.board.push(Entry::Right(words.to_string()));
                 self.enter(self.run + 1)
             }
@@ -193,7 +201,11 @@ impl Lesson {
             let words: Vec<_> = first.split_ascii_whitespace().take(2).collect();
             vec![format!("it begins with `{}`", words.join(" "))]
         };
-        let hints = if run.hints.is_empty() { begins() } else { run.hints.clone() };
+        let hints = if run.hints.is_empty() {
+            begins()
+        } else {
+            run.hints.clone()
+        };
         for hint in hints {
             self.board.push(Entry::Told(format!("hint: {hint}")));
         }
@@ -231,7 +243,10 @@ impl Lesson {
     pub fn page(&self, look: &Look) -> Page {
         let step = self.step();
         let title = vec![
-            look.text(Role::Plain, format!(" LEARN {} of {}   ", step.number, self.script.steps.len())),
+            look.text(
+                Role::Plain,
+                format!(" LEARN {} of {}   ", step.number, self.script.steps.len()),
+            ),
             look.text(Role::Strong, step.title.clone()),
         ];
         let mut board = self.board.clone();
@@ -242,7 +257,10 @@ impl Lesson {
             }),
             Some(_) => {}
             None if self.is_over() => board.push(Entry::Asked("That was all.".to_string())),
-            None => board.push(Entry::Asked(format!("{} Enter: the next step", look.sign(Sign::Here)))),
+            None => board.push(Entry::Asked(format!(
+                "{} Enter: the next step",
+                look.sign(Sign::Here)
+            ))),
         }
         let mut body = vec![Line::default()];
         body.extend(board.lines(look));
@@ -257,11 +275,16 @@ impl Lesson {
         ];
         Page {
             title: Line::from(title),
-            state: format!("{} ", labkit::text::count(self.misses, "miss").replace("misss", "misses")),
+            state: format!(
+                "{} ",
+                labkit::text::count(self.misses, "miss").replace("misss", "misses")
+            ),
             focus: body.len().checked_sub(1),
             body,
             rule: String::new(),
-            keys: keys.map(|(key, word)| (key.to_string(), word.to_string())).to_vec(),
+            keys: keys
+                .map(|(key, word)| (key.to_string(), word.to_string()))
+                .to_vec(),
         }
     }
 }
@@ -295,7 +318,12 @@ fn judged(run: &Run, line: &str, said: &str, end: End) -> Judged {
     if started && meant && wrong.is_empty() {
         return Judged::Right;
     }
-    let earlier = run.commands.iter().rev().skip(1).any(|command| first_word(command) == first_word(line));
+    let earlier = run
+        .commands
+        .iter()
+        .rev()
+        .skip(1)
+        .any(|command| first_word(command) == first_word(line));
     if end == End::Code(0) && earlier {
         return Judged::OnTheWay;
     }
@@ -305,7 +333,10 @@ fn judged(run: &Run, line: &str, said: &str, end: End) -> Judged {
 
 fn words(text: &str) -> Vec<String> {
     let split = text.split(|c: char| c.is_whitespace() || "'\"\\".contains(c));
-    split.filter(|word| !word.is_empty()).map(str::to_string).collect()
+    split
+        .filter(|word| !word.is_empty())
+        .map(str::to_string)
+        .collect()
 }
 
 fn first_word(text: &str) -> Option<String> {

@@ -43,11 +43,17 @@ fn whatever_shows_what_must_be_seen_is_right() {
     let mut lesson = lesson();
     // Another rule than the talk's own: it is no miss, and what curl shows then decides.
     tries(&mut lesson, "iptables -t nat -I PREROUTING -j DNAT", "", 0);
-    assert_eq!(tries(&mut lesson, "wget -qO- 10.96.0.10", "web-1\n", 0), "right: right\n");
+    assert_eq!(
+        tries(&mut lesson, "wget -qO- 10.96.0.10", "web-1\n", 0),
+        "right: right\n"
+    );
     assert!(tries(&mut lesson, "ping -c1 10.96.0.11", "", 1).contains("fails, as it should"));
     assert_eq!(lesson.line(""), Ask::Next);
     lesson.begin(2);
-    assert!(tries(&mut lesson, "true", "", 0).starts_with("wrong"), "anything succeeds");
+    assert!(
+        tries(&mut lesson, "true", "", 0).starts_with("wrong"),
+        "anything succeeds"
+    );
     assert_eq!(tries(&mut lesson, "ip a", "", 0), "right: right\n");
     assert!(lesson.is_over());
     assert_eq!(lesson.line(""), Ask::Quit);
@@ -57,7 +63,10 @@ fn whatever_shows_what_must_be_seen_is_right() {
 fn two_misses_bring_a_hint_and_three_the_command() {
     let mut lesson = lesson();
     assert!(tries(&mut lesson, "curl x", "no\n", 7).starts_with("wrong"));
-    assert_eq!(tries(&mut lesson, "crul x", "not found\n", 127), "hint: a rule, then curl\n");
+    assert_eq!(
+        tries(&mut lesson, "crul x", "not found\n", 127),
+        "hint: a rule, then curl\n"
+    );
     assert!(tries(&mut lesson, "curl y", "no\n", 7).contains("curl -s 10.96.0.10"));
 }
 
@@ -75,7 +84,15 @@ fn words_in_place_of_commands() {
     assert_eq!(lesson.line("skip"), Ask::GoTo(2));
     assert_eq!(lesson.line("quit"), Ask::Quit);
     lesson.line("show");
-    assert!(lesson.board().entries.last().unwrap().plain().contains("type this"));
+    assert!(
+        lesson
+            .board()
+            .entries
+            .last()
+            .unwrap()
+            .plain()
+            .contains("type this")
+    );
 }
 
 #[test]

@@ -15,6 +15,7 @@
 //! | [`notes`] | what only the speaker sees |
 //! | [`lesson`] | the learner's screen: what was typed, whether it counts, hints |
 //! | [`cast`] | a recording: written, and read again to be played |
+//! | [`trail`] | what commands changed on a machine that is not theirs, and how it is undone |
 //! | [`state`] | what a machine is like, to compare two ways to the same step |
 
 pub mod board;
@@ -29,4 +30,5 @@ pub mod script;
 pub mod stage;
 mod stage_page;
 pub mod state;
+pub mod trail;
 pub mod verdict;

@@ -59,7 +59,11 @@ impl Notes {
             )),
             state: format!("{} ", clock(self.seconds)),
             body: self.board().lines(look),
-            rule: self.then.as_ref().map(|title| format!(" then: {title}")).unwrap_or_default(),
+            rule: self
+                .then
+                .as_ref()
+                .map(|title| format!(" then: {title}"))
+                .unwrap_or_default(),
             keys: vec![("q".to_string(), "quit".to_string())],
             focus: None,
         }

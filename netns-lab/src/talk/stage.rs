@@ -131,7 +131,11 @@ impl Stage {
 
     /// What happens without a key.
     fn due(&mut self) -> Act {
-        self.phase = if self.cue().is_some() { Phase::Ready } else { Phase::Told };
+        self.phase = if self.cue().is_some() {
+            Phase::Ready
+        } else {
+            Phase::Told
+        };
         let hidden = self.cue().is_some_and(|(run, _)| run.hidden);
         if self.phase == Phase::Ready && (hidden || self.fast) {
             self.start()
@@ -182,7 +186,10 @@ impl Stage {
     /// The command had the terminal; nobody knows what it said.
     pub fn was_elsewhere(&mut self) -> Act {
         self.command += 1;
-        if self.cue().is_some_and(|(run, _)| self.command >= run.commands.len()) {
+        if self
+            .cue()
+            .is_some_and(|(run, _)| self.command >= run.commands.len())
+        {
             self.next_run();
         }
         self.due()
@@ -206,7 +213,8 @@ impl Stage {
         if !wrong.is_empty() {
             (self.complete, self.fast) = (false, false);
         } else if fails {
-            self.board.push(Entry::Right("it fails, as it should".to_string()));
+            self.board
+                .push(Entry::Right("it fails, as it should".to_string()));
         } else if !hidden {
             self.board.push(Entry::Right("as expected".to_string()));
         }
@@ -244,7 +252,13 @@ impl Stage {
 
     /// What only the speaker sees.
     pub fn notes(&self) -> Notes {
-        let runs = self.step().runs.iter().enumerate().skip(self.run).filter(|(_, run)| !run.hidden);
+        let runs = self
+            .step()
+            .runs
+            .iter()
+            .enumerate()
+            .skip(self.run)
+            .filter(|(_, run)| !run.hidden);
         let next = runs.flat_map(|(index, run)| {
             let from = if index == self.run { self.command } else { 0 };
             run.commands.iter().skip(from).cloned()
@@ -284,8 +298,7 @@ impl Stage {
             }
             Key::Char(letter) if "npbsfr!?q".contains(letter) => self.order(letter),
             Key::Escape => Act::Quit,
-            Key::Enter | Key::Right if self.phase == Phase::Told => self.order('n'),
-            Key::Char(' ') if self.phase == Phase::Told => self.order('n'),
+            Key::Enter | Key::Right | Key::Char(' ') if self.phase == Phase::Told => self.order('n'),
             _ if self.phase == Phase::Told => Act::Nothing,
             key => self.type_more(key),
         }
@@ -353,7 +366,9 @@ impl Stage {
 
 /// `$ `, or `web-1 $ ` in a pod.
 pub fn prompt(run: &Run) -> String {
-    run.place.as_ref().map_or_else(|| "$ ".to_string(), |place| format!("{place} $ "))
+    run.place
+        .as_ref()
+        .map_or_else(|| "$ ".to_string(), |place| format!("{place} $ "))
 }
 
 #[cfg(test)]

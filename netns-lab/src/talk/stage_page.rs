@@ -36,14 +36,21 @@ impl Stage {
             keys: self.keys(look),
             focus: None,
         };
-        let (body, below) = if self.help { (help(look), Vec::new()) } else { (self.body(look), self.below(look)) };
+        let (body, below) = if self.help {
+            (help(look), Vec::new())
+        } else {
+            (self.body(look), self.below(look))
+        };
         page.body = body;
         // What is asked stands at the bottom, where the eye looks for it.
         let room = usize::from(look.height.saturating_sub(5));
         let free = room.saturating_sub(page.body.len() + below.len());
         page.body.resize(page.body.len() + free, Line::default());
         page.body.extend(below);
-        page.focus = page.body.len().checked_sub(1 + self.back.min(page.body.len().saturating_sub(room)));
+        page.focus = page
+            .body
+            .len()
+            .checked_sub(1 + self.back.min(page.body.len().saturating_sub(room)));
         page
     }
 
@@ -52,10 +59,13 @@ impl Stage {
         let of = self.script.steps.len();
         let place = format!(" STEP {} of {of}   ", step.number);
         // The clock stays, however long the title is.
-        let taken = place.len() + self.state(look).chars().count() + 1;
+        let taken = place.len() + self.state(look).chars().count() + 2;
         let free = usize::from(look.width).saturating_sub(taken);
         let title = page::fit(&step.title, free, look).trim_end().to_string();
-        Line::from(vec![look.text(Role::Plain, place), look.text(Role::Strong, title)])
+        Line::from(vec![
+            look.text(Role::Plain, place),
+            look.text(Role::Strong, title),
+        ])
     }
 
     fn state(&self, look: &Look) -> String {
@@ -72,11 +82,19 @@ impl Stage {
         let rules = self.board.entries.iter().rev().filter_map(|entry| match entry {
             Entry::Command { text, .. } if text.contains("iptables") => {
                 let at = text.find("-A ").or_else(|| text.find("-I "))?;
-                Some(text[at..].split_ascii_whitespace().filter(|word| *word != "\\").collect::<Vec<_>>())
+                Some(
+                    text[at..]
+                        .split_ascii_whitespace()
+                        .filter(|word| *word != "\\")
+                        .collect::<Vec<_>>(),
+                )
             }
             _ => None,
         });
-        rules.map(|words| format!(" {}", words.join(" "))).next().unwrap_or_default()
+        rules
+            .map(|words| format!(" {}", words.join(" ")))
+            .next()
+            .unwrap_or_default()
     }
 
     fn body(&self, look: &Look) -> Vec<Line<'static>> {
@@ -121,7 +139,9 @@ impl Stage {
         } else {
             match self.phase {
                 Phase::Running | Phase::Playing => vec![("Esc", "stop")],
-                Phase::Ready if self.typed > 0 => vec![(enter, "run"), ("space", "type"), ("Backspace", "take back")],
+                Phase::Ready if self.typed > 0 => {
+                    vec![(enter, "run"), ("space", "type"), ("Backspace", "take back")]
+                }
                 Phase::Ready => vec![
                     ("space", "type"),
                     (enter, "type all"),
@@ -144,7 +164,9 @@ impl Stage {
             }
         };
         let shown = keys.into_iter().filter(|(key, _)| *key != "r" || self.has_cast);
-        shown.map(|(key, word)| (key.to_string(), word.to_string())).collect()
+        shown
+            .map(|(key, word)| (key.to_string(), word.to_string()))
+            .collect()
     }
 }
 

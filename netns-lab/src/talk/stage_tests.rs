@@ -36,7 +36,13 @@ fn stage() -> Stage {
 }
 
 fn keys(stage: &mut Stage, text: &str) -> Vec<Act> {
-    let key = |letter| if letter == '\n' { Key::Enter } else { Key::Char(letter) };
+    let key = |letter| {
+        if letter == '\n' {
+            Key::Enter
+        } else {
+            Key::Char(letter)
+        }
+    };
     text.chars().map(|letter| stage.press(key(letter))).collect()
 }
 
@@ -138,7 +144,11 @@ fn what_has_left_the_screen_can_be_seen_again() {
     for _ in 0..9 {
         stage.press(Key::PageUp);
     }
-    assert!(picture(&stage, &look).contains("curl 10.96.0.10"), "{}", picture(&stage, &look));
+    assert!(
+        picture(&stage, &look).contains("curl 10.96.0.10"),
+        "{}",
+        picture(&stage, &look)
+    );
 }
 
 #[test]
@@ -152,7 +162,9 @@ fn the_keys_are_told() {
 #[test]
 fn the_notes() {
     let mut script = read::script(TALK).unwrap();
-    script.steps[1].notes.push("Say: nothing was created, a packet was edited.".into());
+    script.steps[1]
+        .notes
+        .push("Say: nothing was created, a packet was edited.".into());
     let mut stage = Stage::new(script, 2, false);
     stage.clock(Duration::from_secs(65));
     let look = Look::sized(80, 24);

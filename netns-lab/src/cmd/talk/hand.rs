@@ -25,7 +25,12 @@ pub(in crate::cmd) struct Hand {
 
 impl Hand {
     /// Starts a command of a run.
-    pub(in crate::cmd) fn start(&mut self, theatre: &Theatre, run: &Run, text: &str) -> Result<(), Failure> {
+    pub(in crate::cmd) fn start(
+        &mut self,
+        theatre: &mut Theatre,
+        run: &Run,
+        text: &str,
+    ) -> Result<(), Failure> {
         self.running = Some((theatre.start(run, text)?, Instant::now()));
         Ok(())
     }
@@ -53,6 +58,7 @@ impl Hand {
         let text = running.text();
         let late = began.elapsed() >= run.timeout;
         if let Some(code) = running.ended() {
+            let _ = theatre.look_after();
             return Some(News::Ended(running.text(), End::Code(code)));
         }
         if let Some(background) = &run.background
@@ -63,6 +69,7 @@ impl Hand {
         }
         if late {
             running.leave();
+            let _ = theatre.look_after();
             return Some(News::Ended(running.text(), End::TooLong));
         }
         self.running = Some((running, began));

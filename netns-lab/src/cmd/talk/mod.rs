@@ -36,7 +36,11 @@ pub(super) fn run(args: &TalkArgs) -> Result<Outcome, Failure> {
             shell::tell("making the machine of the talk …");
             let theatre = Theatre::open(talk.script, args.talk.host, args.step)?;
             hold_interrupts();
-            terminal::run(&mut Speaker::new(theatre, args.step, talk.cast), args.screen.look(), TICK)?;
+            terminal::run(
+                &mut Speaker::new(theatre, args.step, talk.cast),
+                args.screen.look(),
+                TICK,
+            )?;
         }
     }
     Ok(Outcome::Done)

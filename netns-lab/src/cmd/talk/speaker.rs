@@ -54,7 +54,10 @@ impl Speaker {
         let next = match act {
             Act::Nothing | Act::Draw => return Flow::Draw,
             Act::Quit => return Flow::Quit,
-            Act::Shell => return Flow::Run(Box::new(self.theatre.shell())),
+            Act::Shell => match self.theatre.look_before() {
+                Ok(()) => return Flow::Run(Box::new(self.theatre.shell())),
+                Err(failure) => self.trouble(&failure),
+            },
             Act::Start => match self.start() {
                 Ok(None) => return Flow::Draw,
                 Ok(Some(flow)) => return flow,
@@ -75,7 +78,11 @@ impl Speaker {
             Act::GoTo(number) => self.go_to(number),
             Act::Play => self.play(),
         };
-        if act == next { Flow::Draw } else { self.perform(next) }
+        if act == next {
+            Flow::Draw
+        } else {
+            self.perform(next)
+        }
     }
 
     /// Starts the command that is due; it may want the terminal.
@@ -83,14 +90,16 @@ impl Speaker {
         let Some((run, command)) = self.stage.cue() else {
             return Ok(None);
         };
+        let (run, command) = (&run.clone(), &command.to_string());
         if self.stage.is_first() {
             self.theatre.clear_for(run);
         }
         if run.screen {
             self.elsewhere = true;
+            self.theatre.look_before()?;
             return Ok(Some(Flow::Run(Box::new(self.theatre.command(run, command)))));
         }
-        self.hand.start(&self.theatre, run, command)?;
+        self.hand.start(&mut self.theatre, run, command)?;
         Ok(None)
     }
 
@@ -111,7 +120,11 @@ impl Speaker {
 
     fn play(&mut self) -> Act {
         let number = self.stage.step().number;
-        let pieces = self.cast.as_deref().map(|cast| cast::step_of(cast, number)).unwrap_or_default();
+        let pieces = self
+            .cast
+            .as_deref()
+            .map(|cast| cast::step_of(cast, number))
+            .unwrap_or_default();
         if pieces.is_empty() {
             return self.stage.trouble("the recording has nothing of this step");
         }
@@ -127,7 +140,12 @@ impl Speaker {
             return false;
         };
         let now = film.began.elapsed();
-        let text: String = film.pieces.iter().take_while(|(at, _)| *at <= now).map(|(_, text)| text.as_str()).collect();
+        let text: String = film
+            .pieces
+            .iter()
+            .take_while(|(at, _)| *at <= now)
+            .map(|(_, text)| text.as_str())
+            .collect();
         let over = film.pieces.last().is_none_or(|(at, _)| *at <= now);
         self.stage.played(&text);
         if over {
@@ -175,6 +193,7 @@ impl Show for Speaker {
     }
 
     fn back(&mut self, failed: Option<io::Error>) {
+        let _ = self.theatre.look_after();
         if let Some(error) = failed {
             self.pending = Some(self.stage.trouble(&format!("it could not be started: {error}")));
         } else if std::mem::take(&mut self.elsewhere) {
