@@ -110,9 +110,10 @@ fn the_dice_give_what_they_give() {
     let mut odds = ["1.00000000000", "0.50000000000", "0.33333333349"].into_iter();
     let backwards: String = OBVIOUS
         .lines()
-        .map(|line| match line.contains("--probability") {
-            true => format!("{}\n", line.replace("0.33333333349", odds.next().unwrap())),
-            false => format!("{line}\n"),
+        .map(|line| {
+            let odds = line.contains("--probability").then(|| odds.next().unwrap());
+            let line = odds.map_or(line.to_string(), |odds| line.replace("0.33333333349", odds));
+            line + "\n"
         })
         .collect();
     let backwards = report(&backwards, "web", None);
