@@ -13,6 +13,7 @@ pub use containers::{
 };
 pub mod breaks;
 pub mod life;
+pub mod load;
 pub mod objects;
 pub mod talk;
 
@@ -93,6 +94,8 @@ pub enum Command {
     Fix(breaks::FixArgs),
     /// Cut, slow down or thin out the link of a pod
     Link(breaks::LinkArgs),
+    /// Make many calls, and count who answers them
+    Load(load::LoadArgs),
     /// Tell a talk on stage: types its commands, runs them, checks what is seen
     Talk(talk::TalkArgs),
     /// Learn from a talk: you type its commands

@@ -20,6 +20,7 @@ mod image;
 mod learn;
 mod life;
 mod link;
+mod load;
 mod logs;
 mod namespaces;
 mod objects;
@@ -59,6 +60,7 @@ pub fn run(command: Command) -> Result<Outcome, Failure> {
         Command::Break(args) => break_::run(&args),
         Command::Fix(args) => fix::run(&args),
         Command::Link(args) => link::run(&args),
+        Command::Load(args) => load::run(&args),
         Command::Talk(args) => talk::run(&args),
         Command::Learn(args) => learn::run(&args),
         Command::Check(args) => check::run(&args),

@@ -167,9 +167,6 @@ impl Open {
 
     /// Makes the lab have these pods.
     pub(super) fn shape(&mut self, pods: Vec<PodSpec>) -> Result<(), Failure> {
-        if pods.is_empty() {
-            return Err(self.would_be_empty());
-        }
         let topology = Topology {
             pods,
             ..self.ledger.topology()
@@ -177,12 +174,6 @@ impl Open {
         self.ledger = up::reshape(&self.run, &self.ledger.lab.name.clone(), topology)?;
         self.files = registry::files(&self.ledger.lab.name);
         Ok(())
-    }
-
-    /// The failure of whoever takes the last pod away.
-    pub(super) fn would_be_empty(&self) -> Failure {
-        let name = &self.ledger.lab.name;
-        Failure::failed("a lab has at least one pod").hint(format!("take it down: netns-lab down {name}"))
     }
 
     /// The Deployment of a name.

@@ -10,7 +10,8 @@ use super::talk::file;
 use crate::cli::talk::RecordArgs;
 use crate::engine::talk::Theatre;
 use crate::talk::cast::Film;
-use crate::talk::script::{Run, Step};
+use crate::talk::script::Step;
+use crate::talk::stage::prompt;
 use crate::talk::verdict::misses;
 
 /// Runs `record`.
@@ -26,10 +27,7 @@ pub(super) fn run(args: &RecordArgs) -> Result<Outcome, Failure> {
                 .hint("nothing was written")
         })?;
     }
-    for (path, text) in [
-        (&args.cast, film.cast()),
-        (&args.transcript, film.transcript().to_string()),
-    ] {
+    for (path, text) in [(&args.cast, film.cast()), (&args.transcript, film.transcript().to_string())] {
         if let Some(path) = path {
             write(path, &text)?;
         }
@@ -52,13 +50,6 @@ fn record(theatre: &mut Theatre, step: &Step, film: &mut Film) -> Result<(), Fai
     }
     theatre.end_step();
     Ok(())
-}
-
-/// `$ `, or `client $ ` in a pod.
-pub(super) fn prompt(run: &Run) -> String {
-    run.place
-        .as_ref()
-        .map_or_else(|| "$ ".to_string(), |place| format!("{place} $ "))
 }
 
 fn write(path: &Path, text: &str) -> Result<(), Failure> {

@@ -78,7 +78,17 @@ fn hosts_to_look_at(lab: &Lab, ledger: Option<&Ledger>, namespaces: &BTreeMap<St
 
 fn view(lab: &Lab, host: &Host) -> Result<View, Failure> {
     let node = edge::node::Node::open()?;
+    let tunnels = lab
+        .underlay
+        .as_ref()
+        .is_some_and(|underlay| underlay.overlay.is_some());
+    let (far_ends, neighbours) = match host {
+        Host::Node(_) if tunnels => (node.far_ends()?, node.neighbours()?),
+        _ => Default::default(),
+    };
     Ok(View {
+        far_ends,
+        neighbours,
         links: node.links()?,
         addresses: node.addresses()?,
         routes: node.routes()?,

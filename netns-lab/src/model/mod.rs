@@ -13,6 +13,7 @@ pub mod kind;
 pub mod layout;
 pub mod ledger;
 pub mod life;
+pub mod load;
 pub mod name;
 pub mod name_server;
 pub mod node;
@@ -24,6 +25,7 @@ pub mod quantity;
 pub mod refusal;
 pub mod registry;
 pub mod report;
+mod report_parts;
 pub mod rule;
 #[cfg(test)]
 pub(crate) mod samples;

@@ -135,7 +135,7 @@ pub fn pod(lab: &Lab, pod: &Pod, health: &Health) -> Vec<u8> {
         },
         spec: Some(PodSpec {
             node_name: Some(pod.node.to_string()),
-            containers: containers(pod),
+            containers: containers(pod, health),
             restart_policy: Some("Always".into()),
             dns_policy: Some("ClusterFirst".into()),
             ..Default::default()
@@ -157,7 +157,7 @@ fn named_path(namespace: &str) -> String {
 }
 
 /// A pod that runs nothing has a container all the same, for Kubernetes knows no pod without.
-fn containers(pod: &Pod) -> Vec<Container> {
+fn containers(pod: &Pod, health: &Health) -> Vec<Container> {
     let of = |name: String, spec: Option<&ContainerSpec>| {
         let ports = spec.map(|spec| {
             let ports = spec.ports.iter().map(|port| ContainerPort {
@@ -178,7 +178,7 @@ fn containers(pod: &Pod) -> Vec<Container> {
             ..Default::default()
         }
     };
-    let specs = pod.containers();
+    let specs = [pod.containers(), health.added.clone()].concat();
     if specs.is_empty() {
         let mut only = vec![of(APP.into(), None)];
         ask_for(&mut only, pod);
@@ -211,7 +211,7 @@ fn status(lab: &Lab, pod: &Pod, health: &Health) -> PodStatus {
     };
     let node = lab.node_of(pod);
     let second_host_ip = node.and_then(Node::ip6);
-    let statuses = containers(pod)
+    let statuses = containers(pod, health)
         .into_iter()
         .map(|container| container_status(container.name, health));
     PodStatus {

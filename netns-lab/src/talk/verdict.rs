@@ -7,6 +7,11 @@ use serde::Serialize;
 
 use super::script::Run;
 
+/// What a shell exits with when a command cannot be run.
+pub const NOT_EXECUTABLE: u8 = 126;
+/// What a shell exits with when a command is not found.
+pub const NOT_FOUND: u8 = 127;
+
 /// How a command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
@@ -70,6 +75,10 @@ pub fn misses(run: &Run, seen: &Seen) -> Vec<Miss> {
 
 fn wrong_end(command: &str, end: End, fails: bool, patience: Duration) -> Option<Miss> {
     let (expected, seen) = match (end, fails) {
+        // The failure that is meant is that of a command, not that there is none.
+        (End::Code(code @ (NOT_EXECUTABLE | NOT_FOUND)), true) => {
+            ("to fail by itself", format!("exit code {code}: it could not be run at all"))
+        }
         (End::Code(0), true) => ("to fail", "exit code 0".to_string()),
         (End::Code(code), false) if code != 0 => ("to succeed", format!("exit code {code}")),
         (End::TooLong, _) => ("to end", format!("that it still ran after {patience:?}")),
@@ -112,14 +121,9 @@ mod tests {
     fn an_expected_failure_is_right_and_others_are_not() {
         assert_eq!(judged("sh run fails", "", &[0, 7]), [""; 0]);
         assert_eq!(judged("sh run", "", &[0, 0]), [""; 0]);
-        assert_eq!(
-            judged("sh run fails", "", &[0]),
-            ["expected `curl a` to fail, saw exit code 0"]
-        );
-        assert_eq!(
-            judged("sh run fails", "", &[7, 7]),
-            ["expected `curl a` to succeed, saw exit code 7"]
-        );
+        assert_eq!(judged("sh run fails", "", &[0]), ["expected `curl a` to fail, saw exit code 0"]);
+        assert!(judged("sh run fails", "", &[127])[0].contains("could not be run at all"));
+        assert_eq!(judged("sh run fails", "", &[7, 7]), ["expected `curl a` to succeed, saw exit code 7"]);
     }
 
     #[test]
@@ -148,9 +152,6 @@ mod tests {
             ..Seen::default()
         };
         let misses = misses(&run, &seen);
-        assert_eq!(
-            misses[0].to_string(),
-            "expected `sleep 9` to end, saw that it still ran after 2s"
-        );
+        assert_eq!(misses[0].to_string(), "expected `sleep 9` to end, saw that it still ran after 2s");
     }
 }

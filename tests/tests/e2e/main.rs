@@ -35,5 +35,7 @@ mod soak;
 mod soak_changes;
 mod support;
 mod sysctls;
+mod talk_content;
 mod topologies;
 mod vm;
+mod why;

@@ -79,7 +79,7 @@ impl fmt::Display for Need {
             Self::TwoNodes => f.write_str("two nodes"),
             Self::OtherIptables => f.write_str("the iptables of the other flavour"),
             Self::Selector => f.write_str("a Service that selects pods"),
-            Self::NoWatch => f.write_str("no `sync --watch`"),
+            Self::NoWatch => f.write_str("no watch"),
         }
     }
 }
@@ -171,6 +171,7 @@ pub fn table() -> String {
     }
     text.push('\n');
     text.push_str(&needs.render());
+    text.push_str("no watch: `miniproxy sync --watch` would write the rules again at once\n");
     text
 }
 
