@@ -2,6 +2,8 @@
 
 mod explain;
 mod node;
+mod trace;
+mod why;
 
 use std::path::PathBuf;
 
@@ -11,6 +13,8 @@ use labkit::shell::OutputFormat;
 
 pub use explain::{ExplainArgs, GraphArgs, GraphFormat, QuestionArgs};
 pub use node::NodeArgs;
+pub use trace::TraceArgs;
+pub use why::WhyArgs;
 
 /// A mini kube-proxy: turns Kubernetes Services in JSON files into the iptables rules that
 /// kube-proxy writes, chain for chain and word for word.
@@ -87,6 +91,19 @@ Examples:
   miniproxy graph web --rules node.save --format mermaid
   miniproxy graph web --rules node.save --format svg > web.svg")]
     Graph(GraphArgs),
+    /// Make one real connection and show what the kernel did with it, rule by rule
+    #[command(after_help = "\
+Examples:
+  sudo miniproxy trace svc/web --from web-1
+  sudo miniproxy trace 10.96.0.80:80 --from node --plain
+  sudo miniproxy trace svc/web --pcap trace.pcapng
+
+Exit code: 0 somebody answered, 1 nobody did, 2 nobody has that name, 3 the kernel
+does not trace.")]
+    Trace(TraceArgs),
+    /// Say why a Service does not answer, and which command cures it
+    #[command(after_help = why::EXAMPLES)]
+    Why(WhyArgs),
     /// Remove every rule and chain that miniproxy made, and nothing else
     Cleanup(CleanupArgs),
     /// Print a completion script for a shell

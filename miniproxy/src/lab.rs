@@ -8,6 +8,9 @@ use crate::registry::Registry;
 /// without it is where the command runs.
 pub const NAMESPACE_ANNOTATION: &str = "netns-lab/network-namespace";
 
+/// The annotation of a Pod by which a lab tells the end of its cable that is on its node.
+pub const INTERFACE_ANNOTATION: &str = "netns-lab/host-interface";
+
 /// A node and its network namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Home {

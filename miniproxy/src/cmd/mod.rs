@@ -14,7 +14,10 @@ mod observe;
 mod question;
 mod render;
 mod sync;
+mod trace;
 mod watch;
+mod why;
+mod why_places;
 
 use clap::CommandFactory as _;
 use labkit::{Failure, Outcome, shell};
@@ -35,6 +38,8 @@ pub fn run(cli: Cli) -> Result<Outcome, Failure> {
         Command::Diff(args) => diff::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Graph(args) => graph::run(&args),
+        Command::Trace(args) => trace::run(&args),
+        Command::Why(args) => why::run(&args),
         Command::Cleanup(args) => cleanup::run(&args),
         Command::Completions { shell } => shell::emit_completions(Cli::command(), shell),
         Command::Man => shell::emit_man(Cli::command()),

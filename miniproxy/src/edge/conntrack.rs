@@ -48,8 +48,28 @@ const AT_ONCE: usize = 64;
 /// # Errors
 /// `HostLacks` without the privilege to read the table; else what the kernel answered.
 pub fn reconcile(family: Family, frontends: &Frontends) -> Result<usize, Failure> {
-    if frontends.is_empty() {
+    let Some((mut table, stale)) = listed(family, frontends)? else {
         return Ok(0);
+    };
+    let deleted = table.delete(&stale).map_err(|error| explained(family, &error))?;
+    if deleted > 0 {
+        tracing::info!(family = family.name(), deleted, "stale UDP flows deleted");
+    }
+    Ok(deleted)
+}
+
+/// The UDP flows of one family that have outlived their endpoint; they are left alone.
+///
+/// # Errors
+/// As [`reconcile`].
+pub fn stale(family: Family, frontends: &Frontends) -> Result<Vec<Flow>, Failure> {
+    Ok(listed(family, frontends)?.map_or_else(Vec::new, |(_, stale)| stale))
+}
+
+/// The table and what of it is stale; `None` where nothing can be.
+fn listed(family: Family, frontends: &Frontends) -> Result<Option<(Table, Vec<Flow>)>, Failure> {
+    if frontends.is_empty() {
+        return Ok(None);
     }
     let node = if frontends.has_node_ports() {
         links::own_addresses(family)?
@@ -58,7 +78,7 @@ pub fn reconcile(family: Family, frontends: &Frontends) -> Result<usize, Failure
     };
     let explained = |error: io::Error| explained(family, &error);
     let Some(mut table) = Table::open(family).map_err(explained)? else {
-        return Ok(0);
+        return Ok(None);
     };
     let mut stale = Vec::new();
     let listed = table.list(|flow| {
@@ -73,11 +93,7 @@ pub fn reconcile(family: Family, frontends: &Frontends) -> Result<usize, Failure
             "the connection table changed while it was listed"
         );
     }
-    let deleted = table.delete(&stale).map_err(explained)?;
-    if deleted > 0 {
-        tracing::info!(family = family.name(), deleted, "stale UDP flows deleted");
-    }
-    Ok(deleted)
+    Ok(Some((table, stale)))
 }
 
 fn explained(family: Family, error: &io::Error) -> Failure {
@@ -269,14 +285,15 @@ fn flow(entry: &[u8]) -> Option<Flow> {
     })
 }
 
-struct Tuple {
+/// One direction of a connection.
+pub(super) struct Tuple {
     protocol: u8,
-    source: SocketAddr,
-    destination: SocketAddr,
+    pub(super) source: SocketAddr,
+    pub(super) destination: SocketAddr,
     zone: Option<u16>,
 }
 
-fn tuple(value: &[u8]) -> Option<Tuple> {
+pub(super) fn tuple(value: &[u8]) -> Option<Tuple> {
     let addresses = attribute(value, CTA_TUPLE_IP)?;
     let proto = attribute(value, CTA_TUPLE_PROTO)?;
     let end = |v4, v6, port| -> Option<SocketAddr> {

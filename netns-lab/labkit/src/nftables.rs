@@ -19,12 +19,16 @@ const NFT_MSG_GETTABLE: u16 = 1;
 const NFT_MSG_DELTABLE: u16 = 2;
 const NFT_MSG_GETCHAIN: u16 = 4;
 const NFT_MSG_DELCHAIN: u16 = 5;
+const NFT_MSG_GETRULE: u16 = 7;
 const NFT_MSG_GETGEN: u16 = 16;
 const NFTA_TABLE_NAME: u16 = 1;
 const NFTA_CHAIN_TABLE: u16 = 1;
 const NFTA_CHAIN_NAME: u16 = 3;
 const NFTA_CHAIN_HOOK: u16 = 4;
 const NFTA_CHAIN_USE: u16 = 6;
+const NFTA_RULE_TABLE: u16 = 1;
+const NFTA_RULE_CHAIN: u16 = 2;
+const NFTA_RULE_HANDLE: u16 = 3;
 const NFTA_GEN_ID: u16 = 1;
 
 /// With it a delete of something that is not empty fails (EBUSY) and changes nothing.
@@ -75,6 +79,17 @@ pub struct NfChain {
     pub base: bool,
     /// Rules in it plus references to it.
     pub uses: u32,
+}
+
+/// A rule, by the number that the kernel gave it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NfRule {
+    /// The table it is in.
+    pub table: String,
+    /// The chain it is in.
+    pub chain: String,
+    /// The kernel's number; it stays when rules before it go.
+    pub handle: u64,
 }
 
 /// A netlink socket to the nf_tables of the network namespace it was opened in.
@@ -136,6 +151,20 @@ impl NfTables {
                 name: text(attribute(body, NFTA_CHAIN_NAME)?),
                 base: attribute(body, NFTA_CHAIN_HOOK).is_some(),
                 uses: attribute(body, NFTA_CHAIN_USE).and_then(be32).unwrap_or(0),
+            })
+        })
+    }
+
+    /// All rules of the family `ip`, or of `ip6`, each chain's in order.
+    pub fn rules(&mut self, six: bool) -> io::Result<Vec<NfRule>> {
+        let family = if six { NfFamily::Ip6 } else { NfFamily::Ip };
+        self.dump(NFT_MSG_GETRULE, |body| {
+            let handle = attribute(body, NFTA_RULE_HANDLE)?;
+            (*body.first()? == family.number()).then_some(())?;
+            Some(NfRule {
+                table: text(attribute(body, NFTA_RULE_TABLE)?),
+                chain: text(attribute(body, NFTA_RULE_CHAIN)?),
+                handle: u64::from_be_bytes(*handle.first_chunk()?),
             })
         })
     }

@@ -20,7 +20,11 @@ pub(super) fn run(args: &LoadArgs) -> Result<Outcome, Failure> {
         to,
         calls: args.calls,
         // Whoever shares a port takes turns.
-        at_once: if args.source_port.is_some() { 1 } else { args.at_once },
+        at_once: if args.source_port.is_some() {
+            1
+        } else {
+            args.at_once
+        },
         timeout: args.timeout,
         requests: args.requests_per_connection,
         udp: args.udp,
@@ -31,7 +35,10 @@ pub(super) fn run(args: &LoadArgs) -> Result<Outcome, Failure> {
         Asked {
             target: args.target.to_string(),
             protocol: if args.udp { "udp" } else { "tcp" },
-            from: args.from.as_ref().map_or_else(|| "here".to_string(), ToString::to_string),
+            from: args
+                .from
+                .as_ref()
+                .map_or_else(|| "here".to_string(), ToString::to_string),
             calls: args.calls,
             at_once: plan.at_once,
             requests_per_connection: args.requests_per_connection,

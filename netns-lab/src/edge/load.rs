@@ -61,7 +61,11 @@ pub fn run(plan: &Plan) -> Vec<Call> {
 
 fn call(plan: &Plan) -> Call {
     let began = Instant::now();
-    let end = if plan.udp { datagram(plan) } else { connection(plan) };
+    let end = if plan.udp {
+        datagram(plan)
+    } else {
+        connection(plan)
+    };
     Call {
         took: began.elapsed(),
         end: end.map_err(|error| lost(&error)),
@@ -84,7 +88,10 @@ fn connection(plan: &Plan) -> io::Result<(String, usize)> {
 /// One request and its answer.
 fn request(stream: &mut TcpStream, plan: &Plan, last: bool) -> io::Result<String> {
     let close = if last { "Connection: close\r\n" } else { "" };
-    let head = format!("GET / HTTP/1.1\r\nHost: {}\r\nAccept: text/plain\r\n{close}\r\n", plan.to);
+    let head = format!(
+        "GET / HTTP/1.1\r\nHost: {}\r\nAccept: text/plain\r\n{close}\r\n",
+        plan.to
+    );
     stream.write_all(head.as_bytes())?;
     let until = Instant::now() + plan.timeout;
     let mut heard = Vec::new();
@@ -140,9 +147,10 @@ fn lost(error: &io::Error) -> Lost {
         ErrorKind::TimedOut | ErrorKind::WouldBlock => Lost::TimedOut,
         ErrorKind::ConnectionRefused => Lost::Refused,
         ErrorKind::NetworkUnreachable | ErrorKind::HostUnreachable => Lost::Unreachable,
-        ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::UnexpectedEof | ErrorKind::ConnectionAborted => {
-            Lost::Closed
-        }
+        ErrorKind::ConnectionReset
+        | ErrorKind::BrokenPipe
+        | ErrorKind::UnexpectedEof
+        | ErrorKind::ConnectionAborted => Lost::Closed,
         _ => Lost::Failed,
     }
 }
@@ -159,7 +167,10 @@ mod tests {
         }
         assert_eq!(answer(http, false).as_deref(), Some("web-1\n"));
         assert_eq!(answer(b"web-1 sees\n", false).as_deref(), Some("web-1 sees\n"));
-        assert_eq!(answer(b"HTTP/1.0 200 OK\r\n\r\nold", true).as_deref(), Some("old"));
+        assert_eq!(
+            answer(b"HTTP/1.0 200 OK\r\n\r\nold", true).as_deref(),
+            Some("old")
+        );
     }
 
     #[test]

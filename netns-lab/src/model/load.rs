@@ -44,11 +44,15 @@ impl FromStr for Target {
                 Some((host, port)) => (host, port.parse().ok().filter(|port| *port > 0)?),
                 None => (bare, HTTP),
             };
-            let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+            let host = host
+                .strip_prefix('[')
+                .and_then(|host| host.strip_suffix(']'))
+                .unwrap_or(host);
             let good = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:".contains(&byte);
             (!host.is_empty() && !host.starts_with('-') && host.bytes().all(good)).then_some((host, port))
         };
-        let (host, port) = parse().ok_or("expected a name or an address, as web, web:8080 or 10.96.0.80:80")?;
+        let (host, port) =
+            parse().ok_or("expected a name or an address, as web, web:8080 or 10.96.0.80:80")?;
         Ok(Self {
             host: host.to_string(),
             port,
@@ -215,7 +219,11 @@ impl Report {
     /// For people.
     pub fn text(&self) -> String {
         let Asked {
-            target, protocol, from, calls, ..
+            target,
+            protocol,
+            from,
+            calls,
+            ..
         } = &self.asked;
         let at_once = self.asked.at_once.min(*calls);
         let calls = count(*calls, "call");
@@ -236,7 +244,7 @@ impl Report {
         for backend in &self.backends {
             let mut cells = vec![backend.name.clone(), backend.connections.to_string()];
             cells.extend(many.then(|| backend.requests.to_string()));
-            cells.extend([percent(backend.share), band.clone(), self.seen(backend)]);
+            cells.extend([percent(backend.share), band.clone(), backend.seen()]);
             table.row(cells);
         }
         let share = number(self.lost) / number(self.asked.calls.max(1));
@@ -259,21 +267,20 @@ impl Report {
         format!("{:.0} to {:.0}", (middle - width).max(0.0), middle + width)
     }
 
-    fn seen(&self, backend: &Backend) -> String {
-        match backend.sees.len() {
-            0 => "-".to_string(),
-            1 => backend.sees.iter().cloned().collect(),
-            several => format!("{several} addresses"),
-        }
-    }
-
     fn sentences(&self) -> Vec<String> {
         let mut said = Vec::new();
         if self.lost > 0 {
-            let why = self.lost_by.iter().map(|(lost, number)| format!("{number} {}", lost.words()));
+            let why = self
+                .lost_by
+                .iter()
+                .map(|(lost, number)| format!("{number} {}", lost.words()));
             said.push(format!("lost: {}", why.collect::<Vec<_>>().join(", ")));
         }
-        let Verdict { equal, chi_squared, p } = self.verdict;
+        let Verdict {
+            equal,
+            chi_squared,
+            p,
+        } = self.verdict;
         said.push(match (equal, &self.backends[..]) {
             (_, []) => "nobody answered".to_string(),
             (_, [one]) => format!("all answers are from {}", one.name),
@@ -284,7 +291,11 @@ impl Report {
             }
         });
         let Times { median, p99, .. } = self.microseconds;
-        said.push(format!("half took at most {}, 99 of 100 at most {}", milliseconds(median), milliseconds(p99)));
+        said.push(format!(
+            "half took at most {}, 99 of 100 at most {}",
+            milliseconds(median),
+            milliseconds(p99)
+        ));
         said
     }
 }
@@ -303,6 +314,17 @@ fn add(found: &mut BTreeMap<String, Backend>, said: &str, requests: usize) {
     backend.sees.extend(client.map(|client| client.ip().to_string()));
 }
 
+impl Backend {
+    /// Which address it saw, or how many.
+    fn seen(&self) -> String {
+        match self.sees.len() {
+            0 => "-".to_string(),
+            1 => self.sees.iter().cloned().collect(),
+            several => format!("{several} addresses"),
+        }
+    }
+}
+
 impl Verdict {
     fn of(backends: &[Backend]) -> Self {
         let answered: usize = backends.iter().map(|backend| backend.connections).sum();
@@ -311,7 +333,9 @@ impl Verdict {
         let Some(distribution) = ChiSquared::new(degrees).ok().filter(|_| expected >= FEW) else {
             return Self::default();
         };
-        let terms = backends.iter().map(|backend| (number(backend.connections) - expected).powi(2) / expected);
+        let terms = backends
+            .iter()
+            .map(|backend| (number(backend.connections) - expected).powi(2) / expected);
         let chi_squared = terms.sum();
         let p = distribution.sf(chi_squared);
         Self {
@@ -324,11 +348,17 @@ impl Verdict {
 
 impl Times {
     fn of(calls: &[Call]) -> Self {
-        let mut times: Vec<_> = calls.iter().map(|call| u64::try_from(call.took.as_micros()).unwrap_or(u64::MAX)).collect();
+        let mut times: Vec<_> = calls
+            .iter()
+            .map(|call| u64::try_from(call.took.as_micros()).unwrap_or(u64::MAX))
+            .collect();
         times.sort_unstable();
         let at = |hundredths: usize| {
             let last = times.len().saturating_sub(1);
-            times.get((times.len() * hundredths / 100).min(last)).copied().unwrap_or_default()
+            times
+                .get((times.len() * hundredths / 100).min(last))
+                .copied()
+                .unwrap_or_default()
         };
         Self {
             median: at(50),

@@ -25,18 +25,26 @@ fn report(answers: &[(&str, usize)], lost: usize) -> Report {
 
 #[test]
 fn equal_shares_are_told_with_their_band() {
-    insta::assert_snapshot!(report(&[("web-1", 1016), ("web-2", 961), ("web-3", 1023)], 0).text(), @"");
+    insta::assert_snapshot!(report(&[("web-1", 1016), ("web-2", 961), ("web-3", 1023)], 0).text());
 }
 
 #[test]
 fn unequal_shares_and_lost_calls_are_told() {
-    insta::assert_snapshot!(report(&[("web-1", 498), ("web-2", 341), ("web-3", 219)], 442).text(), @"");
+    insta::assert_snapshot!(report(&[("web-1", 498), ("web-2", 341), ("web-3", 219)], 442).text());
 }
 
 #[test]
 fn few_calls_say_nothing() {
-    assert!(report(&[("web-1", 4), ("web-3", 2)], 0).text().contains("too few"));
-    assert!(report(&[("web-1", 40)], 0).text().contains("all answers are from web-1"));
+    assert!(
+        report(&[("web-1", 4), ("web-3", 2)], 0)
+            .text()
+            .contains("too few")
+    );
+    assert!(
+        report(&[("web-1", 40)], 0)
+            .text()
+            .contains("all answers are from web-1")
+    );
     assert!(report(&[], 3).text().contains("nobody answered"));
 }
 

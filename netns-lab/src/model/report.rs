@@ -242,32 +242,26 @@ impl LabReport {
         };
         let Some(outside) = &self.outside else {
             let pod_cidr = self.nodes.first().map_or("", |node| node.pod_cidr.as_str());
-            let own = self.own_pods();
-            let first = format!(
-                "lab {lab}: {pods}, {ready} ready{own}, on the bridge {}",
-                self.bridge
-            );
-            return format!("{}{}\n", wrapped(&first), ranges(pod_cidr));
+            let first = format!("lab {lab}: {pods}, {ready} ready, on the bridge {}", self.bridge);
+            return format!("{}{}{}\n", wrapped(&first), self.own_pods(), ranges(pod_cidr));
         };
         let nodes = count(self.nodes.len(), "node");
         let pool = &outside.load_balancer_pool;
         format!(
-            "{}{}{}\n",
-            wrapped(&format!(
-                "lab {lab}: {nodes}, {pods}, {ready} ready{}",
-                self.own_pods()
-            )),
+            "{}{}{}{}\n",
+            wrapped(&format!("lab {lab}: {nodes}, {pods}, {ready} ready")),
+            self.own_pods(),
             ranges(self.cluster_cidr.as_deref().unwrap_or("")),
             wrapped(&format!("outside {}, load balancers {pool}", outside.ip)),
         )
     }
 
-    /// Pods that nobody asked for take room, too.
+    /// A line on pods that nobody asked for, which take room, too.
     fn own_pods(&self) -> String {
         let own = self.pods.iter().filter(|pod| pod.system);
         let told = own.map(|pod| {
             let not = if pod.ready { "" } else { "not " };
-            format!(", and {}, {not}ready", pod.name)
+            wrapped(&format!("besides them: {}, {not}ready", pod.name))
         });
         told.collect()
     }

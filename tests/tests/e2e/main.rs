@@ -35,5 +35,7 @@ mod soak_changes;
 mod support;
 mod sysctls;
 mod talk;
+mod talk_content;
 mod topologies;
 mod vm;
+mod why;

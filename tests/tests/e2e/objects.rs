@@ -96,7 +96,9 @@ fn expose_allocates_and_rules_follow() {
 #[test]
 fn node_ports_are_the_nodes_and_addresses_the_labs() {
     let machine = lab_with_rules("1-pod");
-    let door = ["expose", "web", "--name", "door", "--port", "80", "--type", "NodePort"];
+    let door = [
+        "expose", "web", "--name", "door", "--port", "80", "--type", "NodePort",
+    ];
     machine.lab(door).ok();
     machine.lab(["up", "1-pod", "--name", "blue"]).ok();
     let words = [
@@ -245,7 +247,7 @@ fn get_takes_what_kubectl_takes() {
         .lab(["status"])
         .ok()
         .says("fd00:10:244")
-        .says(", and kube-dns, ready");
+        .says("besides them: kube-dns, ready");
     // A name that is taken, and a Service of the second family alone.
     machine
         .lab(["expose", "web", "--port", "80"])

@@ -1,0 +1,378 @@
+//! All that is known of a call → the story.
+
+use std::net::SocketAddr;
+
+use super::wire::{self, Seen};
+use super::{
+    Backend, Cable, Call, Capture, Conntrack, Deed, Event, Hop, Known, NotTaken, OnCable, Reply, Report, Word,
+};
+
+/// Tells the story.
+pub fn journey(known: &Known) -> Report {
+    let (first, back) = ways(known);
+    let hops = hops(known, &first);
+    let backend = backend(known, &hops);
+    let cables = cables(known);
+    let same_packet = matches!(&cables[..], [a, b] if a.sequence.is_some() && a.sequence == b.sequence);
+    let reply = reply(known, &back, &cables);
+    let (sentence, cure) = super::plain::why(known, &hops, &cables, &reply, backend.as_ref());
+    Report {
+        schema: 1,
+        kind: "trace",
+        outcome: known.called.word,
+        sentence,
+        cure,
+        milliseconds: (known.called.milliseconds * 1000.0).round() / 1000.0,
+        answer: known.called.answer.clone(),
+        call: Call {
+            from: known.caller.clone(),
+            source: known.source.to_string(),
+            service: known.service.clone(),
+            destination: known.destination.to_string(),
+            protocol: known.protocol,
+        },
+        backend,
+        cables,
+        same_packet,
+        not_taken: not_taken(known, &hops),
+        hops,
+        trace_id: first.first().map(|event| format!("{:08x}", event.id)),
+        reply,
+        conntrack: conntrack(known),
+    }
+}
+
+/// The events of the first packet, and those of the first answer.
+///
+/// An id may come back for another packet, so a packet is told by its addresses, which the kernel
+/// repeats at the start of each built-in chain, and a second visit to the first chain begins another.
+fn ways(known: &Known) -> (Vec<&Event>, Vec<&Event>) {
+    let (mut there, mut back) = (Vec::new(), Vec::new());
+    // By id: which way its packet goes, or that it is none of ours.
+    let mut now: std::collections::BTreeMap<u32, Option<bool>> = std::collections::BTreeMap::new();
+    let (mut there_done, mut back_done) = (false, false);
+    for event in &known.events {
+        if let Some(seen) = event.seen {
+            let begins = event.table == "raw" && matches!(event.chain.as_str(), "PREROUTING" | "OUTPUT");
+            let way = if seen.source == known.source {
+                there_done |= begins && !there.is_empty();
+                (!there_done).then_some(true)
+            } else if seen.destination == known.source {
+                back_done |= begins && !back.is_empty();
+                (!back_done).then_some(false)
+            } else {
+                None
+            };
+            now.insert(event.id, way);
+        }
+        match now.get(&event.id) {
+            Some(Some(true)) => there.push(event),
+            Some(Some(false)) => back.push(event),
+            _ => {}
+        }
+    }
+    (there, back)
+}
+
+const HOOKS: [&str; 5] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
+
+fn hops(known: &Known, events: &[&Event]) -> Vec<Hop> {
+    let mut hops: Vec<Hop> = Vec::new();
+    let mut destination = known.destination;
+    let (mut hook, mut routed) = (String::new(), false);
+    for event in events {
+        if HOOKS.contains(&event.chain.as_str()) {
+            hook.clone_from(&event.chain);
+        }
+        if let Some(seen) = event.seen {
+            destination = seen.destination;
+        }
+        if !routed && matches!(hook.as_str(), "INPUT" | "FORWARD") {
+            routed = true;
+            hops.push(routing(event, destination));
+        }
+        let hop = match event.deed {
+            Deed::Policy { accepts } => policy(event, &hook, accepts, destination),
+            Deed::Rule { number, stopped } => {
+                let text = text(known, event, number);
+                let told = told(&text, stopped);
+                destination = told.to.unwrap_or(destination);
+                Hop {
+                    hook: hook.clone(),
+                    table: event.table.clone(),
+                    chain: event.chain.clone(),
+                    rule: number,
+                    what: told.what,
+                    destination_now: destination.to_string(),
+                    rewrites: told.to.is_some(),
+                    dice: word_after(&text, "--probability").is_some(),
+                    text,
+                }
+            }
+        };
+        hops.push(hop);
+    }
+    hops
+}
+
+fn routing(event: &Event, destination: SocketAddr) -> Hop {
+    let by = |name: &Option<String>| name.clone().unwrap_or_else(|| "?".into());
+    let what = if event.chain == "INPUT" {
+        "it is for this node itself".to_string()
+    } else {
+        format!("{} to {}", by(&event.arriving), by(&event.leaving))
+    };
+    Hop {
+        hook: String::new(),
+        table: String::new(),
+        chain: "routing".into(),
+        rule: None,
+        text: String::new(),
+        what,
+        destination_now: destination.to_string(),
+        rewrites: false,
+        dice: false,
+    }
+}
+
+fn policy(event: &Event, hook: &str, accepts: bool, destination: SocketAddr) -> Hop {
+    let word = if accepts { "ACCEPT" } else { "DROP" };
+    Hop {
+        hook: hook.to_string(),
+        table: event.table.clone(),
+        chain: event.chain.clone(),
+        rule: None,
+        text: format!(":{} {word}", event.chain),
+        what: format!("policy {word}"),
+        destination_now: destination.to_string(),
+        rewrites: false,
+        dice: false,
+    }
+}
+
+fn text(known: &Known, event: &Event, number: Option<usize>) -> String {
+    let chain = (event.table.clone(), event.chain.clone());
+    let rules = known.texts.get(&chain);
+    let found = number.and_then(|number| rules?.get(number - 1));
+    found
+        .cloned()
+        .unwrap_or_else(|| "(a rule that is gone by now)".into())
+}
+
+/// What a rule's text says that it does.
+struct Told {
+    what: String,
+    /// The destination that it writes.
+    to: Option<SocketAddr>,
+}
+
+fn told(text: &str, stopped: bool) -> Told {
+    let target = word_after(text, "-j")
+        .or_else(|| word_after(text, "-g"))
+        .unwrap_or_default();
+    let dice = word_after(text, "--probability").and_then(|chance| chance.parse::<f64>().ok());
+    let to = word_after(text, "--to-destination").and_then(|to| to.parse().ok());
+    let what = match (target, dice) {
+        (_, Some(chance)) => format!("dice {}: HIT", one_in(chance)),
+        ("TRACE", _) => "marked for tracing".into(),
+        ("DNAT", _) => "DNAT".into(),
+        ("MASQUERADE" | "SNAT", _) => "the source becomes the node's".into(),
+        ("MARK", _) => mark(text),
+        ("REJECT", _) => "REJECT: the sender is told".into(),
+        ("DROP", _) => "DROP: nobody is told".into(),
+        ("ACCEPT", _) => "ACCEPT".into(),
+        ("RETURN", _) => "RETURN".into(),
+        ("", _) if stopped => "it ends here".into(),
+        ("", _) => "counted".into(),
+        (chain, _) => format!("jump {chain}"),
+    };
+    Told { what, to }
+}
+
+fn mark(text: &str) -> String {
+    let value = ["--set-xmark", "--or-mark", "--xor-mark", "--set-mark"]
+        .into_iter()
+        .find_map(|option| word_after(text, option));
+    match value.and_then(|value| value.split('/').next()) {
+        Some("0x0") => "the mark is cleared".into(),
+        Some(value) => format!("marked {value}"),
+        None => "marked".into(),
+    }
+}
+
+/// A chance as people say it: `1/3`, else in percent.
+pub(super) fn one_in(chance: f64) -> String {
+    let whole = (1.0 / chance).round();
+    if chance > 0.0 && (1.0 / whole - chance).abs() < 1e-5 {
+        format!("1/{whole}")
+    } else {
+        format!("{:.1} %", chance * 100.0)
+    }
+}
+
+pub(super) fn word_after<'a>(text: &'a str, option: &str) -> Option<&'a str> {
+    let mut words = text.split_whitespace();
+    words.find(|word| *word == option)?;
+    words.next()
+}
+
+fn backend(known: &Known, hops: &[Hop]) -> Option<Backend> {
+    let rewritten = hops.iter().rfind(|hop| hop.rewrites)?;
+    Some(named(known, rewritten.destination_now.parse().ok()?))
+}
+
+fn named(known: &Known, address: SocketAddr) -> Backend {
+    Backend {
+        name: known.names.get(&address.ip()).cloned(),
+        address: address.to_string(),
+    }
+}
+
+/// The rules beside the one that was hit, that lead to other endpoints.
+fn not_taken(known: &Known, hops: &[Hop]) -> Vec<NotTaken> {
+    let is_choice = |hop: &&Hop| hop.table == "nat" && hop.what.starts_with("dice");
+    let jump_to_endpoint =
+        |hop: &&Hop| hop.table == "nat" && word_after(&hop.text, "-j").is_some_and(is_endpoint);
+    let Some(hit) = hops
+        .iter()
+        .find(is_choice)
+        .or_else(|| hops.iter().find(jump_to_endpoint))
+    else {
+        return Vec::new();
+    };
+    let Some(rules) = known.texts.get(&(hit.table.clone(), hit.chain.clone())) else {
+        return Vec::new();
+    };
+    let roads = rules.iter().enumerate().filter_map(|(index, text)| {
+        let goes_to = word_after(text, "-j").filter(|chain| is_endpoint(chain))?;
+        if Some(index + 1) == hit.rule || word_after(text, "--rcheck").is_some() || text.contains("--rcheck")
+        {
+            return None;
+        }
+        let rolls = word_after(text, "--probability").and_then(|chance| chance.parse().ok());
+        let chain = known.texts.get(&("nat".to_string(), goes_to.to_string()));
+        let to = chain.and_then(|rules| rules.iter().find_map(|rule| word_after(rule, "--to-destination")));
+        Some(NotTaken {
+            rule: index + 1,
+            rolls: rolls.unwrap_or(1.0),
+            goes_to: goes_to.to_string(),
+            backend: to.and_then(|to| to.parse().ok()).map(|to| named(known, to)),
+        })
+    });
+    roads.collect()
+}
+
+fn is_endpoint(chain: &str) -> bool {
+    chain.starts_with("KUBE-SEP-")
+}
+
+/// The packet on the caller's cable, and the same packet on a backend's.
+fn cables(known: &Known) -> Vec<OnCable> {
+    let seen = |capture: &Capture| wire::of_frame(&capture.bytes);
+    let opens = |found: &Seen| found.tcp.is_none_or(|tcp| tcp.opens);
+    let mut found = Vec::new();
+    let mut sequence = None;
+    let at_caller = known.captures.iter().find_map(|capture| {
+        let cable = known.cables.get(capture.cable).filter(|cable| cable.is_callers)?;
+        let packet = seen(capture).filter(|packet| packet.source == known.source && opens(packet))?;
+        (packet.destination == known.destination).then_some((cable, packet))
+    });
+    if let Some((cable, packet)) = at_caller {
+        sequence = packet.tcp.map(|tcp| tcp.sequence);
+        found.push(on_cable("caller", cable, &packet));
+    }
+    let at_backend = known.captures.iter().find_map(|capture| {
+        let cable = known.cables.get(capture.cable)?;
+        let packet = seen(capture).filter(opens)?;
+        let same = match packet.tcp {
+            Some(tcp) => sequence.is_none_or(|wanted| wanted == tcp.sequence),
+            None => packet.source == known.source,
+        };
+        (same && packet.destination.ip() == cable.address && packet.destination != known.destination)
+            .then_some((cable, packet))
+    });
+    if let Some((cable, packet)) = at_backend {
+        found.push(on_cable("backend", cable, &packet));
+    }
+    found
+}
+
+fn on_cable(end: &'static str, cable: &Cable, packet: &Seen) -> OnCable {
+    OnCable {
+        end,
+        pod: cable.pod.clone(),
+        interface: cable.interface.clone(),
+        source: packet.source.to_string(),
+        destination: packet.destination.to_string(),
+        sequence: packet.tcp.map(|tcp| tcp.sequence),
+    }
+}
+
+fn reply(known: &Known, events: &[&Event], cables: &[OnCable]) -> Reply {
+    let tables: Vec<String> = events.iter().fold(Vec::new(), |mut tables, event| {
+        if !tables.contains(&event.table) {
+            tables.push(event.table.clone());
+        }
+        tables
+    });
+    let nat_rules = events.iter().filter(|event| event.table == "nat").count();
+    let packets = || {
+        known
+            .captures
+            .iter()
+            .filter_map(|capture| Some((capture, wire::of_frame(&capture.bytes)?)))
+    };
+    let backend = cables.iter().find(|cable| cable.end == "backend");
+    let source = backend.and_then(|backend| {
+        packets().find_map(|(_, packet)| {
+            let answers = packet.tcp.is_none_or(|tcp| tcp.answers || tcp.resets);
+            (answers && packet.source.to_string() == backend.destination).then_some(packet.source)
+        })
+    });
+    let seen_as = packets().find_map(|(capture, packet)| {
+        let cable = known.cables.get(capture.cable).filter(|cable| cable.is_callers)?;
+        let answers = packet.tcp.is_none_or(|tcp| tcp.answers || tcp.resets);
+        let arrives = packet.destination == known.source && packet.destination.ip() == cable.address;
+        (answers && arrives).then_some(packet.source)
+    });
+    let sentence = match (source, seen_as) {
+        (Some(_), Some(seen)) if seen == known.destination => {
+            "no nat rule was read; conntrack put the address that was called back as the source"
+        }
+        (_, Some(seen)) if seen != known.destination => {
+            "it came past conntrack: the caller hears a stranger and answers with a reset"
+        }
+        (Some(_), None) => "the answer left the backend and never came to the caller",
+        (None, Some(_)) => "the node itself answered",
+        _ if known.called.word == Word::Answered => {
+            "no nat rule was read; conntrack undid what was rewritten"
+        }
+        _ => "there was none",
+    };
+    Reply {
+        source: source.map(|source| source.to_string()),
+        seen_as: seen_as.map(|source| source.to_string()),
+        nat_rules,
+        tables,
+        sentence: sentence.into(),
+    }
+}
+
+fn conntrack(known: &Known) -> Option<Conntrack> {
+    let last = known
+        .tracked
+        .iter()
+        .rfind(|told| told.kind != "DESTROY")
+        .or(known.tracked.last())?;
+    let events = known.tracked.iter().map(|told| match told.state {
+        Some(state) => format!("{} {state}", told.kind),
+        None => told.kind.to_string(),
+    });
+    Some(Conntrack {
+        expects_from: last.reply_source.to_string(),
+        expects_to: last.reply_destination.to_string(),
+        state: last.state,
+        assured: last.assured,
+        events: events.collect(),
+    })
+}

@@ -1,0 +1,198 @@
+//! The story in sentences, and the one that explains its end.
+
+use super::{Backend, Deed, Hop, Known, OnCable, Reply, Report, Word};
+
+/// Why it ended as it did, and what would cure it.
+pub(super) fn why(
+    known: &Known,
+    hops: &[Hop],
+    cables: &[OnCable],
+    reply: &Reply,
+    backend: Option<&Backend>,
+) -> (String, Option<String>) {
+    let called = known.destination;
+    let chosen = backend.map(|backend| match &backend.name {
+        Some(name) => format!("{name} ({})", backend.address),
+        None => backend.address.clone(),
+    });
+    if known.called.word == Word::Answered {
+        let who = chosen.unwrap_or_else(|| called.to_string());
+        return (format!("{who} answered"), None);
+    }
+    let stopped = stopped_by(known, hops);
+    if let Some(hop) = stopped {
+        let place = place(hop);
+        return if hop.text.contains("-j REJECT") {
+            (
+                format!("{place} rejected it: the Service has no endpoint"),
+                Some("netns-lab get endpointslices".into()),
+            )
+        } else {
+            (
+                format!("{place} dropped it"),
+                Some(format!("iptables -t {} -S {}", hop.table, hop.chain)),
+            )
+        };
+    }
+    let Some(chosen) = chosen else {
+        return no_rule(known, hops);
+    };
+    let stranger = reply
+        .seen_as
+        .as_ref()
+        .is_some_and(|seen| *seen != called.to_string());
+    if stranger
+        || (reply.source.is_some() && reply.seen_as.is_none() && known.bridge_nf.as_deref() == Some("0"))
+    {
+        let source = reply.seen_as.as_ref().or(reply.source.as_ref());
+        return (
+            format!(
+                "the caller asked {called} and hears {}, a stranger: the answer crossed the bridge past netfilter",
+                source.map_or("another address", String::as_str)
+            ),
+            Some("sysctl -w net.bridge.bridge-nf-call-iptables=1".into()),
+        );
+    }
+    let arrived = cables.iter().any(|cable| cable.end == "backend");
+    match known.called.word {
+        Word::Refused | Word::Reset if reply.source.is_some() => (
+            format!("{chosen} refused: nothing listens on that port"),
+            Some("compare targetPort with what the pod listens on".into()),
+        ),
+        _ if arrived && reply.source.is_none() => (
+            format!("the packet came to {chosen}'s cable, and the pod did not answer"),
+            Some("netns-lab status".into()),
+        ),
+        _ if !arrived => (
+            format!(
+                "the rules sent it to {chosen}, and it never came to that pod's cable: the pod is gone, \
+                     a cable is cut, hairpin is off, or another rule set (iptables-legacy, nftables) took it"
+            ),
+            Some("miniproxy why".into()),
+        ),
+        _ => (
+            "the answer did not come back to the caller".into(),
+            Some("miniproxy why".into()),
+        ),
+    }
+}
+
+fn no_rule(known: &Known, hops: &[Hop]) -> (String, Option<String>) {
+    let called = known.destination;
+    let served = hops
+        .iter()
+        .any(|hop| hop.chain.starts_with("KUBE-SVC-") || hop.chain.starts_with("KUBE-EXT-"));
+    if served {
+        return (
+            format!("the dice of {called} left it over: no rule of the chain took it"),
+            Some("miniproxy sync".into()),
+        );
+    }
+    let words = match known.called.word {
+        Word::Unreachable => "no rule rewrites it, and there is no route to an address that nobody has",
+        _ => "no rule rewrites it, and nobody has that address",
+    };
+    (
+        format!("{called}: {words}"),
+        Some("miniproxy explain, which says the rule that came closest".into()),
+    )
+}
+
+/// The rule or policy that ended the packet.
+fn stopped_by<'h>(known: &Known, hops: &'h [Hop]) -> Option<&'h Hop> {
+    let last = hops.last()?;
+    let dropped =
+        last.text.contains("-j REJECT") || last.text.contains("-j DROP") || last.what == "policy DROP";
+    let ended = known.events.iter().any(|event| {
+        matches!(
+            event.deed,
+            Deed::Rule { stopped: true, .. } | Deed::Policy { accepts: false }
+        ) && event.chain == last.chain
+    });
+    (dropped || ended).then_some(last)
+}
+
+fn place(hop: &Hop) -> String {
+    match hop.rule {
+        Some(number) => format!("rule {number} of {} {}", hop.table, hop.chain),
+        None => format!("the policy of {} {}", hop.table, hop.chain),
+    }
+}
+
+/// The report in sentences, one fact a line.
+pub fn plain(report: &Report) -> String {
+    let call = &report.call;
+    let mut lines = vec![format!(
+        "{} calls {}{} by {} from {}.",
+        call.from,
+        call.destination,
+        call.service
+            .as_ref()
+            .map(|name| format!(" (Service {name})"))
+            .unwrap_or_default(),
+        call.protocol,
+        call.source
+    )];
+    for cable in &report.cables {
+        let sequence = cable
+            .sequence
+            .map(|n| format!(", sequence number {n}"))
+            .unwrap_or_default();
+        lines.push(format!(
+            "On the {}'s cable {}: from {} to {}{sequence}.",
+            cable.end, cable.interface, cable.source, cable.destination
+        ));
+    }
+    if report.same_packet {
+        lines.push("It is the same packet: only its destination was rewritten.".into());
+    }
+    for hop in &report.hops {
+        let place = match (hop.rule, hop.table.as_str()) {
+            (_, "") => "Routing".to_string(),
+            (Some(number), table) => format!("Table {table}, chain {}, rule {number}", hop.chain),
+            (None, table) => format!("Table {table}, chain {}", hop.chain),
+        };
+        lines.push(format!(
+            "{place}: {}. Destination now {}.",
+            hop.what, hop.destination_now
+        ));
+        if !hop.text.is_empty() {
+            lines.push(format!("  {}", hop.text));
+        }
+    }
+    for road in &report.not_taken {
+        let to = road
+            .backend
+            .as_ref()
+            .map_or(&road.goes_to, |backend| &backend.address);
+        lines.push(format!(
+            "Not taken: rule {} ({}), to {to}.",
+            road.rule,
+            super::make::one_in(road.rolls)
+        ));
+    }
+    lines.push(format!(
+        "The way back: {}. Rules of the nat table that it met: {}.",
+        report.reply.sentence, report.reply.nat_rules
+    ));
+    if let Some(entry) = &report.conntrack {
+        lines.push(format!(
+            "Conntrack expects the reply from {} to {}{}.",
+            entry.expects_from,
+            entry.expects_to,
+            entry
+                .state
+                .map(|state| format!(", state {state}"))
+                .unwrap_or_default()
+        ));
+    }
+    lines.push(format!(
+        "The call was {} after {:.1} ms: {}.",
+        report.outcome.word(),
+        report.milliseconds,
+        report.sentence
+    ));
+    lines.extend(report.cure.iter().map(|cure| format!("Try: {cure}")));
+    lines.push(String::new());
+    lines.join("\n")
+}

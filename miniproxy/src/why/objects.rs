@@ -1,0 +1,193 @@
+//! What the objects alone tell: selectors, readiness, port names, policies.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use super::evidence::Evidence;
+use super::{Finding, add};
+use crate::model::TrafficPolicy;
+use crate::registry::select::selects;
+
+/// What the objects tell of why there may be no endpoints, and what is to be known of the Service.
+pub fn findings(evidence: &Evidence<'_>, findings: &mut Vec<Finding>, notes: &mut Vec<String>) {
+    let Some(service) = evidence.registry.services.get(&evidence.service) else {
+        return;
+    };
+    policies(evidence, notes);
+    let empty = BTreeMap::new();
+    let pods = evidence.registry.pods.get(&evidence.service.0).unwrap_or(&empty);
+    let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
+    let selector = selector.filter(|selector| !selector.is_empty());
+    let has_endpoints = !evidence.endpoints().is_empty();
+    if let Some(selector) = selector
+        && !pods.is_empty()
+    {
+        let chosen: Vec<(&String, &Arc<Pod>)> =
+            pods.iter().filter(|(_, pod)| selects(service, pod)).collect();
+        if chosen.is_empty() {
+            add(findings, wrong_selector(evidence, selector, pods));
+        } else if !has_endpoints {
+            add(findings, no_endpoint_of(evidence, service, &chosen));
+        }
+        return;
+    }
+    if !has_endpoints && is_for_a_proxy(evidence) {
+        let sentence = format!("{} has no endpoints that take calls.", evidence.name());
+        let why = match selector {
+            Some(_) => "it has a selector; the registry has neither its pods nor ready endpoints",
+            None => "it has no selector, and no EndpointSlice names a ready endpoint",
+        };
+        let finding = Finding::certain("no-endpoints", sentence)
+            .seen(why)
+            .cured_by(format!(
+                "kubectl get endpointslices -n {} -l kubernetes.io/service-name={}",
+                evidence.service.0, evidence.service.1
+            ));
+        add(findings, finding);
+    }
+}
+
+fn is_for_a_proxy(evidence: &Evidence<'_>) -> bool {
+    let mut rules = evidence.spots.iter().flat_map(|spot| spot.rules.values());
+    rules.any(|rules| !rules.ports.is_empty())
+}
+
+fn labels(labels: &BTreeMap<String, String>) -> String {
+    let labels = labels.iter().map(|(key, value)| format!("{key}={value}"));
+    labels.collect::<Vec<_>>().join(",")
+}
+
+fn wrong_selector(
+    evidence: &Evidence<'_>,
+    selector: &BTreeMap<String, String>,
+    pods: &BTreeMap<String, Arc<Pod>>,
+) -> Finding {
+    let (namespace, name) = &evidence.service;
+    let wanted = labels(selector);
+    // The pods that come nearest are those that were meant, most likely.
+    let near = pods.iter().max_by_key(|(_, pod)| {
+        let own = pod.metadata.labels.as_ref();
+        let keys = selector
+            .keys()
+            .filter(|key| own.is_some_and(|own| own.contains_key(*key)));
+        keys.count()
+    });
+    let mut finding = Finding::certain(
+        "wrong-selector",
+        format!("The selector of {} selects no pod: {wanted}.", evidence.name()),
+    )
+    .seen(format!(
+        "none of the {} pods in {namespace} has the labels {wanted}",
+        pods.len()
+    ));
+    if let Some((pod, object)) = near {
+        let own = object.metadata.labels.clone().unwrap_or_default();
+        let own = if own.is_empty() {
+            "no labels".into()
+        } else {
+            labels(&own)
+        };
+        finding = finding.seen(format!("{pod} has {own}"));
+    }
+    finding
+        .cured_by(format!(
+            "correct spec.selector of the Service {name} where its object is, so that it names labels of its pods"
+        ))
+        .cured_by("miniproxy sync")
+}
+
+/// Pods are chosen, and none of them became an endpoint.
+fn no_endpoint_of(evidence: &Evidence<'_>, service: &Service, chosen: &[(&String, &Arc<Pod>)]) -> Finding {
+    if let Some(name) = unknown_port(service, chosen) {
+        let sentence = format!(
+            "The targetPort {name:?} of {} is the name of no port of its pods.",
+            evidence.name()
+        );
+        return Finding::certain("unknown-target-port", sentence)
+            .seen(format!("{} has no container port of that name", chosen[0].0))
+            .cured_by("correct targetPort of the Service, or name the container's port so")
+            .cured_by("miniproxy sync");
+    }
+    let sentence = format!("No pod of {} is ready to take calls.", evidence.name());
+    let finding = Finding::certain("not-ready", sentence);
+    let finding = chosen.iter().take(8).fold(finding, |finding, (name, pod)| {
+        finding.seen(format!("{name} is {}", state(pod)))
+    });
+    finding.cured_by(format!(
+        "kubectl describe pod -n {} {}",
+        evidence.service.0, chosen[0].0
+    ))
+}
+
+fn state(pod: &Pod) -> String {
+    let status = pod.status.as_ref();
+    let phase = status
+        .and_then(|status| status.phase.as_deref())
+        .unwrap_or("of unknown phase");
+    if pod.metadata.deletion_timestamp.is_some() {
+        return format!("{phase} and on its way out");
+    }
+    let conditions = status.and_then(|status| status.conditions.as_ref());
+    let ready = conditions.into_iter().flatten().find(|one| one.type_ == "Ready");
+    match ready {
+        Some(ready) if ready.status == "True" => format!("{phase} and ready"),
+        Some(_) => format!("{phase} and not ready"),
+        None => phase.to_string(),
+    }
+}
+
+fn unknown_port(service: &Service, chosen: &[(&String, &Arc<Pod>)]) -> Option<String> {
+    let ports = service.spec.as_ref()?.ports.iter().flatten();
+    let names = ports.filter_map(|port| match &port.target_port {
+        Some(IntOrString::String(name)) => Some(name),
+        _ => None,
+    });
+    let known = |name: &&String| {
+        chosen.iter().any(|(_, pod)| {
+            let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+            containers
+                .flat_map(|container| container.ports.iter().flatten())
+                .any(|port| port.name.as_ref() == Some(*name))
+        })
+    };
+    names.into_iter().find(|name| !known(name)).cloned()
+}
+
+/// What looks like a failure, and is meant.
+fn policies(evidence: &Evidence<'_>, notes: &mut Vec<String>) {
+    let mut note = |text: String| {
+        if !notes.contains(&text) {
+            notes.push(text);
+        }
+    };
+    for spot in &evidence.spots {
+        for port in spot.rules.values().flat_map(|rules| &rules.ports) {
+            if let Some(seconds) = port.affinity_seconds {
+                note(format!(
+                    "{} has session affinity: a client stays with its endpoint for {seconds} s, so its calls are not spread",
+                    port.name
+                ));
+            }
+            let local = port
+                .endpoints
+                .iter()
+                .any(|endpoint| endpoint.local && endpoint.ready);
+            let from_outside = port.external_policy == TrafficPolicy::Local && port.externally_accessible();
+            if from_outside && !local {
+                note(format!(
+                    "externalTrafficPolicy of {} is Local, and {} has none of its endpoints: calls from outside to that node are dropped",
+                    port.name, spot.node
+                ));
+            }
+            if port.internal_policy == TrafficPolicy::Local && !local {
+                note(format!(
+                    "internalTrafficPolicy of {} is Local, and {} has none of its endpoints: calls from that node are refused or dropped",
+                    port.name, spot.node
+                ));
+            }
+        }
+    }
+}

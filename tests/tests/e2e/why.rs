@@ -1,0 +1,154 @@
+//! `miniproxy why`: each failure is named, its cure is told, and a healthy lab has none.
+
+use lab_tests::machine::{Flavour, Machine};
+use lab_tests::registry::{publish, service};
+use serde_json::{Value, json};
+
+use crate::support::{lab_with_rules, up_and_sync};
+
+/// What `why` says, and with which exit code.
+#[track_caller]
+fn why(machine: &Machine, service: &str, code: i32) -> Value {
+    machine.proxy(["why", service, "-o", "json"]).exits(code).json()
+}
+
+#[track_caller]
+fn causes(report: &Value) -> Vec<String> {
+    let findings = report["findings"].as_array().expect("findings").iter();
+    findings
+        .map(|finding| finding["cause"].as_str().expect("a name").to_string())
+        .collect()
+}
+
+#[track_caller]
+fn assert_well(machine: &Machine, service: &str) {
+    let report = why(machine, service, 0);
+    assert_eq!(report["findings"], json!([]), "{report:#}");
+    assert_eq!(report["unknown"], json!([]), "{report:#}");
+}
+
+/// Breaks, asks, mends, asks again.
+#[track_caller]
+fn named_and_silent(machine: &Machine, name: &str, service: &str) {
+    machine.lab(["break", name]).ok();
+    let report = why(machine, service, 1);
+    assert_eq!(causes(&report), [name], "{report:#}");
+    let finding = &report["findings"][0];
+    assert_eq!(finding["certain"], json!(true), "{report:#}");
+    assert!(finding["cure"].as_array().is_some_and(|cure| !cure.is_empty()));
+    machine.lab(["fix", name]).ok();
+    assert_well(machine, service);
+}
+
+#[test]
+fn a_healthy_lab_has_nothing_wrong() {
+    let machine = lab_with_rules("3-pods");
+    assert_well(&machine, "web");
+    machine
+        .proxy(["why", "svc/web", "--plain"])
+        .ok()
+        .says("Nothing is wrong");
+    machine.proxy(["why", "nobody"]).exits(2).complains("default/web");
+    machine.proxy(["cleanup"]).ok();
+    assert_eq!(causes(&why(&machine, "web", 1)), ["no-rules"]);
+}
+
+#[test]
+fn a_healthy_lab_of_two_nodes_has_nothing_wrong() {
+    let machine = lab_with_rules("2-nodes-4-pods");
+    assert_well(&machine, "web");
+    named_and_silent(&machine, "no-node-route", "web");
+}
+
+#[test]
+fn each_failure_of_one_node_is_named() {
+    let machine = lab_with_rules("3-pods");
+    for name in [
+        "br-netfilter-off",
+        "hairpin-off",
+        "masquerade-missing",
+        "forward-drop",
+        "wrong-probabilities",
+        "dead-endpoint",
+        "no-reject",
+        "no-vip-route",
+        "wrong-selector",
+    ] {
+        named_and_silent(&machine, name, "web");
+    }
+}
+
+#[test]
+fn a_drop_in_the_other_iptables_is_named() {
+    for flavour in [Flavour::Nft, Flavour::Legacy] {
+        let machine = Machine::builder().flavour(flavour).start();
+        up_and_sync(&machine, "3-pods");
+        machine.sh("iptables-legacy -S >/dev/null").ok();
+        named_and_silent(&machine, "other-iptables-drop", "web");
+    }
+}
+
+#[test]
+fn a_stale_flow_is_named() {
+    let machine = lab_with_rules("3-pods");
+    let ports = [("echo", "UDP", 53, json!(8081))];
+    let object = service("web-udp", "10.96.0.81", "web", &ports);
+    publish(&machine, "web-udp.service", &object);
+    machine.proxy(["sync"]).ok();
+    assert_well(&machine, "web-udp");
+    named_and_silent(&machine, "stale-conntrack", "web-udp");
+}
+
+#[test]
+fn the_cure_that_is_told_cures() {
+    let machine = lab_with_rules("3-pods");
+    for name in [
+        "br-netfilter-off",
+        "hairpin-off",
+        "masquerade-missing",
+        "forward-drop",
+        "wrong-probabilities",
+        "dead-endpoint",
+        "no-reject",
+        "no-vip-route",
+    ] {
+        machine.lab(["break", name]).ok();
+        let report = why(&machine, "web", 1);
+        for command in report["findings"][0]["cure"].as_array().expect("a cure") {
+            machine.sh(command.as_str().expect("a command")).ok();
+        }
+        assert_well(&machine, "web");
+        machine.lab(["fix", name]);
+    }
+}
+
+#[test]
+fn a_dump_and_objects_tell_what_they_can() {
+    let machine = lab_with_rules("3-pods");
+    let ask = |code: i32| {
+        machine.sh("iptables-save > /run/why.save").ok();
+        let argv = [
+            "why",
+            "web",
+            "--rules",
+            "/run/why.save",
+            "--registry",
+            "/run/netns-lab/lab/registry",
+            "-o",
+            "json",
+        ];
+        causes(&machine.proxy(argv).exits(code).json())
+    };
+    assert_eq!(ask(0), Vec::<String>::new());
+    for name in [
+        "masquerade-missing",
+        "forward-drop",
+        "wrong-probabilities",
+        "no-reject",
+        "wrong-selector",
+    ] {
+        machine.lab(["break", name]).ok();
+        assert_eq!(ask(1), [name]);
+        machine.lab(["fix", name]).ok();
+    }
+}
