@@ -261,8 +261,10 @@ fn free_host() -> Result<World, Failure> {
             .hint("take it down first: netns-lab down"));
     }
     if sight(&World::Host)?.has_chain("KUBE-") {
-        return Err(Failure::failed("this machine has rules of miniproxy or kube-proxy")
-            .hint("if they are miniproxy's: miniproxy cleanup; or leave --host out, for a sandbox"));
+        return Err(
+            Failure::failed("this machine has rules of miniproxy or kube-proxy")
+                .hint("if they are miniproxy's: miniproxy cleanup; or leave --host out, for a sandbox"),
+        );
     }
     Ok(World::Host)
 }

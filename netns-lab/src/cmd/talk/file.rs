@@ -17,7 +17,11 @@ const SHIPPED: [(&str, &str, &str); 3] = [
         include_str!("../../../../docs/talk/talk.md"),
         include_str!("../../../../docs/talk/talk.cast"),
     ),
-    ("lightning", include_str!("../../../../docs/talk/lightning.md"), ""),
+    (
+        "lightning",
+        include_str!("../../../../docs/talk/lightning.md"),
+        "",
+    ),
     ("encores", include_str!("../../../../docs/talk/encores.md"), ""),
 ];
 
