@@ -188,7 +188,7 @@ impl Tracer {
         let called = wait(&waiting, &mut ear, self.args.patience())?;
         places.read(&self.xtables, self.family)?;
         waiting.end();
-        let captures = listeners.stop();
+        let captures = make::own(listeners.stop(), source);
         drop(mark);
         let events = ear.traces.iter().map(|raw| places.event(raw)).collect();
         let known = Known {
@@ -215,13 +215,12 @@ impl Tracer {
         Ok(report)
     }
 
-    /// Packets of this connection: by its own address, or by its port where the source is rewritten.
+    /// Packets of this connection, and the first ones of all: where the source is rewritten, only the
+    /// sequence number tells that it is the same.
     fn listen(&self, source: SocketAddr) -> Result<Listeners, Failure> {
         let wanted: Wanted = Arc::new(move |seen| {
-            seen.source == source
-                || seen.destination == source
-                || seen.source.port() == source.port()
-                || seen.destination.port() == source.port()
+            let begins = seen.tcp.is_none_or(|tcp| tcp.opens || tcp.answers || tcp.resets);
+            begins || seen.source == source || seen.destination == source
         });
         let mut listeners = Listeners::new();
         for (index, (cable, home)) in self.cables.iter().enumerate() {

@@ -27,7 +27,10 @@ pub(super) fn run(args: &RecordArgs) -> Result<Outcome, Failure> {
                 .hint("nothing was written")
         })?;
     }
-    for (path, text) in [(&args.cast, film.cast()), (&args.transcript, film.transcript().to_string())] {
+    for (path, text) in [
+        (&args.cast, film.cast()),
+        (&args.transcript, film.transcript().to_string()),
+    ] {
         if let Some(path) = path {
             write(path, &text)?;
         }
