@@ -77,18 +77,18 @@ impl Mark {
         );
         // The last one comes to stand first: it is the one that a reader looks for.
         for rule in [back, there] {
-            tool::run_ok(&mark.program, &mark.words("-I", &rule), None)
+            tool::run_ok(&mark.program, &words("-I", &rule), None)
                 .map_err(|failure| failure.context("cannot mark the connection"))?;
             mark.rules.push(rule);
             labkit::fault::point("trace:marked");
         }
         Ok(mark)
     }
+}
 
-    fn words(&self, command: &str, rule: &[String]) -> Vec<String> {
-        let head = ["-w", "5", "-t", "raw", command].map(String::from);
-        head.into_iter().chain(rule.iter().cloned()).collect()
-    }
+fn words(command: &str, rule: &[String]) -> Vec<String> {
+    let head = ["-w", "5", "-t", "raw", command].map(String::from);
+    head.into_iter().chain(rule.iter().cloned()).collect()
 }
 
 impl Drop for Mark {
@@ -97,7 +97,7 @@ impl Drop for Mark {
             return;
         };
         for rule in &self.rules {
-            if let Err(failure) = tool::run_ok(&self.program, &self.words("-D", rule), None) {
+            if let Err(failure) = tool::run_ok(&self.program, &words("-D", rule), None) {
                 tracing::warn!("{failure}");
             }
         }
