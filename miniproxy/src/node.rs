@@ -11,6 +11,7 @@ use labkit::xtables::Family;
 use crate::address::{parse_ip, parse_network};
 use crate::config::{DetectLocal, NodePortAddress, Settings};
 use crate::model::{Hints, LocalDetector, Model, ProxyConfig};
+use crate::registry::check::passed_over;
 use crate::registry::{Registry, model};
 use crate::rules::build::build;
 use crate::rules::set::Wanted;
@@ -77,7 +78,7 @@ impl NodeOptions {
 
     /// What kube-proxy would not start with, or what hardly anybody wants: for the reader of stderr.
     pub fn remarks(&self, registry: &Registry) -> Vec<String> {
-        let mut remarks = Vec::new();
+        let mut remarks = passed_over(registry);
         let name = self.node_name(registry);
         let node = find(registry, &name);
         if node.is_none() && !registry.nodes.is_empty() {
