@@ -128,6 +128,24 @@ impl NodeOptions {
             })
     }
 
+    /// The Node's own address; where it is not known the host's first one that others can reach. Without
+    /// either node ports answer on loopback only: no address at all would mean all of them.
+    fn primary(&self, node: Option<&Node>, family: Family) -> IpAddr {
+        let known = self.node_ip(node, family);
+        let reachable = |ip: &&IpAddr| {
+            let link_local = match ip {
+                IpAddr::V4(ip) => ip.is_link_local(),
+                IpAddr::V6(ip) => ip.is_unicast_link_local(),
+            };
+            is_of(**ip, family) && !ip.is_loopback() && !link_local
+        };
+        let of_host = || self.host.addresses.iter().find(reachable).copied();
+        Some(known)
+            .filter(|ip| !ip.is_loopback())
+            .or_else(of_host)
+            .unwrap_or(known)
+    }
+
     fn local_detector(&self, node: Option<&Node>, family: Family) -> LocalDetector {
         let first = |mut networks: Box<dyn Iterator<Item = IpNet> + '_>| {
             let found = networks.find(|network| is_of(network.addr(), family));
@@ -149,12 +167,9 @@ impl NodeOptions {
             .settings
             .node_port_addresses
             .iter()
-            .filter_map(|address| match address {
-                NodePortAddress::Network(network) => Some(*network),
-                // The Node's own address; a loopback address would only stand for "not known".
-                NodePortAddress::Primary => Some(self.node_ip(node, family))
-                    .filter(|ip| !ip.is_loopback())
-                    .map(IpNet::from),
+            .map(|address| match address {
+                NodePortAddress::Network(network) => *network,
+                NodePortAddress::Primary => self.primary(node, family).into(),
             });
         meant.filter(|network| is_of(network.addr(), family)).collect()
     }

@@ -123,40 +123,76 @@ fn what_makes_no_sense_together_is_named() {
         service
     };
     let port = json!([{"port": 80, "nodePort": 30_080}]);
-    let twice = json!([{"name": "a", "port": 80, "nodePort": 30_080}, {"name": "b", "port": 81, "nodePort": 30_080}]);
+    let twice =
+        json!([{"name": "a", "port": 80, "nodePort": 30_080}, {"name": "b", "port": 81, "nodePort": 30_080}]);
     let node = |more: Value| {
         let mut node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n"}});
-        node.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        node.as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
         node
     };
     let ports = json!([{"name": "a", "port": 80}, {"name": "a", "port": 81}]);
     let hint = json!([{"addresses": ["10.244.0.2"], "hints": {"forZones": [{"name": ""}]}}]);
     let cases = [
-        ("spec.loadBalancerSourceRanges[0]", balancer(json!({"loadBalancerSourceRanges": ["10.0.0.0/33"]}))),
+        (
+            "spec.loadBalancerSourceRanges[0]",
+            balancer(json!({"loadBalancerSourceRanges": ["10.0.0.0/33"]})),
+        ),
         ("spec.externalIPs[0]", spec(json!({"externalIPs": ["garbage"]}))),
-        ("spec.externalIPs[1]", spec(json!({"externalIPs": ["203.0.113.1", "127.0.0.1"]}))),
+        (
+            "spec.externalIPs[1]",
+            spec(json!({"externalIPs": ["203.0.113.1", "127.0.0.1"]})),
+        ),
         ("spec.externalIPs[0]", spec(json!({"externalIPs": ["0.0.0.0"]}))),
         ("spec.externalIPs[0]", spec(json!({"externalIPs": ["fe80::1"]}))),
-        ("status.loadBalancer.ingress[0].ip", status(json!({"ip": "127.0.0.1"}))),
+        (
+            "status.loadBalancer.ingress[0].ip",
+            status(json!({"ip": "127.0.0.1"})),
+        ),
         ("status.loadBalancer.ingress[0].ip", status(json!({"ip": "::"}))),
-        ("status.loadBalancer.ingress[0].ipMode", status(json!({"ip": "203.0.113.1", "ipMode": "vip"}))),
+        (
+            "status.loadBalancer.ingress[0].ipMode",
+            status(json!({"ip": "203.0.113.1", "ipMode": "vip"})),
+        ),
         ("spec.ports[0].nodePort", spec(json!({"ports": port}))),
         ("spec.ports[1].nodePort", balancer(json!({"ports": twice}))),
         ("spec.clusterIP", balancer(json!({"clusterIP": "None"}))),
-        ("spec.externalTrafficPolicy", spec(json!({"externalTrafficPolicy": "Local"}))),
-        ("spec.healthCheckNodePort", balancer(json!({"healthCheckNodePort": 30_081}))),
+        (
+            "spec.externalTrafficPolicy",
+            spec(json!({"externalTrafficPolicy": "Local"})),
+        ),
+        (
+            "spec.healthCheckNodePort",
+            balancer(json!({"healthCheckNodePort": 30_081})),
+        ),
         (
             "spec.healthCheckNodePort",
             balancer(json!({"ports": port, "healthCheckNodePort": 30_080, "externalTrafficPolicy": "Local"})),
         ),
         ("spec.clusterIPs[0]", spec(json!({"clusterIPs": ["10.96.0.81"]}))),
-        ("spec.ipFamilies[1]", spec(json!({"ipFamilies": ["IPv4", "IPv4"]}))),
+        (
+            "spec.ipFamilies[1]",
+            spec(json!({"ipFamilies": ["IPv4", "IPv4"]})),
+        ),
         ("spec.externalName", spec(json!({"type": "ExternalName"}))),
         ("ports[1].name", with(slice(), "/ports", ports)),
-        ("endpoints[0].addresses", with(slice(), "/endpoints/0/addresses", json!([]))),
-        ("endpoints[0].addresses[0]", with(slice(), "/endpoints/0/addresses/0", json!("169.254.169.254"))),
-        ("endpoints[0].addresses[0]", with(slice(), "/endpoints/0/addresses/0", json!("224.0.0.1"))),
-        ("endpoints[0].hints.forZones[0].name", with(slice(), "/endpoints", hint)),
+        (
+            "endpoints[0].addresses",
+            with(slice(), "/endpoints/0/addresses", json!([])),
+        ),
+        (
+            "endpoints[0].addresses[0]",
+            with(slice(), "/endpoints/0/addresses/0", json!("169.254.169.254")),
+        ),
+        (
+            "endpoints[0].addresses[0]",
+            with(slice(), "/endpoints/0/addresses/0", json!("224.0.0.1")),
+        ),
+        (
+            "endpoints[0].hints.forZones[0].name",
+            with(slice(), "/endpoints", hint),
+        ),
         ("spec.podCIDR", node(json!({"spec": {"podCIDR": "10.244.0.0"}}))),
         ("spec.podCIDRs[0]", node(json!({"spec": {"podCIDRs": ["x"]}}))),
         (
@@ -166,8 +202,16 @@ fn what_makes_no_sense_together_is_named() {
     ];
     for (field, object) in cases {
         let problems = read(std::slice::from_ref(&object)).expect_err(field);
-        assert_eq!((problems.len(), problems[0].field.as_str()), (1, field), "{problems:?}");
-        assert!(problems[0].object.is_some() && problems[0].line > 1, "{}", problems[0]);
+        assert_eq!(
+            (problems.len(), problems[0].field.as_str()),
+            (1, field),
+            "{problems:?}"
+        );
+        assert!(
+            problems[0].object.is_some() && problems[0].line > 1,
+            "{}",
+            problems[0]
+        );
     }
 }
 
@@ -197,7 +241,11 @@ fn a_port_on_the_nodes_is_of_one_service_only() {
     let problems = read(&[first.clone(), other.clone()]).unwrap_err();
     assert_eq!(problems.len(), 1);
     assert_eq!(problems[0].field, "spec.ports[0].nodePort");
-    assert!(problems[0].what.contains("node port 30080/TCP belongs to Service default/web"));
+    assert!(
+        problems[0]
+            .what
+            .contains("node port 30080/TCP belongs to Service default/web")
+    );
     // Of another protocol it is another port.
     let udp = with(other.clone(), "/spec/ports/0/protocol", json!("UDP"));
     assert_eq!(read(&[first.clone(), udp]).unwrap().services.len(), 2);

@@ -1,6 +1,7 @@
 //! One file for each sub-command: glue between the edges and the pure parts, and words.
 
 mod check;
+mod chores;
 mod cleanup;
 mod crew;
 mod diff;

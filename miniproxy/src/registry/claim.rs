@@ -21,7 +21,10 @@ pub(super) enum Claim {
 
 /// All claims of a Service, each once.
 pub(super) fn of(service: &Service) -> Vec<Claim> {
-    let addresses = cluster_ips(service).iter().filter_map(|text| parse_ip(text)).collect::<Vec<_>>();
+    let addresses = cluster_ips(service)
+        .iter()
+        .filter_map(|text| parse_ip(text))
+        .collect::<Vec<_>>();
     let mut claims: Vec<Claim> = addresses.into_iter().map(Claim::Address).collect();
     let Some(spec) = &service.spec else {
         return claims;
@@ -33,7 +36,9 @@ pub(super) fn of(service: &Service) -> Vec<Claim> {
 }
 
 fn node_port(number: Option<i32>) -> Option<u16> {
-    number.and_then(|number| u16::try_from(number).ok()).filter(|number| *number != 0)
+    number
+        .and_then(|number| u16::try_from(number).ok())
+        .filter(|number| *number != 0)
 }
 
 fn of_port(port: &ServicePort) -> Option<Claim> {

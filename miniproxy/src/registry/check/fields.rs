@@ -8,7 +8,12 @@ use crate::address::parse_ip;
 use crate::model::Protocol;
 use crate::registry::parse::Item;
 
-pub(super) fn check_choice(item: &Item<'_>, field: Arguments<'_>, value: Option<&str>, allowed: &[&str]) -> Checked {
+pub(super) fn check_choice(
+    item: &Item<'_>,
+    field: Arguments<'_>,
+    value: Option<&str>,
+    allowed: &[&str],
+) -> Checked {
     match value {
         // Old objects carry empty text where newer ones leave the field out.
         None | Some("") => Ok(()),

@@ -113,11 +113,18 @@ fn check_node(item: &Item<'_>, node: &Node) -> Checked {
     if let Some(only) = only.filter(|only| !only.is_empty()) {
         network(format_args!("spec.podCIDR"), only)?;
     }
-    let addresses = node.status.iter().flat_map(|status| status.addresses.iter().flatten());
+    let addresses = node
+        .status
+        .iter()
+        .flat_map(|status| status.addresses.iter().flatten());
     for (index, address) in addresses.enumerate() {
         // The other types are names.
         if matches!(address.type_.as_str(), "InternalIP" | "ExternalIP") {
-            check_ip(item, format_args!("status.addresses[{index}].address"), &address.address)?;
+            check_ip(
+                item,
+                format_args!("status.addresses[{index}].address"),
+                &address.address,
+            )?;
         }
     }
     Ok(())

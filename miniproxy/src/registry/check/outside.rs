@@ -97,7 +97,9 @@ fn check_source_ranges(item: &Item<'_>, spec: &ServiceSpec) -> Checked {
 fn check_ingress(item: &Item<'_>, service: &Service) -> Checked {
     let status = service.status.as_ref();
     let ingress = status.and_then(|status| status.load_balancer.as_ref());
-    let ingress = ingress.iter().flat_map(|balancer| balancer.ingress.iter().flatten());
+    let ingress = ingress
+        .iter()
+        .flat_map(|balancer| balancer.ingress.iter().flatten());
     for (index, entry) in ingress.enumerate() {
         let mode = entry.ip_mode.as_deref();
         let field = format_args!("status.loadBalancer.ingress[{index}].ipMode");

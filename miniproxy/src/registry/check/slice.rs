@@ -61,7 +61,6 @@ fn check_slice_address(item: &Item<'_>, field: Arguments<'_>, address: &str, fam
     }
 }
 
-
 fn check_hints(item: &Item<'_>, index: usize, endpoint: &Endpoint) -> Checked {
     let Some(hints) = &endpoint.hints else {
         return Ok(());
