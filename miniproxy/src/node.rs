@@ -244,3 +244,37 @@ fn pod_networks(node: &Node) -> impl Iterator<Item = IpNet> {
         .chain(one)
         .filter_map(|network| parse_network(network))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Where node ports answer; no list means everywhere.
+    fn answering(addresses: &[&str], family: Family) -> Option<Vec<IpAddr>> {
+        let mut node = NodeOptions::default();
+        node.settings.node_port_addresses = vec![NodePortAddress::Primary];
+        node.host.addresses = addresses.iter().filter_map(|ip| parse_ip(ip)).collect();
+        node.config(&Registry::default(), family).node_port_addresses
+    }
+
+    #[test]
+    fn primary_without_a_node_is_the_hosts_own_address_and_never_all() {
+        let host = [
+            "127.0.0.1",
+            "169.254.0.9",
+            "192.0.2.7",
+            "10.0.0.1",
+            "::1",
+            "fe80::1",
+        ];
+        assert_eq!(
+            answering(&host, Family::V4),
+            Some(vec![IpAddr::from([192, 0, 2, 7])])
+        );
+        assert_eq!(
+            answering(&host, Family::V6),
+            Some(vec![Ipv6Addr::LOCALHOST.into()])
+        );
+        assert_eq!(answering(&[], Family::V4), Some(Vec::new()));
+    }
+}
