@@ -248,7 +248,7 @@ impl Store {
             self.in_force.insert(Arc::clone(identity), Arc::clone(held));
             let claims = held.claims.iter();
             self.owners
-                .extend(claims.map(|claim| (claim.clone(), Arc::clone(identity))));
+                .extend(claims.map(|claim| (*claim, Arc::clone(identity))));
         }
         self.index(&gone, &new)
     }
@@ -324,7 +324,7 @@ impl Store {
             .map(|(identity, held)| (Arc::clone(identity), Arc::clone(held)))
             .collect();
         let owners = claims.owners.iter();
-        let owners = owners.map(|(claim, owner)| ((*claim).clone(), Arc::clone(owner)));
+        let owners = owners.map(|(claim, owner)| (**claim, Arc::clone(owner)));
         self.owners = owners.collect();
         let before = std::mem::replace(&mut self.in_force, now);
         let now = std::mem::take(&mut self.in_force);
