@@ -18,9 +18,7 @@ pub(super) fn run(args: &CheckArgs) -> Result<Outcome, Failure> {
     let mut theatre = Theatre::open(talk.script, args.talk.host, first)?;
     let jumps = args.step.is_none() && !args.no_jumps;
     let mut straight = Vec::new();
-    let told = steps
-        .iter()
-        .filter(|step| args.step.is_none_or(|only| step.number == only));
+    let told = steps.iter().filter(|step| args.step.is_none_or(|only| step.number == only));
     for step in told {
         if jumps {
             straight.push(theatre.state()?);
@@ -44,11 +42,7 @@ pub(super) fn run(args: &CheckArgs) -> Result<Outcome, Failure> {
         OutputFormat::Json => shell::emit_json(&report)?,
         OutputFormat::Table => shell::emit(&report.sum())?,
     }
-    Ok(if report.failed == 0 {
-        Outcome::Done
-    } else {
-        Outcome::No
-    })
+    Ok(if report.failed == 0 { Outcome::Done } else { Outcome::No })
 }
 
 /// Each part is told as soon as it is known.

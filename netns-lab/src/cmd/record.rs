@@ -26,10 +26,7 @@ pub(super) fn run(args: &RecordArgs) -> Result<Outcome, Failure> {
                 .hint("nothing was written")
         })?;
     }
-    for (path, text) in [
-        (&args.cast, film.cast()),
-        (&args.transcript, film.transcript().to_string()),
-    ] {
+    for (path, text) in [(&args.cast, film.cast()), (&args.transcript, film.transcript().to_string())] {
         if let Some(path) = path {
             write(path, &text)?;
         }
@@ -56,9 +53,7 @@ fn record(theatre: &mut Theatre, step: &Step, film: &mut Film) -> Result<(), Fai
 
 /// `$ `, or `client $ ` in a pod.
 pub(super) fn prompt(run: &Run) -> String {
-    run.place
-        .as_ref()
-        .map_or_else(|| "$ ".to_string(), |place| format!("{place} $ "))
+    run.place.as_ref().map_or_else(|| "$ ".to_string(), |place| format!("{place} $ "))
 }
 
 fn write(path: &Path, text: &str) -> Result<(), Failure> {

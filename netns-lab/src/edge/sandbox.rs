@@ -192,11 +192,7 @@ pub fn join(init: ProcessId, command: &[OsString]) -> Result<Outcome, Failure> {
     };
     // Asked before: in there /proc knows nothing of this process.
     let (here, path) = (std::env::current_dir().ok(), path());
-    let users = |pid: &str| {
-        fs::metadata(format!("/proc/{pid}/ns/user"))
-            .map(|found| found.ino())
-            .ok()
-    };
+    let users = |pid: &str| fs::metadata(format!("/proc/{pid}/ns/user")).map(|found| found.ino()).ok();
     // One cannot enter the users' namespace that one is in.
     let same = users("self") == users(&init.pid.to_string());
     let kinds = ["user", "mnt", "net", "pid", "uts", "ipc"];

@@ -68,10 +68,7 @@ impl Theatre {
             let (seen, _) = self.play(run)?;
             // A step that fails is told by its own check; without its set-up no step can be told.
             if let Some(miss) = misses(run, &seen).first().filter(|_| index < before) {
-                return Err(Failure::failed(format!(
-                    "line {}: the set-up failed: {miss}",
-                    run.line
-                )));
+                return Err(Failure::failed(format!("line {}: the set-up failed: {miss}", run.line)));
             }
         }
         self.end_step();
@@ -92,15 +89,8 @@ impl Theatre {
         }
         let said = String::from_utf8_lossy(&output.stderr);
         let said = said.trim().trim_start_matches("error: ");
-        let kind = if output.status.code() == Some(3) {
-            Kind::HostLacks
-        } else {
-            Kind::Failed
-        };
-        Err(Failure::new(
-            kind,
-            format!("cannot make the lab of the talk: {said}"),
-        ))
+        let kind = if output.status.code() == Some(3) { Kind::HostLacks } else { Kind::Failed };
+        Err(Failure::new(kind, format!("cannot make the lab of the talk: {said}")))
     }
 
     fn clear_host(&self) -> Result<(), Failure> {
@@ -177,8 +167,7 @@ impl Theatre {
 
     /// What goes on to the end of its step ends.
     pub fn end_step(&mut self) {
-        self.background
-            .retain(|(goes_on, _)| *goes_on != Background::Step);
+        self.background.retain(|(goes_on, _)| *goes_on != Background::Step);
     }
 
     /// Runs a step, and says what was not as it says.
@@ -187,23 +176,13 @@ impl Theatre {
         let mut wrong = Vec::new();
         for run in &step.runs {
             let (seen, _) = self.play(run)?;
-            wrong.extend(
-                misses(run, &seen)
-                    .into_iter()
-                    .map(|miss| Wrong { line: run.line, miss }),
-            );
+            wrong.extend(misses(run, &seen).into_iter().map(|miss| Wrong { line: run.line, miss }));
             if !wrong.is_empty() {
                 break;
             }
         }
         self.end_step();
-        Ok(Tried::new(
-            Part::Step,
-            step.number,
-            &step.title,
-            began.elapsed(),
-            wrong,
-        ))
+        Ok(Tried::new(Part::Step, step.number, &step.title, began.elapsed(), wrong))
     }
 
     /// Goes to a step, and compares with how it was when all before it had been told.
@@ -211,19 +190,11 @@ impl Theatre {
         let began = Instant::now();
         self.go_to(step.number)?;
         let took = began.elapsed();
-        let wrong = state::differences(straight, &self.state()?)
-            .into_iter()
-            .map(|line| Wrong {
-                line: step.line,
-                miss: difference(&line),
-            });
-        Ok(Tried::new(
-            Part::Jump,
-            step.number,
-            &step.title,
-            took,
-            wrong.collect(),
-        ))
+        let wrong = state::differences(straight, &self.state()?).into_iter().map(|line| Wrong {
+            line: step.line,
+            miss: difference(&line),
+        });
+        Ok(Tried::new(Part::Jump, step.number, &step.title, took, wrong.collect()))
     }
 
     /// What the machine is like.

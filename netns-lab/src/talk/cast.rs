@@ -165,16 +165,10 @@ mod tests {
     #[test]
     fn each_line_is_json_and_each_step_has_its_marker() {
         let cast = film().cast();
-        let events: Vec<Value> = cast
-            .lines()
-            .map(|line| serde_json::from_str(line).unwrap())
-            .collect();
+        let events: Vec<Value> = cast.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert_eq!(events[0]["width"], 100);
         assert_eq!(events.iter().filter(|event| event[1] == "m").count(), 2);
-        let times: Vec<_> = events[1..]
-            .iter()
-            .map(|event| event[0].as_f64().unwrap())
-            .collect();
+        let times: Vec<_> = events[1..].iter().map(|event| event[0].as_f64().unwrap()).collect();
         assert!(times.is_sorted_by(|a, b| a <= b && b - a <= 2.0), "{times:?}");
         insta::assert_snapshot!(film().transcript());
     }
@@ -182,12 +176,7 @@ mod tests {
     #[test]
     fn one_step_can_be_played_again() {
         let cast = film().cast();
-        let text = |number| {
-            step_of(&cast, number)
-                .into_iter()
-                .map(|(_, text)| text)
-                .collect::<String>()
-        };
+        let text = |number| step_of(&cast, number).into_iter().map(|(_, text)| text).collect::<String>();
         assert_eq!(text(1), "# 1. One\n# why?\n\n$ ip a\na        b\nc\\u{1b}[2J\n");
         assert_eq!(text(2), "# 2. Two\n\n$ x\n");
         assert_eq!(text(3), "");

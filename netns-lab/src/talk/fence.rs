@@ -18,9 +18,7 @@ pub fn run(info: &str, line: usize) -> Result<Option<Run>, String> {
     let words: Vec<_> = words.collect();
     let runs = words.iter().any(|word| word.name == "run");
     if !runs {
-        let ours = words
-            .iter()
-            .find(|word| ["expect", "absent", "fails"].contains(&word.name.as_str()));
+        let ours = words.iter().find(|word| ["expect", "absent", "fails"].contains(&word.name.as_str()));
         return match ours {
             Some(word) => Err(format!("`{}` stands without `run`", word.name)),
             None => Ok(None),
@@ -72,9 +70,7 @@ fn name_of(text: String) -> Result<String, String> {
     if !text.is_empty() && !text.starts_with('-') && text.bytes().all(good) {
         Ok(text)
     } else {
-        Err(format!(
-            "`{text}` is no name: expected letters, digits, `-`, `.` or `_`"
-        ))
+        Err(format!("`{text}` is no name: expected letters, digits, `-`, `.` or `_`"))
     }
 }
 
@@ -90,9 +86,7 @@ fn duration(text: &str) -> Result<Duration, String> {
             _ => return None,
         };
         let time = number.parse::<u64>().ok()?.checked_mul(factor)?;
-        (1..=600_000)
-            .contains(&time)
-            .then_some(Duration::from_millis(time))
+        (1..=600_000).contains(&time).then_some(Duration::from_millis(time))
     };
     parse().ok_or_else(|| format!("`{text}` is no time: expected 200ms, 5s or 2m, ten minutes at most"))
 }
@@ -109,9 +103,7 @@ fn words(info: &str) -> Result<Vec<Word>, String> {
     let mut found = Vec::new();
     let mut rest = info.trim();
     while !rest.is_empty() {
-        let end = rest
-            .find(|c: char| c == '=' || c.is_whitespace())
-            .unwrap_or(rest.len());
+        let end = rest.find(|c: char| c == '=' || c.is_whitespace()).unwrap_or(rest.len());
         let name = rest[..end].to_string();
         rest = &rest[end..];
         let mut value = None;
@@ -173,9 +165,7 @@ pub fn commands(text: &str) -> Vec<String> {
         } else {
             found.push(line.to_string());
         }
-        goes_on = ["\\", "|", "&&", "||", "{", " do", " then"]
-            .iter()
-            .any(|end| line.trim_end().ends_with(end));
+        goes_on = ["\\", "|", "&&", "||", "{", " do", " then"].iter().any(|end| line.trim_end().ends_with(end));
         document = here_document(line);
     }
     found
@@ -192,12 +182,8 @@ fn append(found: &mut Vec<String>, line: &str) {
 }
 
 fn belongs_to_last(line: &str) -> bool {
-    let first = line
-        .split(|c: char| c.is_whitespace() || c == ';')
-        .next()
-        .unwrap_or_default();
-    line.starts_with([' ', '\t'])
-        || ["do", "done", "then", "else", "elif", "fi", "esac", "}", ")"].contains(&first)
+    let first = line.split(|c: char| c.is_whitespace() || c == ';').next().unwrap_or_default();
+    line.starts_with([' ', '\t']) || ["do", "done", "then", "else", "elif", "fi", "esac", "}", ")"].contains(&first)
 }
 
 /// The word that ends the here-document that this line begins.
@@ -208,9 +194,7 @@ fn here_document(line: &str) -> Option<String> {
         return None;
     }
     let word = word.trim_start_matches(['\'', '"']);
-    let end = word
-        .find(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
-        .unwrap_or(word.len());
+    let end = word.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).unwrap_or(word.len());
     (end > 0).then(|| word[..end].to_string())
 }
 

@@ -169,10 +169,7 @@ impl<'a> Reader<'a> {
         };
         let number = self.script.steps.len() + 1;
         if text[..digits] != *number.to_string() {
-            self.fault(
-                line,
-                format!("this is step {}, expected `## {number}. …`", &text[..digits]),
-            );
+            self.fault(line, format!("this is step {}, expected `## {number}. …`", &text[..digits]));
         }
         if title.is_empty() {
             self.fault(line, format!("step {number} has no title"));
@@ -216,11 +213,7 @@ impl<'a> Reader<'a> {
     fn comments(&mut self, line: usize, html: &str) {
         for comment in html.split("<!--").skip(1) {
             let inside = comment.split("-->").next().unwrap_or_default();
-            let inside: Vec<_> = inside
-                .lines()
-                .map(str::trim)
-                .filter(|line| !line.is_empty())
-                .collect();
+            let inside: Vec<_> = inside.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
             let inside = inside.join(" ");
             let Some((word, text)) = inside.split_once(':') else {
                 continue;
@@ -292,10 +285,7 @@ impl<'a> Reader<'a> {
             self.fault(line, "the block has no command");
         }
         if run.background.is_some() && (run.fails || run.commands.len() > 1) {
-            self.fault(
-                line,
-                "what goes on in the background is one command, and has no end to fail at",
-            );
+            self.fault(line, "what goes on in the background is one command, and has no end to fail at");
         }
         let before = self.script.steps.is_empty();
         match self.step() {
@@ -308,23 +298,12 @@ impl<'a> Reader<'a> {
     fn finish(mut self) -> Result<Script, Vec<Fault>> {
         self.close();
         if self.script.steps.is_empty() {
-            self.fault(
-                1,
-                "there is no step: expected a heading such as `## 1. The virtual IP exists nowhere`",
-            );
+            self.fault(1, "there is no step: expected a heading such as `## 1. The virtual IP exists nowhere`");
         }
-        let silent: Vec<_> = self
-            .script
-            .steps
-            .iter()
-            .filter(|step| step.runs.is_empty())
-            .collect();
+        let silent: Vec<_> = self.script.steps.iter().filter(|step| step.runs.is_empty()).collect();
         let silent: Vec<_> = silent.iter().map(|step| (step.line, step.number)).collect();
         for (line, number) in silent {
-            self.fault(
-                line,
-                format!("step {number} runs nothing: expected a block ```sh run"),
-            );
+            self.fault(line, format!("step {number} runs nothing: expected a block ```sh run"));
         }
         if self.script.up.is_empty() && self.script.topology.is_none() {
             self.script.up = vec![DEFAULT_LAB.to_string()];

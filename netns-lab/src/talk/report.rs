@@ -145,13 +145,7 @@ mod tests {
     fn a_failed_step_is_told_by_name_with_what_was_expected_and_seen() {
         let mut report = Report::new("talk.md", "T");
         let took = Duration::from_millis(312);
-        report.push(Tried::new(
-            Part::Step,
-            5,
-            "One rule makes it exist",
-            took,
-            Vec::new(),
-        ));
+        report.push(Tried::new(Part::Step, 5, "One rule makes it exist", took, Vec::new()));
         let miss = Miss {
             expected: "`web-1` in the output".into(),
             seen: "nothing".into(),

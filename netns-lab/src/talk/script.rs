@@ -155,10 +155,7 @@ impl Pattern {
         built.map(Self).map_err(|error| {
             let words = error.to_string();
             let last = words.lines().last().unwrap_or_default();
-            format!(
-                "`{text}` is no regular expression: {}",
-                last.trim_start_matches("error: ")
-            )
+            format!("`{text}` is no regular expression: {}", last.trim_start_matches("error: "))
         })
     }
 

@@ -40,12 +40,7 @@ fn line(text: &str) -> Option<String> {
         }
         "object" => {
             let moves = ["uid", "resourceVersion", "creationTimestamp", "generation"];
-            let key = rest
-                .trim_start()
-                .trim_start_matches('"')
-                .split('"')
-                .next()
-                .unwrap_or_default();
+            let key = rest.trim_start().trim_start_matches('"').split('"').next().unwrap_or_default();
             (!moves.contains(&key)).then(|| text.to_string())
         }
         _ => Some(text.to_string()),
@@ -94,10 +89,7 @@ mod tests {
     #[test]
     fn a_difference_is_told_as_often_as_it_is_there() {
         let own = |text: &[&str]| text.iter().map(ToString::to_string).collect::<Vec<_>>();
-        assert_eq!(
-            differences(&own(&["a", "a", "b"]), &own(&["a", "c"])),
-            ["- a", "- b", "+ c"]
-        );
+        assert_eq!(differences(&own(&["a", "a", "b"]), &own(&["a", "c"])), ["- a", "- b", "+ c"]);
         assert!(differences(&own(&["a", "b"]), &own(&["b", "a"])).is_empty());
     }
 }

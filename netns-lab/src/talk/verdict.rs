@@ -112,14 +112,8 @@ mod tests {
     fn an_expected_failure_is_right_and_others_are_not() {
         assert_eq!(judged("sh run fails", "", &[0, 7]), [""; 0]);
         assert_eq!(judged("sh run", "", &[0, 0]), [""; 0]);
-        assert_eq!(
-            judged("sh run fails", "", &[0]),
-            ["expected `curl a` to fail, saw exit code 0"]
-        );
-        assert_eq!(
-            judged("sh run fails", "", &[7, 7]),
-            ["expected `curl a` to succeed, saw exit code 7"]
-        );
+        assert_eq!(judged("sh run fails", "", &[0]), ["expected `curl a` to fail, saw exit code 0"]);
+        assert_eq!(judged("sh run fails", "", &[7, 7]), ["expected `curl a` to succeed, saw exit code 7"]);
     }
 
     #[test]
@@ -148,9 +142,6 @@ mod tests {
             ..Seen::default()
         };
         let misses = misses(&run, &seen);
-        assert_eq!(
-            misses[0].to_string(),
-            "expected `sleep 9` to end, saw that it still ran after 2s"
-        );
+        assert_eq!(misses[0].to_string(), "expected `sleep 9` to end, saw that it still ran after 2s");
     }
 }

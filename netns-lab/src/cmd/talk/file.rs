@@ -36,26 +36,19 @@ pub(in crate::cmd) fn load(place: &Where) -> Result<Talk, Failure> {
     let given = place.file.as_deref().unwrap_or(Path::new(SHIPPED[0].0));
     let shipped = SHIPPED.iter().find(|(name, ..)| given.as_os_str() == *name);
     let (name, text, cast) = match (shipped, given.exists()) {
-        (Some((name, text, cast)), false) => (
-            format!("{name}.md"),
-            (*text).to_string(),
-            Some((*cast).to_string()),
-        ),
-        (Some((name, text, cast)), true) if place.file.is_none() => (
-            format!("{name}.md"),
-            (*text).to_string(),
-            Some((*cast).to_string()),
-        ),
+        (Some((name, text, cast)), false) => {
+            (format!("{name}.md"), (*text).to_string(), Some((*cast).to_string()))
+        }
+        (Some((name, text, cast)), true) if place.file.is_none() => {
+            (format!("{name}.md"), (*text).to_string(), Some((*cast).to_string()))
+        }
         _ => {
             let cast = fs::read_to_string(given.with_extension("cast")).ok();
             (given.display().to_string(), text_of(given)?, cast)
         }
     };
     let script = read::script(&text).map_err(|faults| {
-        let lines: Vec<_> = faults
-            .iter()
-            .map(|fault| format!("{name}:{}: {}", fault.line, fault.what))
-            .collect();
+        let lines: Vec<_> = faults.iter().map(|fault| format!("{name}:{}: {}", fault.line, fault.what)).collect();
         Failure::usage(lines.join("\n")).hint("docs/talk.md tells how a talk is written")
     })?;
     Ok(Talk {
@@ -74,10 +67,8 @@ fn text_of(path: &Path) -> Result<String, Failure> {
             _ => error.to_string(),
         };
         let names: Vec<_> = SHIPPED.iter().map(|(name, ..)| *name).collect();
-        Failure::usage(format!("cannot read the talk {}: {why}", path.display())).hint(format!(
-            "expected a Markdown file, or one that comes with this program: {}",
-            names.join(", ")
-        ))
+        Failure::usage(format!("cannot read the talk {}: {why}", path.display()))
+            .hint(format!("expected a Markdown file, or one that comes with this program: {}", names.join(", ")))
     })
 }
 

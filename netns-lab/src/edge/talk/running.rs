@@ -38,8 +38,7 @@ pub struct Running {
 impl Running {
     /// Starts it. What it says on stdout and stderr is one text.
     pub fn start(mut command: Command) -> Result<Self, Failure> {
-        let failed =
-            |error: io::Error| Failure::failed(format!("cannot start a command of the talk: {error}"));
+        let failed = |error: io::Error| Failure::failed(format!("cannot start a command of the talk: {error}"));
         let (reader, writer) = io::pipe().map_err(failed)?;
         command
             .stdin(Stdio::null())

@@ -73,11 +73,7 @@ impl World {
             }
             Self::Host => {
                 let mut given = given.collect::<Vec<_>>();
-                let program = if given.is_empty() {
-                    OsString::new()
-                } else {
-                    given.remove(0)
-                };
+                let program = if given.is_empty() { OsString::new() } else { given.remove(0) };
                 let own = program == "netns-lab";
                 (if own { SELF.into() } else { program.into() }, given)
             }
@@ -114,11 +110,7 @@ fn refused(mut outside: Child) -> Failure {
         let _ = stderr.read_to_string(&mut words);
     }
     let code = outside.wait().ok().and_then(|status| status.code());
-    let kind = if code == Some(3) {
-        Kind::HostLacks
-    } else {
-        Kind::Failed
-    };
+    let kind = if code == Some(3) { Kind::HostLacks } else { Kind::Failed };
     let first = words.lines().next().unwrap_or("it said nothing");
     let first = first.trim_start_matches("error: ");
     Failure::new(kind, format!("there is no sandbox to talk in: {first}"))
