@@ -181,6 +181,9 @@ pub struct RenderArgs {
     /// The IP family: 4 or 6
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(4..=6))]
     pub family: u8,
+    /// Refuse the whole registry when one object of it is bad [default: leave that object out]
+    #[arg(long)]
+    pub strict: bool,
 }
 
 /// Arguments of `check`.
@@ -215,6 +218,10 @@ pub struct DiffArgs {
     /// The IP family of the dumps: 4 or 6
     #[arg(long, value_parser = clap::value_parser!(u8).range(4..=6))]
     pub family: Option<u8>,
+    /// Refuse the whole registry when one object of it is bad [default: leave its Service out of the
+    /// comparison]
+    #[arg(long)]
+    pub strict: bool,
     /// Both sides in two columns, also where stdout is no terminal
     #[arg(long)]
     pub side_by_side: bool,

@@ -11,6 +11,7 @@ use labkit::xtables::Family;
 use crate::address::{parse_ip, parse_network};
 use crate::config::{DetectLocal, NodePortAddress, Settings};
 use crate::model::{Hints, LocalDetector, Model, ProxyConfig};
+use crate::registry::check::passed_over;
 use crate::registry::{Registry, model};
 use crate::rules::build::build;
 use crate::rules::set::Wanted;
@@ -77,7 +78,7 @@ impl NodeOptions {
 
     /// What kube-proxy would not start with, or what hardly anybody wants: for the reader of stderr.
     pub fn remarks(&self, registry: &Registry) -> Vec<String> {
-        let mut remarks = Vec::new();
+        let mut remarks = passed_over(registry);
         let name = self.node_name(registry);
         let node = find(registry, &name);
         if node.is_none() && !registry.nodes.is_empty() {
@@ -127,6 +128,24 @@ impl NodeOptions {
             })
     }
 
+    /// The Node's own address; where it is not known the host's first one that others can reach. Without
+    /// either node ports answer on loopback only: no address at all would mean all of them.
+    fn primary(&self, node: Option<&Node>, family: Family) -> IpAddr {
+        let known = self.node_ip(node, family);
+        let reachable = |ip: &&IpAddr| {
+            let link_local = match ip {
+                IpAddr::V4(ip) => ip.is_link_local(),
+                IpAddr::V6(ip) => ip.is_unicast_link_local(),
+            };
+            is_of(**ip, family) && !ip.is_loopback() && !link_local
+        };
+        let of_host = || self.host.addresses.iter().find(reachable).copied();
+        Some(known)
+            .filter(|ip| !ip.is_loopback())
+            .or_else(of_host)
+            .unwrap_or(known)
+    }
+
     fn local_detector(&self, node: Option<&Node>, family: Family) -> LocalDetector {
         let first = |mut networks: Box<dyn Iterator<Item = IpNet> + '_>| {
             let found = networks.find(|network| is_of(network.addr(), family));
@@ -148,12 +167,9 @@ impl NodeOptions {
             .settings
             .node_port_addresses
             .iter()
-            .filter_map(|address| match address {
-                NodePortAddress::Network(network) => Some(*network),
-                // The Node's own address; a loopback address would only stand for "not known".
-                NodePortAddress::Primary => Some(self.node_ip(node, family))
-                    .filter(|ip| !ip.is_loopback())
-                    .map(IpNet::from),
+            .map(|address| match address {
+                NodePortAddress::Network(network) => *network,
+                NodePortAddress::Primary => self.primary(node, family).into(),
             });
         meant.filter(|network| is_of(network.addr(), family)).collect()
     }
@@ -227,4 +243,38 @@ fn pod_networks(node: &Node) -> impl Iterator<Item = IpNet> {
         .iter()
         .chain(one)
         .filter_map(|network| parse_network(network))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Where node ports answer; no list means everywhere.
+    fn answering(addresses: &[&str], family: Family) -> Option<Vec<IpAddr>> {
+        let mut node = NodeOptions::default();
+        node.settings.node_port_addresses = vec![NodePortAddress::Primary];
+        node.host.addresses = addresses.iter().filter_map(|ip| parse_ip(ip)).collect();
+        node.config(&Registry::default(), family).node_port_addresses
+    }
+
+    #[test]
+    fn primary_without_a_node_is_the_hosts_own_address_and_never_all() {
+        let host = [
+            "127.0.0.1",
+            "169.254.0.9",
+            "192.0.2.7",
+            "10.0.0.1",
+            "::1",
+            "fe80::1",
+        ];
+        assert_eq!(
+            answering(&host, Family::V4),
+            Some(vec![IpAddr::from([192, 0, 2, 7])])
+        );
+        assert_eq!(
+            answering(&host, Family::V6),
+            Some(vec![Ipv6Addr::LOCALHOST.into()])
+        );
+        assert_eq!(answering(&[], Family::V4), Some(Vec::new()));
+    }
 }

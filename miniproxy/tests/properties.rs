@@ -100,9 +100,12 @@ fn objects(index: usize, draft: &Draft) -> [Value; 2] {
         .collect();
     let mut spec = json!({
         "type": draft.kind, "clusterIP": vip, "clusterIPs": [vip], "ipFamilies": [family], "ports": ports,
-        "internalTrafficPolicy": policy(draft.internal_local), "externalTrafficPolicy": policy(draft.external_local),
+        "internalTrafficPolicy": policy(draft.internal_local),
         "sessionAffinity": if draft.affinity { "ClientIP" } else { "None" },
     });
+    if draft.kind != "ClusterIP" {
+        spec["externalTrafficPolicy"] = policy(draft.external_local).into();
+    }
     if draft.ranges {
         spec["loadBalancerSourceRanges"] = json!([range]);
     }

@@ -102,6 +102,166 @@ fn each_bad_field_is_named_with_its_line() {
     }
 }
 
+fn with(mut object: Value, pointer: &str, value: Value) -> Value {
+    object = broken(object, pointer, value).0;
+    object
+}
+
+#[track_caller]
+fn assert_each_is_named(cases: &[(&str, Value)]) {
+    for (field, object) in cases {
+        let problems = read(std::slice::from_ref(object)).expect_err(field);
+        assert_eq!(
+            (problems.len(), problems[0].field.as_str()),
+            (1, *field),
+            "{problems:?}"
+        );
+        assert!(
+            problems[0].object.is_some() && problems[0].line > 1,
+            "{}",
+            problems[0]
+        );
+    }
+}
+
+/// Fields that are good by themselves and not in the company of others.
+#[test]
+fn what_makes_no_sense_together_is_named() {
+    let spec = |more: Value| {
+        let mut service = service();
+        let fields = more.as_object().unwrap().clone();
+        service["spec"].as_object_mut().unwrap().extend(fields);
+        service
+    };
+    let balancer = |more: Value| with(spec(more), "/spec/type", json!("LoadBalancer"));
+    let status = |entry: Value| {
+        let mut service = balancer(json!({}));
+        service["status"] = json!({"loadBalancer": {"ingress": [entry]}});
+        service
+    };
+    let port = json!([{"port": 80, "nodePort": 30_080}]);
+    let twice =
+        json!([{"name": "a", "port": 80, "nodePort": 30_080}, {"name": "b", "port": 81, "nodePort": 30_080}]);
+    let node = |more: Value| {
+        let mut node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n"}});
+        node.as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        node
+    };
+    let ports = json!([{"name": "a", "port": 80}, {"name": "a", "port": 81}]);
+    let hint = json!([{"addresses": ["10.244.0.2"], "hints": {"forZones": [{"name": ""}]}}]);
+    let cases = [
+        (
+            "spec.loadBalancerSourceRanges[0]",
+            balancer(json!({"loadBalancerSourceRanges": ["10.0.0.0/33"]})),
+        ),
+        ("spec.externalIPs[0]", spec(json!({"externalIPs": ["garbage"]}))),
+        (
+            "spec.externalIPs[1]",
+            spec(json!({"externalIPs": ["203.0.113.1", "127.0.0.1"]})),
+        ),
+        ("spec.externalIPs[0]", spec(json!({"externalIPs": ["0.0.0.0"]}))),
+        ("spec.externalIPs[0]", spec(json!({"externalIPs": ["fe80::1"]}))),
+        (
+            "status.loadBalancer.ingress[0].ip",
+            status(json!({"ip": "127.0.0.1"})),
+        ),
+        ("status.loadBalancer.ingress[0].ip", status(json!({"ip": "::"}))),
+        (
+            "status.loadBalancer.ingress[0].ipMode",
+            status(json!({"ip": "203.0.113.1", "ipMode": "vip"})),
+        ),
+        ("spec.ports[0].nodePort", spec(json!({"ports": port}))),
+        ("spec.ports[1].nodePort", balancer(json!({"ports": twice}))),
+        ("spec.clusterIP", balancer(json!({"clusterIP": "None"}))),
+        (
+            "spec.externalTrafficPolicy",
+            spec(json!({"externalTrafficPolicy": "Local"})),
+        ),
+        (
+            "spec.healthCheckNodePort",
+            balancer(json!({"healthCheckNodePort": 30_081})),
+        ),
+        (
+            "spec.healthCheckNodePort",
+            balancer(json!({"ports": port, "healthCheckNodePort": 30_080, "externalTrafficPolicy": "Local"})),
+        ),
+        ("spec.clusterIPs[0]", spec(json!({"clusterIPs": ["10.96.0.81"]}))),
+        (
+            "spec.ipFamilies[1]",
+            spec(json!({"ipFamilies": ["IPv4", "IPv4"]})),
+        ),
+        ("spec.externalName", spec(json!({"type": "ExternalName"}))),
+        ("ports[1].name", with(slice(), "/ports", ports)),
+        (
+            "endpoints[0].addresses",
+            with(slice(), "/endpoints/0/addresses", json!([])),
+        ),
+        (
+            "endpoints[0].addresses[0]",
+            with(slice(), "/endpoints/0/addresses/0", json!("169.254.169.254")),
+        ),
+        (
+            "endpoints[0].addresses[0]",
+            with(slice(), "/endpoints/0/addresses/0", json!("224.0.0.1")),
+        ),
+        (
+            "endpoints[0].hints.forZones[0].name",
+            with(slice(), "/endpoints", hint),
+        ),
+        ("spec.podCIDR", node(json!({"spec": {"podCIDR": "10.244.0.0"}}))),
+        ("spec.podCIDRs[0]", node(json!({"spec": {"podCIDRs": ["x"]}}))),
+        (
+            "status.addresses[0].address",
+            node(json!({"status": {"addresses": [{"type": "InternalIP", "address": "node-1"}]}})),
+        ),
+    ];
+    assert_each_is_named(&cases);
+}
+
+/// kube-proxy reads on behind an entry that it cannot read, and then so do we.
+#[test]
+fn of_a_list_with_something_good_the_rest_is_passed_over_and_told() {
+    let mut sloppy = with(service(), "/spec/type", json!("LoadBalancer"));
+    sloppy["spec"]["loadBalancerSourceRanges"] = json!(["all\u{1b}", " 198.51.100.0/24 "]);
+    sloppy["spec"]["externalIPs"] = json!(["203.0.113.1", ""]);
+    let registry = read(&[sloppy]).unwrap();
+    let told = miniproxy::registry::check::passed_over(&registry);
+    assert_eq!(
+        told,
+        [
+            r#"Service default/web: spec.externalIPs[1]: "" cannot be read and is passed over, as kube-proxy does"#,
+            r#"Service default/web: spec.loadBalancerSourceRanges[0]: "all\u{1b}" cannot be read and is passed over, as kube-proxy does"#,
+        ]
+    );
+}
+
+#[test]
+fn a_port_on_the_nodes_is_of_one_service_only() {
+    let first = with(service(), "/spec/type", json!("NodePort"));
+    let first = with(first, "/spec/ports", json!([{"port": 80, "nodePort": 30_080}]));
+    let other = with(first.clone(), "/metadata/name", json!("other"));
+    let other = with(other, "/spec/clusterIP", json!("10.96.0.81"));
+    let problems = read(&[first.clone(), other.clone()]).unwrap_err();
+    assert_eq!(problems.len(), 1);
+    assert_eq!(problems[0].field, "spec.ports[0].nodePort");
+    assert!(
+        problems[0]
+            .what
+            .contains("node port 30080/TCP belongs to Service default/web")
+    );
+    // Of another protocol it is another port.
+    let udp = with(other.clone(), "/spec/ports/0/protocol", json!("UDP"));
+    assert_eq!(read(&[first.clone(), udp]).unwrap().services.len(), 2);
+    let mut check = with(other, "/spec/type", json!("LoadBalancer"));
+    check["spec"]["ports"] = json!([{"port": 80}]);
+    check["spec"]["externalTrafficPolicy"] = json!("Local");
+    check["spec"]["healthCheckNodePort"] = json!(30_080);
+    let problems = read(&[first, check]).unwrap_err();
+    assert_eq!(problems[0].field, "spec.healthCheckNodePort", "{}", problems[0]);
+}
+
 #[test]
 fn two_objects_of_one_name_and_two_services_of_one_address_are_refused() {
     let problems = read(&[service(), service()]).unwrap_err();

@@ -181,3 +181,48 @@ fn what_is_no_dump_is_refused_with_what_it_is() {
     let words = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(words.contains("iptables-save"), "{words}");
 }
+
+#[test]
+fn one_refused_object_leaves_the_others_to_render_and_diff() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let service = |name: &str, ip: &str| {
+        format!(
+            r#"{{"apiVersion":"v1","kind":"Service","metadata":{{"name":"{name}"}},"spec":{{"clusterIP":"{ip}","ports":[{{"port":80}}]}}}}"#
+        )
+    };
+    std::fs::write(path("good.json"), service("good", "10.96.0.80")).unwrap();
+    let all = ["render", "--registry", &path("")];
+    let output = miniproxy(&all);
+    assert_eq!(output.status.code(), Some(0));
+    std::fs::write(path("bad.json"), service("bad", "10.96.0.300")).unwrap();
+    let refused = miniproxy(&all);
+    assert_eq!(
+        (refused.status.code(), &refused.stdout),
+        (Some(2), &output.stdout)
+    );
+    let words = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(
+        words.contains("1 object refused") && words.contains("default/bad"),
+        "{words}"
+    );
+    let strict = miniproxy(&["render", "--strict", "--registry", &path("")]);
+    assert_eq!((strict.status.code(), strict.stdout.len()), (Some(2), 0));
+    // What is refused keeps its rules, wherever they came from.
+    std::fs::write(path("bad.json"), service("bad", "10.96.0.81")).unwrap();
+    let rules = String::from_utf8(miniproxy(&all).stdout).unwrap();
+    assert!(rules.contains("default/bad"), "{rules}");
+    // A dump has no insertions; without those the jumps are missing, which is told of no Service.
+    let lines = rules.lines().filter(|line| !line.starts_with("-I "));
+    let dump: String = lines.map(|line| format!("{line}\n")).collect();
+    std::fs::write(path("kernel.txt"), dump).unwrap();
+    std::fs::write(path("bad.json"), service("bad", "10.96.0.300")).unwrap();
+    let diff = miniproxy(&["diff", &path("kernel.txt"), "--registry", &path("")]);
+    let told = String::from_utf8_lossy(&diff.stdout).into_owned();
+    let words = String::from_utf8_lossy(&diff.stderr).into_owned();
+    assert_eq!(diff.status.code(), Some(2), "{told}{words}");
+    assert!(
+        words.contains("default/bad") && !told.contains("default/bad"),
+        "{told}{words}"
+    );
+}

@@ -12,15 +12,20 @@ use serde::Serialize;
 
 use super::nodes;
 use super::render::family;
-use super::sync::options;
+use super::sync::{options, remark};
 use crate::cli::{DiffArgs, NodeArgs, RegistryArgs};
 use crate::edge::dump;
 use crate::edge::tables::Tables;
 use crate::lab::Home;
+use crate::node::NodeOptions;
+use crate::registry::store::Store;
 use crate::report::columns::{Compared, choices, compared, page};
 use crate::report::difference::{Finding, Sides};
 use crate::rules::parse;
 use crate::rules::set::Found;
+
+/// What differs, and what to say of objects that are refused.
+type Answer = (Vec<Compared>, Option<Failure>);
 
 /// What differs on one node of several.
 #[derive(Serialize)]
@@ -37,7 +42,7 @@ pub(super) fn run(args: &DiffArgs) -> Result<Outcome, Failure> {
             return on_nodes(args, &homes);
         }
     }
-    let all = match (&args.left, &args.right) {
+    let (all, refused) = match (&args.left, &args.right) {
         (None, _) => kernel_and_registry(args, &args.node)?,
         (Some(left), None) => {
             let bytes = read(left)?;
@@ -46,10 +51,16 @@ pub(super) fn run(args: &DiffArgs) -> Result<Outcome, Failure> {
                 left: "the dump",
                 right: "the registry",
             };
-            let (found, wanted) = (dump(left, &bytes)?, registry(&args.node, &args.registry, family)?);
-            vec![compared(&found, &wanted, sides, wants_screen(args))]
+            let objects = Objects::read(args, &args.node, &args.registry)?;
+            let one = compared(
+                &dump(left, &bytes)?,
+                &objects.rules(family),
+                sides,
+                wants_screen(args),
+            );
+            (vec![objects.of_good(one)], objects.refused)
         }
-        (Some(left), Some(right)) => vec![two_files(args, left, right)?],
+        (Some(left), Some(right)) => two_files(args, left, right)?,
     };
     let findings: Vec<&Finding> = all.iter().flat_map(|one| &one.findings).collect();
     if wants_screen(args) {
@@ -60,7 +71,40 @@ pub(super) fn run(args: &DiffArgs) -> Result<Outcome, Failure> {
             OutputFormat::Table => emit(&text(&findings))?,
         }
     }
-    Ok(outcome(findings.is_empty()))
+    refused.map_or(Ok(outcome(findings.is_empty())), Err)
+}
+
+/// A registry as one node sees it, without the objects that are refused.
+struct Objects {
+    node: NodeOptions,
+    store: Store,
+    refused: Option<Failure>,
+}
+
+impl Objects {
+    fn read(args: &DiffArgs, node: &NodeArgs, paths: &RegistryArgs) -> Result<Self, Failure> {
+        let (store, refused) = super::objects(paths, args.strict)?;
+        let node = options(node)?;
+        remark(&node, store.registry());
+        Ok(Self { node, store, refused })
+    }
+
+    fn rules(&self, family: Family) -> Found {
+        Found::from(&self.node.wanted(self.store.registry(), family))
+    }
+
+    /// A refused Service keeps the rules that it has: they are no difference.
+    fn of_good(&self, mut one: Compared) -> Compared {
+        let (refusals, services) = (self.store.refusals(), &self.store.registry().services);
+        one.findings.retain(|finding| {
+            let port = finding.service.as_deref().unwrap_or_default();
+            let (namespace, rest) = port.split_once('/').unwrap_or_default();
+            let name = rest.split(':').next().unwrap_or(rest);
+            let key = (namespace.to_string(), name.to_string());
+            port.is_empty() || !refusals.keeps(&key, services.contains_key(&key))
+        });
+        one
+    }
 }
 
 fn outcome(same: bool) -> Outcome {
@@ -117,7 +161,13 @@ fn on_nodes(args: &DiffArgs, homes: &[Home]) -> Result<Outcome, Failure> {
     let answers = nodes::on_each(homes, |home| {
         kernel_and_registry(args, &args.node.named(&home.node))
     });
-    let (done, failures) = nodes::failures(answers);
+    let (answered, mut failures) = nodes::failures(answers);
+    let mut done = Vec::new();
+    for (node, (all, refused)) in answered {
+        // The same registry: what is refused is refused for all of them.
+        failures.extend(refused.filter(|_| done.is_empty()));
+        done.push((node, all));
+    }
     let findings: Vec<(String, Vec<Finding>)> = done
         .iter()
         .map(|(node, all)| {
@@ -145,15 +195,16 @@ fn on_nodes(args: &DiffArgs, homes: &[Home]) -> Result<Outcome, Failure> {
     Failure::all(failures).map_or(Ok(outcome(same)), Err)
 }
 
-fn kernel_and_registry(args: &DiffArgs, node: &NodeArgs) -> Result<Vec<Compared>, Failure> {
+fn kernel_and_registry(args: &DiffArgs, node: &NodeArgs) -> Result<Answer, Failure> {
     let xtables = Xtables::detect(args.iptables.as_deref())?;
     let families = match args.family {
         Some(number) => vec![family(number)?],
         None => Family::ALL.to_vec(),
     };
+    let objects = Objects::read(args, node, &args.registry)?;
     let mut all = Vec::new();
     for family in families {
-        let wanted = registry(node, &args.registry, family)?;
+        let wanted = objects.rules(family);
         let Some(found) = xtables.read(family, None)? else {
             continue;
         };
@@ -161,45 +212,49 @@ fn kernel_and_registry(args: &DiffArgs, node: &NodeArgs) -> Result<Vec<Compared>
             left: "the kernel",
             right: "the registry",
         };
-        all.push(compared(&found, &wanted, sides, wants_screen(args)));
+        all.push(objects.of_good(compared(&found, &wanted, sides, wants_screen(args))));
     }
-    Ok(all)
+    Ok((all, objects.refused))
 }
 
-fn two_files(args: &DiffArgs, left: &Path, right: &Path) -> Result<Compared, Failure> {
+fn two_files(args: &DiffArgs, left: &Path, right: &Path) -> Result<Answer, Failure> {
     let is_registry =
         |path: &Path| path.is_dir() || path.extension().is_some_and(|extension| extension == "json");
     // Once each: a pipe has nothing to say a second time.
     let bytes = |path: &Path| (!is_registry(path)).then(|| read(path)).transpose();
     let (left_bytes, right_bytes) = (bytes(left)?, bytes(right)?);
-    let side = |path: &Path, bytes: Option<&Vec<u8>>, family: Family| match bytes {
-        Some(bytes) => dump(path, bytes),
-        None => registry(
-            &args.node,
-            &RegistryArgs {
-                paths: vec![path.to_path_buf()],
-                lab: None,
-            },
-            family,
-        ),
+    let objects = |path: &Path, bytes: Option<&Vec<u8>>| {
+        let paths = RegistryArgs {
+            paths: vec![path.to_path_buf()],
+            lab: None,
+        };
+        let read = || Objects::read(args, &args.node, &paths);
+        bytes.is_none().then(read).transpose()
+    };
+    let left_objects = objects(left, left_bytes.as_ref())?;
+    let right_objects = objects(right, right_bytes.as_ref())?;
+    let side = |path: &Path, bytes: Option<&Vec<u8>>, objects: Option<&Objects>, family| match objects {
+        Some(objects) => Ok(objects.rules(family)),
+        None => dump(path, bytes.map_or(&[], Vec::as_slice)),
     };
     let first_dump = left_bytes.as_ref().or(right_bytes.as_ref());
     let family = chosen_family(args, first_dump.map_or(&[], Vec::as_slice))?;
     let names = [left.display().to_string(), right.display().to_string()];
-    Ok(compared(
-        &side(left, left_bytes.as_ref(), family)?,
-        &side(right, right_bytes.as_ref(), family)?,
+    let mut one = compared(
+        &side(left, left_bytes.as_ref(), left_objects.as_ref(), family)?,
+        &side(right, right_bytes.as_ref(), right_objects.as_ref(), family)?,
         Sides {
             left: &names[0],
             right: &names[1],
         },
         wants_screen(args),
-    ))
-}
-
-fn registry(node: &NodeArgs, paths: &RegistryArgs, family: Family) -> Result<Found, Failure> {
-    let registry = super::source(paths)?.read()?;
-    Ok(Found::from(&options(node)?.wanted(&registry, family)))
+    );
+    let mut refused = Vec::new();
+    for objects in [left_objects, right_objects].into_iter().flatten() {
+        one = objects.of_good(one);
+        refused.extend(objects.refused);
+    }
+    Ok((vec![one], Failure::all(refused)))
 }
 
 /// What --family says, else IPv6 for a dump that ip6tables-save wrote.

@@ -5,9 +5,11 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use labkit::shell::note_once;
 use labkit::xtables::{Family, Xtables};
 use labkit::{Failure, Kind};
 
+use super::chores::Chores;
 use super::host;
 use crate::edge::addresses::interface_addresses;
 use crate::edge::kernel::{Kernel, Wrote};
@@ -57,8 +59,8 @@ pub(super) struct Driver {
     held_back: Touched,
     /// Whether the engine was ever told what is wanted.
     told: bool,
-    /// Whether the kernel's settings were seen to.
-    settled: bool,
+    /// What is still to be done besides rules.
+    chores: Chores,
     began: Instant,
 }
 
@@ -85,7 +87,7 @@ impl Driver {
             store: Store::default(),
             held_back: Touched::default(),
             told: false,
-            settled: false,
+            chores: Chores::new(),
             began: Instant::now(),
             node,
             kernel,
@@ -175,20 +177,24 @@ impl Driver {
             }
         };
         self.settle(&mut on)?;
+        for family in Family::ALL {
+            self.reconcile(family, &mut on)?;
+        }
         self.kernel.unlock();
-        Ok(wait)
+        Ok(wait.min(self.chores.next()))
     }
 
-    /// Once, and after the first rules.
+    /// Once, and after the first rules; what fails is tried again.
     fn settle(&mut self, on: &mut impl FnMut(Event) -> Result<(), Failure>) -> Result<(), Failure> {
-        if self.settled || !self.engine.has_begun() {
+        if !self.engine.has_begun() || !self.chores.settle.is_due(self.now()) {
             return Ok(());
         }
-        self.settled = true;
         let settled = self
             .kernel
             .locked()
             .and_then(|run| host::settle(run, &self.node, self.store.registry()));
+        let now = self.now();
+        self.chores.settle.tried(settled.is_ok(), now);
         match settled {
             Ok(changed) if changed.is_empty() => Ok(()),
             Ok(changed) => on(Event::Settled(changed)),
@@ -204,12 +210,26 @@ impl Driver {
     ) -> Result<(), Failure> {
         let (family, left_behind) = (report.family, report.left_behind.take());
         on(Event::Done(Box::new(report)))?;
-        let Some(before) = left_behind else {
+        if let Some(before) = left_behind {
+            let now = self.now();
+            self.chores.owe(family, before, now);
+        }
+        self.reconcile(family, on)
+    }
+
+    /// Deletes stale flows that are known of; those of a failure stay known, and are tried again.
+    fn reconcile(
+        &mut self,
+        family: Family,
+        on: &mut impl FnMut(Event) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let began = self.now();
+        let Some(before) = self.chores.owed(family, began) else {
             return Ok(());
         };
-        let began = self.now();
-        let flows = host::reconcile(&self.engine.desired(family).model(), &before);
+        let flows = host::reconcile(&self.engine.desired(family).model(), before);
         let took = self.now().saturating_sub(began);
+        self.chores.reconciled(family, flows.is_ok(), began + took);
         match flows {
             Ok(flows) => on(Event::Reconciled { family, flows, took }),
             Err(failure) => on(Event::Aside(failure)),
@@ -223,6 +243,12 @@ impl Driver {
         on: &mut impl FnMut(Event) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
         let (expected, insists) = (self.engine.count(), self.engine.insists(family));
+        for rule in &delta.held {
+            note_once(&format!(
+                "warning: a rule of somebody else leads into a {} chain that no Service has any more: {rule}; the chain stays, empty, until that rule is gone",
+                family.name()
+            ));
+        }
         let wrote = self.kernel.write(family, &delta, expected, insists);
         // As large as the rules at a first sync; the engine has its own.
         drop(delta);

@@ -1,6 +1,7 @@
 //! One file for each sub-command: glue between the edges and the pure parts, and words.
 
 mod check;
+mod chores;
 mod cleanup;
 mod crew;
 mod diff;
@@ -20,10 +21,13 @@ mod why;
 mod why_places;
 
 use clap::CommandFactory as _;
+use labkit::text::count;
 use labkit::{Failure, Outcome, shell};
 
 use crate::cli::{Cli, Command, RegistryArgs};
 use crate::edge::registry::Source;
+use crate::registry::problem;
+use crate::registry::store::Store;
 
 /// Does what the command line says.
 ///
@@ -44,6 +48,27 @@ pub fn run(cli: Cli) -> Result<Outcome, Failure> {
         Command::Completions { shell } => shell::emit_completions(Cli::command(), shell),
         Command::Man => shell::emit_man(Cli::command()),
     }
+}
+
+/// The objects that are good, and what to say at the end of those that are not; all are refused where
+/// it is asked for, or where nothing is left.
+fn objects(args: &RegistryArgs, strict: bool) -> Result<(Store, Option<Failure>), Failure> {
+    let mut store = Store::default();
+    store.update(&source(args)?.files()?, &[]);
+    let problems = store.problems();
+    if problems.is_empty() {
+        return Ok((store, None));
+    }
+    let registry = store.registry();
+    let nothing_good =
+        registry.services.is_empty() && registry.slices.is_empty() && registry.nodes.is_empty();
+    if strict || nothing_good {
+        return Err(problem::failure(&problems));
+    }
+    let refused = Failure::usage(problem::refusals(&problems))
+        .context(format!("{} refused", count(problems.len(), "object")))
+        .hint("it is left out here; a sync leaves the rules that it has as they are");
+    Ok((store, Some(refused)))
 }
 
 /// The registry that the command line names, or that of the lab that is up.

@@ -4,19 +4,21 @@ use labkit::shell::emit;
 use labkit::xtables::Family;
 use labkit::{Failure, Outcome};
 
-use super::sync::options;
+use super::sync::{options, remark};
 use crate::cli::RenderArgs;
 use crate::rules::delta::Delta;
 
 /// Prints what a sync would send to a kernel that has nothing yet.
 pub(super) fn run(args: &RenderArgs) -> Result<Outcome, Failure> {
-    let store = super::source(&args.registry)?.store()?;
-    let wanted = options(&args.node)?.wanted(store.registry(), family(args.family)?);
+    let (store, refused) = super::objects(&args.registry, args.strict)?;
+    let node = options(&args.node)?;
+    remark(&node, store.registry());
+    let wanted = node.wanted(store.registry(), family(args.family)?);
     let delta = Delta::from_nothing(wanted);
     emit(&delta.document())?;
     // The process ends: giving back a million small pieces would take as long as making them did.
     std::mem::forget((store, delta));
-    Ok(Outcome::Done)
+    refused.map_or(Ok(Outcome::Done), Err)
 }
 
 /// 4 or 6.

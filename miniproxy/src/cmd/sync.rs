@@ -13,7 +13,7 @@ use super::{host, nodes, nodes_report};
 use crate::cli::{NodeArgs, SyncArgs};
 use crate::config::draft::Draft;
 use crate::config::failure;
-use crate::edge::{addresses, config};
+use crate::edge::{addresses, config, processes};
 use crate::engine;
 use crate::node::NodeOptions;
 use crate::registry::Registry;
@@ -151,6 +151,9 @@ fn sync(args: &SyncArgs, node: &NodeArgs) -> Result<Ran, Failure> {
         return Err(problem::failure(&problems));
     }
     remark(&driver.node, driver.store.registry());
+    if !args.dry_run {
+        warn_of_others();
+    }
     driver.want(false)?;
     driver.forget_objects();
     let mut report = Report {
@@ -201,6 +204,15 @@ pub(super) fn refused(problems: &[Problem]) -> Failure {
         .context(format!("{what} refused"))
         .hint("what is refused keeps the rules it had; all else is in force")
         .hint("to refuse all of it instead: --strict")
+}
+
+/// Two that write the same chains undo each other's work for ever, and neither fails.
+pub(super) fn warn_of_others() {
+    for watcher in processes::watchers() {
+        note_once(&format!(
+            "warning: another `sync --watch` (process {watcher}) writes the same rules here; end one of the two"
+        ));
+    }
 }
 
 /// How this node proxies: the configuration file, the flags over it, and the host. Fields that are

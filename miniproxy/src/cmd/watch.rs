@@ -15,7 +15,7 @@ use super::drive::{Driver, Event};
 use super::host::Done;
 use super::nodes;
 use super::observe::Observer;
-use super::sync::{Report, options, remark};
+use super::sync::{Report, options, remark, warn_of_others};
 use crate::cli::SyncArgs;
 use crate::edge::watch::{Changed, Watch};
 use crate::engine;
@@ -64,6 +64,7 @@ fn follow(args: &SyncArgs, place: Option<Place>) -> Result<End, Failure> {
             place,
             complaint: None,
             setbacks: Setbacks::default(),
+            besides: None,
             scan_at: Duration::ZERO,
             node_changed: false,
             observer,
@@ -84,6 +85,8 @@ struct Follower {
     complaint: Option<String>,
     /// What fails now.
     setbacks: Setbacks,
+    /// What was last said about what fails besides rules: it is tried again and again.
+    besides: Option<String>,
     /// When to look at all files.
     scan_at: Duration,
     /// Our Node may have changed since those who ask were told of it.
@@ -131,6 +134,7 @@ impl Follower {
             .iter()
             .map(|path| path.display().to_string())
             .collect();
+        warn_of_others();
         let xtables = &self.driver.kernel.xtables;
         if self.voice.is_for_people() {
             self.voice
@@ -194,6 +198,13 @@ impl Follower {
         !self.driver.is_told() && self.driver.paths().iter().any(|path| !path.exists())
     }
 
+    fn aside(&mut self, words: &str) {
+        if self.besides.as_deref() != Some(words) {
+            self.voice.tell(&format!("{words}\n       it is tried again"));
+            self.besides = Some(words.to_string());
+        }
+    }
+
     fn drive(&mut self) -> Result<Duration, Failure> {
         let mut events = Vec::new();
         let wait = self.driver.drive(|event| {
@@ -227,7 +238,7 @@ impl Follower {
                         ..Done::default()
                     },
                 )?,
-                Event::Aside(failure) => self.voice.tell(&failure.to_string()),
+                Event::Aside(failure) => self.aside(&failure.to_string()),
                 Event::Failed {
                     family,
                     failure,

@@ -32,6 +32,14 @@ impl Before {
         }
     }
 
+    /// Adds what is owed from an earlier time.
+    pub fn add(&mut self, other: Self) {
+        self.addresses.extend(other.addresses);
+        for (number, endpoints) in other.node_ports {
+            self.node_ports.entry(number).or_default().extend(endpoints);
+        }
+    }
+
     /// Everything that these rules lead to: all that a program knows which has just been started.
     pub fn of_rules(found: &Found) -> Self {
         let mut before = Self::default();

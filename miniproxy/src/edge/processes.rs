@@ -16,6 +16,7 @@ pub fn watchers() -> Vec<u32> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let processes = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     processes
+        .filter(|process| *process != std::process::id())
         .filter(|process| watches(Path::new(&format!("/proc/{process}")), here))
         .collect()
 }

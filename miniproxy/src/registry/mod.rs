@@ -12,6 +12,7 @@
 //! | [`model`] | objects → the service ports of one IP family |
 
 pub mod check;
+mod claim;
 mod content;
 pub mod locate;
 pub mod model;

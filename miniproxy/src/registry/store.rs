@@ -8,12 +8,13 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
 
+use super::claim::{self, Claim};
 use super::content::{Content, content, insert, remove, touch};
 use super::parse::{Item, Object, Origin, Refused, parse};
 use super::problem::Problem;
 use super::slice::Slice;
 use super::{Identity, Registry, ServiceKey, SourceFile};
-use super::{check, model, name_of, namespace_of, select};
+use super::{check, name_of, namespace_of, select};
 use crate::spread;
 
 /// What an update changed.
@@ -68,8 +69,8 @@ impl Refusals {
 struct Held {
     /// `None` for kinds that are passed over.
     identity: Option<Arc<Identity>>,
-    /// Addresses that only one Service may have.
-    addresses: Vec<String>,
+    /// Addresses and ports that only one Service may have.
+    claims: Vec<Claim>,
     content: Content,
     origin: Origin,
 }
@@ -92,8 +93,8 @@ type InForce = HashMap<Arc<Identity>, Arc<Held>>;
 pub struct Store {
     files: BTreeMap<String, File>,
     in_force: InForce,
-    /// Whose the addresses are.
-    addresses: HashMap<String, Arc<Identity>>,
+    /// Whose the addresses and ports are.
+    owners: HashMap<Claim, Arc<Identity>>,
     registry: Registry,
     conflicts: Vec<Problem>,
 }
@@ -189,7 +190,7 @@ impl Store {
     }
 
     /// Whether these objects can take each other's places without a look at all others: none of them
-    /// has, or had, a name or an address that another file's object wants.
+    /// has, or had, a name, an address or a port that another file's object wants.
     fn is_plain(&self, old: &[Arc<Held>], new: &[Arc<Held>]) -> bool {
         let mut gone: HashMap<&Arc<Identity>, &Arc<Held>> = HashMap::new();
         for held in old {
@@ -202,7 +203,7 @@ impl Store {
             .iter()
             .all(|(id, held)| is_same(self.in_force.get(*id), held));
         let mut names = HashSet::with_capacity(new.len());
-        let mut addresses = HashSet::with_capacity(new.len());
+        let mut claims = HashSet::with_capacity(new.len());
         for held in new {
             let Some(identity) = &held.identity else {
                 return false;
@@ -211,9 +212,9 @@ impl Store {
             if !name_is_free || !names.insert(identity) {
                 return false;
             }
-            for address in &held.addresses {
-                let owner = self.addresses.get(address);
-                if !addresses.insert(address) || owner.is_some_and(|owner| !gone.contains_key(owner)) {
+            for claim in &held.claims {
+                let owner = self.owners.get(claim);
+                if !claims.insert(claim) || owner.is_some_and(|owner| !gone.contains_key(owner)) {
                     return false;
                 }
             }
@@ -237,17 +238,17 @@ impl Store {
             if let Some(identity) = &held.identity {
                 self.in_force.remove(identity);
             }
-            for address in &held.addresses {
-                self.addresses.remove(address);
+            for claim in &held.claims {
+                self.owners.remove(claim);
             }
         }
         self.in_force.reserve(new.len());
         for held in &new {
             let Some(identity) = &held.identity else { continue };
             self.in_force.insert(Arc::clone(identity), Arc::clone(held));
-            let addresses = held.addresses.iter();
-            self.addresses
-                .extend(addresses.map(|address| (address.clone(), Arc::clone(identity))));
+            let claims = held.claims.iter();
+            self.owners
+                .extend(claims.map(|claim| (*claim, Arc::clone(identity))));
         }
         self.index(&gone, &new)
     }
@@ -286,7 +287,7 @@ impl Store {
         file
     }
 
-    /// Decides which objects are in force: of two with one name, or with one address, the first.
+    /// Decides which objects are in force: of two with one name, one address or one port, the first.
     /// Places of fields are told where their file is among these.
     fn settle(&mut self, read: &[SourceFile]) -> Touched {
         let mut claims = Claims {
@@ -322,9 +323,9 @@ impl Store {
         let now = names
             .map(|(identity, held)| (Arc::clone(identity), Arc::clone(held)))
             .collect();
-        let owners = claims.addresses.iter();
-        let addresses = owners.map(|(address, owner)| ((*address).to_string(), Arc::clone(owner)));
-        self.addresses = addresses.collect();
+        let owners = claims.owners.iter();
+        let owners = owners.map(|(claim, owner)| (**claim, Arc::clone(owner)));
+        self.owners = owners.collect();
         let before = std::mem::replace(&mut self.in_force, now);
         let now = std::mem::take(&mut self.in_force);
         let gone = before.iter().filter(|(id, held)| !is_same(now.get(*id), held));
@@ -412,8 +413,8 @@ fn held(item: Item<'_>) -> Checked {
     }
     Ok(Held {
         identity: identity.map(Arc::new),
-        addresses: match &item.object {
-            Object::Service(service) => model::cluster_ips(service),
+        claims: match &item.object {
+            Object::Service(service) => claim::of(service),
             _ => Vec::new(),
         },
         content: content(item.object),
@@ -437,11 +438,11 @@ fn service_of(refused: &Refused, identity: &Identity) -> Option<ServiceKey> {
     Some((identity.namespace.clone(), name))
 }
 
-/// What only one object may have: its name, and a Service its cluster IPs.
+/// What only one object may have: its name, and a Service its cluster IPs and node ports.
 #[derive(Default)]
 struct Claims<'a> {
     names: HashMap<&'a Arc<Identity>, &'a Arc<Held>>,
-    addresses: HashMap<&'a str, &'a Arc<Identity>>,
+    owners: HashMap<&'a Claim, &'a Arc<Identity>>,
     /// Files that were just read, by their paths.
     texts: HashMap<&'a str, &'a SourceFile>,
 }
@@ -470,18 +471,14 @@ impl<'a> Claims<'a> {
             let expected = "one object for each kind, namespace and name";
             return Err(self.problem(held, "metadata.name", what, expected));
         }
-        for address in &held.addresses {
-            if let Some(owner) = self.addresses.get(address.as_str()) {
-                return Err(self.problem(
-                    held,
-                    "spec.clusterIP",
-                    format!("{address} belongs to Service {}/{}", owner.namespace, owner.name),
-                    "an address that no other Service has",
-                ));
+        for claim in &held.claims {
+            if let Some(owner) = self.owners.get(claim) {
+                let what = format!("{claim} belongs to Service {}/{}", owner.namespace, owner.name);
+                return Err(self.problem(held, &claim.field(&held.content), what, claim.expected()));
             }
         }
-        self.addresses
-            .extend(held.addresses.iter().map(|address| (address.as_str(), identity)));
+        self.owners
+            .extend(held.claims.iter().map(|claim| (claim, identity)));
         self.names.insert(identity, held);
         Ok(())
     }

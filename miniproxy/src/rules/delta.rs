@@ -60,6 +60,8 @@ impl TableDelta {
 pub struct Delta {
     /// By table.
     pub tables: BTreeMap<TableName, TableDelta>,
+    /// Rules of others that lead into chains which would go: those chains stay, without rules.
+    pub held: Vec<String>,
 }
 
 /// Whether a chain of this table can only be ours, by its name.
@@ -76,6 +78,7 @@ impl Delta {
             let there = found.tables.get(table).into_iter().flat_map(BTreeMap::keys);
             let stale = there.filter(|chain| is_ours(*table, chain) && !chains.contains_key(*chain));
             delta.tables.entry(*table).or_default().removed = stale.cloned().collect();
+            delta.hold(found, *table);
         }
         delta.add_jumps(found, wanted);
         delta.tables.retain(|_, changes| !changes.is_empty());
@@ -135,6 +138,30 @@ impl Delta {
             }
             changes.created = created.into_iter().collect();
             changes.rewritten = rewritten.into_iter().collect();
+        }
+    }
+
+    /// The kernel removes no chain that a rule leads to: such a chain is only emptied, so that one rule
+    /// of somebody else does not hold up all of ours.
+    fn hold(&mut self, found: &Found, table: TableName) {
+        let changes = self.tables.entry(table).or_default();
+        if changes.removed.is_empty() {
+            return;
+        }
+        let stale = changes.removed.clone();
+        let chains = found.tables.get(&table).into_iter().flatten();
+        for (from, rules) in chains.filter(|(chain, _)| !is_ours(table, chain)) {
+            for rule in rules {
+                for chain in leads_to(rule).filter(|chain| stale.contains(*chain)) {
+                    let rule = rule_text(rule);
+                    self.held.push(format!("-t {} -A {from} {rule}", table.name()));
+                    changes.removed.remove(chain);
+                    // What is empty already needs no emptying.
+                    if found.chain(table, chain).is_some_and(|rules| !rules.is_empty()) {
+                        changes.rewritten.insert(chain.clone(), Vec::new());
+                    }
+                }
+            }
         }
     }
 
@@ -305,11 +332,17 @@ impl Delta {
 }
 
 fn leads_to_ours(table: TableName, rule: &Rule) -> bool {
-    match &rule.target {
-        Some(Target::Jump(chain)) => is_ours(table, chain),
-        Some(Target::Other(words)) => words.iter().any(|word| is_ours(table, word)),
-        _ => false,
-    }
+    leads_to(rule).any(|chain| is_ours(table, chain))
+}
+
+/// Words of the rule's target that may be names of chains.
+fn leads_to(rule: &Rule) -> impl Iterator<Item = &String> {
+    let (jump, words) = match &rule.target {
+        Some(Target::Jump(chain)) => (Some(chain), &[][..]),
+        Some(Target::Other(words)) => (None, words.as_slice()),
+        _ => (None, &[][..]),
+    };
+    jump.into_iter().chain(words)
 }
 
 fn write_table(text: &mut String, table: TableName, changes: &TableDelta, done: &BTreeSet<&str>) {

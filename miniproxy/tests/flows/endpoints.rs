@@ -250,8 +250,10 @@ fn a_protocol_and_a_port_are_matched_together() {
 #[test]
 fn a_service_without_a_virtual_ip_has_no_flow() {
     for change in [
-        json!({"clusterIP": "None", "clusterIPs": ["None"]}),
-        json!({"type": "ExternalName"}),
+        json!({"type": "ClusterIP", "clusterIP": "None", "clusterIPs": ["None"],
+            "ports": [{"name": "http", "port": 80}]}),
+        json!({"type": "ExternalName", "externalName": "web.example.org", "externalIPs": [],
+            "ports": [{"name": "http", "port": 80}]}),
     ] {
         let world = World::new(&V4)
             .service(&change)

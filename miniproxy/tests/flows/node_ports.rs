@@ -118,14 +118,6 @@ fn a_health_check_port_is_open_with_or_without_endpoints() {
             packet.port = 32_001;
             assert_eq!(trace(&rules, &closed, &packet).outcomes[0].verdict, Verdict::Drop);
         }
-        // Only a load balancer that must know where local endpoints are asks.
-        let world = World::new(addresses).service(&json!({"healthCheckNodePort": 32_000}));
-        let mut packet = world.packet(External, NodePort);
-        packet.port = 32_000;
-        assert_eq!(
-            trace(&world.rules(), &closed, &packet).outcomes[0].verdict,
-            Verdict::Drop
-        );
     }
 }
 

@@ -137,17 +137,10 @@ fn localhost_reaches_node_ports_on_loopback_in_ipv4_only() {
 }
 
 #[test]
-fn the_external_policy_counts_only_where_a_service_can_be_reached_from_outside() {
-    let spec = json!({"type": "ClusterIP", "externalIPs": [], "externalTrafficPolicy": "Local",
-        "ports": [{"name": "http", "port": 80}]});
-    let mut world = World::new(&V4).service(&spec).endpoints(None, Some(READY));
-    world.check(
-        "reachable by its cluster IP only",
-        &[(Pod, ClusterIp, "remote-"), (External, ClusterIp, "remote+")],
-    );
+fn the_external_policy_counts_for_external_ips_without_node_ports() {
     let spec = json!({"type": "ClusterIP", "externalTrafficPolicy": "Local",
         "ports": [{"name": "http", "port": 80}]});
-    world = World::new(&V4).service(&spec).endpoints(Some(READY), Some(READY));
+    let world = World::new(&V4).service(&spec).endpoints(Some(READY), Some(READY));
     world.check(
         "an external IP is from outside",
         &[(External, ExternalIp, "local-")],

@@ -139,3 +139,24 @@ const UNSEEN: [(&str, &str); 6] = [
     // This node has one endpoint only.
     ("KUBE-SVL-", "--rcheck"),
 ];
+
+/// The kernel refuses to remove a chain that a rule leads to, and with it everything else that was asked.
+#[test]
+fn a_rule_of_somebody_else_holds_one_chain_and_is_named() {
+    use miniproxy::rules::delta::Delta;
+    use miniproxy::rules::parse::parse;
+    let wanted = miniproxy::node::NodeOptions::default().wanted(
+        &miniproxy::registry::Registry::default(),
+        labkit::xtables::Family::V4,
+    );
+    let dump = "*nat\n:PREROUTING ACCEPT [0:0]\n:KUBE-SVC-AAAAAAAAAAAAAAAA - [0:0]\n:KUBE-SEP-BBBBBBBBBBBBBBBB - [0:0]\n\
+        -A PREROUTING -j KUBE-SVC-AAAAAAAAAAAAAAAA\n-A KUBE-SVC-AAAAAAAAAAAAAAAA -j KUBE-SEP-BBBBBBBBBBBBBBBB\nCOMMIT\n";
+    let delta = Delta::between(&parse(dump).unwrap(), &wanted);
+    assert_eq!(delta.held, ["-t nat -A PREROUTING -j KUBE-SVC-AAAAAAAAAAAAAAAA"]);
+    let nat = &delta.tables[&TableName::Nat];
+    assert_eq!(nat.rewritten.get("KUBE-SVC-AAAAAAAAAAAAAAAA"), Some(&Vec::new()));
+    assert_eq!(
+        nat.removed.iter().collect::<Vec<_>>(),
+        ["KUBE-SEP-BBBBBBBBBBBBBBBB"]
+    );
+}

@@ -65,12 +65,11 @@ fn a_jump_runs_what_is_kept() {
 fn each_mistake_has_its_line() {
     let text = "---\nlab: 3-pods\nlib: x\n---\n# T\n\n## 2. A\n\n```sh run expect=\"(\"\nx\n```\n\n```sh run\n```\n\n## Else\n\n```sh run\nx\n```\n\n<!-- note: lost -->\n\n## 2. B\n";
     let faults = script(text).unwrap_err();
-    insta::assert_snapshot!(
-        faults
-            .iter()
-            .map(|fault| format!("{fault}\n"))
-            .collect::<String>()
-    );
+    let lines: Vec<_> = faults.iter().map(ToString::to_string).collect();
+    insta::assert_snapshot!(lines.join(
+        "
+"
+    ));
     assert!(script("words").unwrap_err()[0].what.contains("no step"));
 }
 
