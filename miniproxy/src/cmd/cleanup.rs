@@ -11,6 +11,7 @@ use super::nodes;
 use crate::cli::CleanupArgs;
 use crate::edge::kernel::HOLDER;
 use crate::edge::tables::{Tables, every_flavour};
+use crate::edge::trace::mark;
 use crate::edge::{processes, sysctls};
 use crate::rules::delta::Delta;
 
@@ -70,6 +71,7 @@ fn clean_up(args: &CleanupArgs, run: &RunDirectory) -> Result<(Report, Vec<Failu
     // Before the rules go, for one of them keeps strangers away from 127.0.0.0/8.
     let restored = sysctls::restore(run);
     let (mut removed, mut failures) = (Vec::new(), Vec::new());
+    mark::clean(&flavours, run).unwrap_or_else(|failure| failures.push(failure));
     for xtables in &flavours {
         for family in Family::ALL {
             match clean(xtables, family) {

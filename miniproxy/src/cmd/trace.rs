@@ -175,7 +175,7 @@ impl Tracer {
             Failure::host_lacks(format!("cannot listen to the kernel's traces: {error}"))
                 .hint("run as root (sudo), or inside `netns-lab sandbox`")
         })?;
-        let listeners = self.listen(source)?;
+        let listeners = self.listen(source);
         let mark = Mark::set(
             &self.xtables,
             self.family,
@@ -191,7 +191,7 @@ impl Tracer {
         let called = wait(&waiting, &mut ear, self.args.patience(), &held)?;
         places.read(&self.xtables, self.family)?;
         waiting.end();
-        let captures = listeners.stop();
+        let captures = make::own(listeners.stop(), source);
         drop(mark);
         let events = ear.traces.iter().map(|raw| places.event(raw)).collect();
         let known = Known {
@@ -218,23 +218,21 @@ impl Tracer {
         Ok(report)
     }
 
-    /// Packets of this connection: by its own address, or by its port where the source is rewritten.
-    fn listen(&self, source: SocketAddr) -> Result<Listeners, Failure> {
+    /// Packets of this connection, and the first ones of all: where the source is rewritten, only the
+    /// sequence number tells that it is the same.
+    fn listen(&self, source: SocketAddr) -> Listeners {
         let wanted: Wanted = Arc::new(move |seen| {
-            seen.source == source
-                || seen.destination == source
-                || seen.source.port() == source.port()
-                || seen.destination.port() == source.port()
+            let begins = seen.tcp.is_none_or(|tcp| tcp.opens || tcp.answers || tcp.resets);
+            begins || seen.source == source || seen.destination == source
         });
-        let mut listeners = Listeners::new();
+        let mut listeners = Listeners::default();
         for (index, (cable, home)) in self.cables.iter().enumerate() {
-            match listeners.add(index, &cable.interface, home.as_deref(), &wanted) {
-                // A cable that is gone is what the story may be about.
-                Err(failure) => tracing::debug!("{failure}"),
-                Ok(()) => {}
+            // A cable that is gone is what the story may be about.
+            if let Err(failure) = listeners.add(index, &cable.interface, home.as_deref(), &wanted) {
+                tracing::debug!("{failure}");
             }
         }
-        Ok(listeners)
+        listeners
     }
 
     fn save(&self, path: &Path) -> Result<(), Failure> {

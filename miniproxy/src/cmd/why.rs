@@ -198,7 +198,7 @@ impl Asked<'_> {
 
     fn spots(&self, homes: &[Home]) -> Result<Vec<Spot>, Failure> {
         if let Some(path) = &self.args.rules {
-            return Ok(vec![self.from_dump(path)?]);
+            return Ok(vec![self.dumped(path)?]);
         }
         if homes.is_empty() {
             return Ok(vec![self.live(&self.args.node, "")?]);
@@ -230,7 +230,7 @@ impl Asked<'_> {
         Ok((model, ports))
     }
 
-    fn from_dump(&self, path: &Path) -> Result<Spot, Failure> {
+    fn dumped(&self, path: &Path) -> Result<Spot, Failure> {
         let shown = path.display();
         let expected = "expected the output of iptables-save: sudo iptables-save > node.save";
         let bytes = dump::read(path)

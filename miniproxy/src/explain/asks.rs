@@ -1,7 +1,9 @@
-//! What a rule asks, in few words.
+//! What a rule asks, in few words, and where it leads.
+
+use std::net::SocketAddr;
 
 use crate::model::Protocol;
-use crate::rules::rule::{Match, Rule, Side};
+use crate::rules::rule::{Match, Rule, Side, Target};
 
 /// `dst 10.96.0.80, tcp, port 80`; `everything` where nothing is asked.
 pub fn asks(rule: &Rule) -> String {
@@ -93,4 +95,32 @@ pub fn owner(chain: &str) -> Option<&'static str> {
         || chain.ends_with("_POLICIES_post")
         || zones.iter().any(|zone| chain.starts_with(zone));
     firewalld.then_some("firewalld")
+}
+
+/// The chain that a rule leads to.
+pub(super) fn leads_to(rule: &Rule) -> Option<&str> {
+    match &rule.target {
+        Some(Target::Jump(chain)) => Some(chain),
+        Some(Target::Other(words)) => match words.as_slice() {
+            [option, chain] if option == "-g" => Some(chain),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// Where a rule sends packets; port 0 where it keeps theirs.
+pub(super) fn dnat(rule: &Rule) -> Option<SocketAddr> {
+    let to = match &rule.target {
+        Some(Target::Dnat(to)) => to.as_str(),
+        Some(Target::Other(words)) if words.get(1).is_some_and(|name| name == "DNAT") => {
+            let at = words.iter().position(|word| word == "--to-destination")?;
+            words.get(at + 1)?
+        }
+        _ => return None,
+    };
+    let bare = to.trim_start_matches('[').trim_end_matches(']');
+    to.parse()
+        .ok()
+        .or_else(|| Some(SocketAddr::new(bare.parse().ok()?, 0)))
 }

@@ -60,10 +60,10 @@ pub(super) fn way_back(report: &Report, question: &Question<'_>) -> String {
         Verdict::Unknown => "not known".into(),
         Verdict::Accept => "no nat rule rewrote it: the reply comes from the address that was asked".into(),
         Verdict::Dnat => {
-            let undone = if report.masquerade == Masquerade::No {
-                "the DNAT"
-            } else {
-                "the DNAT and the masquerade"
+            let undone = match report.masquerade {
+                Masquerade::No => "the DNAT",
+                Masquerade::Unknown => "the DNAT, and the masquerade if there was one",
+                Masquerade::Yes | Masquerade::Some => "the DNAT and the masquerade",
             };
             let bridge = if near(report, question) {
                 "; on one bridge that needs br_netfilter"

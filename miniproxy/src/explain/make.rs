@@ -6,17 +6,15 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 use labkit::xtables::Family;
 
-use super::asks::{asks, owner};
+use super::asks::{asks, dnat, leads_to, owner};
 use super::check::{self, Host};
-use super::{
-    Backend, End, Masquerade, Near, NotUnderstood, PacketFacts, Report, Roll, RuleFacts, Step, Verdict,
-};
+use super::{Backend, End, Near, NotUnderstood, PacketFacts, Report, Roll, RuleFacts, Step, Verdict};
 use crate::rules::pasted::Pasted;
-use crate::rules::rule::{Match, Rule, Target};
+use crate::rules::rule::{Match, Rule};
 use crate::rules::set::{Found, TableName};
 use crate::rules::text::rule_text;
 use crate::rules::trace::{self, Hop, NodeFacts, Outcome, Packet, Place, SOME_INTERFACE, Trace, Why};
-use crate::target::{Book, Call, Door, SenderKind};
+use crate::target::{Book, Call, Door};
 
 /// Where the rules are from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,13 +94,13 @@ fn nat_alone(found: &Found, left_out: &[&str]) -> Found {
     alone
 }
 
-struct Made<'a> {
-    question: &'a Question<'a>,
-    packet: Packet,
+pub(super) struct Made<'a> {
+    pub(super) question: &'a Question<'a>,
+    pub(super) packet: Packet,
     /// The whole walk.
-    whole: Trace,
+    pub(super) whole: Trace,
     /// Where the whole walk is in doubt: the walk through nat alone, which says where it would go.
-    nat: Option<Trace>,
+    pub(super) nat: Option<Trace>,
     /// Where that is in doubt, too: the walk up to the rewritten destination.
     sent: Option<Trace>,
 }
@@ -133,19 +131,8 @@ impl<'a> Made<'a> {
     }
 
     /// The walk that says where packets are sent.
-    fn choosing(&self) -> &Trace {
+    pub(super) fn choosing(&self) -> &Trace {
         self.sent.as_ref().or(self.nat.as_ref()).unwrap_or(&self.whole)
-    }
-
-    /// The source is rewritten on the way out: what is in doubt there is told as not known.
-    fn masquerade(&self, verdict: Verdict) -> Masquerade {
-        let nat = self.nat.as_ref().unwrap_or(&self.whole);
-        let possible = nat.doubts.iter().flat_map(|doubt| &doubt.possible);
-        let all: Vec<Outcome> = nat.outcomes.iter().chain(possible).cloned().collect();
-        match masquerade(&all, verdict) {
-            Masquerade::Some if !nat.doubts.is_empty() => Masquerade::Unknown,
-            certain => certain,
-        }
     }
 
     fn report(self) -> Report {
@@ -383,41 +370,6 @@ impl<'a> Made<'a> {
         }
     }
 
-    fn seen(&self, masquerade: Masquerade, verdict: Verdict) -> (Option<String>, String) {
-        let source = self.packet.source;
-        let who = match self.question.call.sender.kind {
-            _ if self.packet.arriving.is_none() => "the node, which made the packet",
-            SenderKind::Pod | SenderKind::Outside | SenderKind::OtherNode | SenderKind::Node => {
-                "the real client"
-            }
-            SenderKind::Address => "the real source",
-        };
-        match (verdict, masquerade) {
-            (Verdict::Reject | Verdict::Drop | Verdict::NoRule, _) => (None, "no backend sees it".into()),
-            (_, Masquerade::No) => (Some(source.to_string()), who.into()),
-            (_, Masquerade::Unknown) => (
-                None,
-                format!("{source}, or the node's own address: that hangs on what is not understood"),
-            ),
-            (_, Masquerade::Some) => (
-                None,
-                format!("{source}, or the node's own address where the caller reaches itself"),
-            ),
-            (_, Masquerade::Yes) => {
-                let backends = self.choosing().endpoints();
-                let host = self.question.host;
-                let own = |to: &SocketAddr| host.and_then(|host| host.address_towards(to.ip()));
-                let mut all = backends.keys().map(own);
-                let first = all.next().flatten();
-                let same = first.filter(|_| all.all(|other| other == first));
-                (
-                    same.map(|ip| ip.to_string()),
-                    "an address of the node: the client's is gone".into(),
-                )
-            }
-        }
-    }
-
     fn ends(&self) -> Vec<End> {
         let mut ends: Vec<End> = Vec::new();
         for outcome in &self.whole.outcomes {
@@ -519,33 +471,6 @@ impl<'a> Made<'a> {
     }
 }
 
-fn leads_to(rule: &Rule) -> Option<&str> {
-    match &rule.target {
-        Some(Target::Jump(chain)) => Some(chain),
-        Some(Target::Other(words)) => match words.as_slice() {
-            [option, chain] if option == "-g" => Some(chain),
-            _ => None,
-        },
-        _ => None,
-    }
-}
-
-/// Where a rule sends packets; port 0 where it keeps theirs.
-fn dnat(rule: &Rule) -> Option<SocketAddr> {
-    let to = match &rule.target {
-        Some(Target::Dnat(to)) => to.as_str(),
-        Some(Target::Other(words)) if words.get(1).is_some_and(|name| name == "DNAT") => {
-            let at = words.iter().position(|word| word == "--to-destination")?;
-            words.get(at + 1)?
-        }
-        _ => return None,
-    };
-    let bare = to.trim_start_matches('[').trim_end_matches(']');
-    to.parse()
-        .ok()
-        .or_else(|| Some(SocketAddr::new(bare.parse().ok()?, 0)))
-}
-
 /// Backends stand as the dice come to them: marks and shapes are given in that order.
 fn in_order_of_dice(backends: &mut Vec<Backend>, dice: &mut [Roll]) {
     let mut order: Vec<usize> = Vec::with_capacity(backends.len());
@@ -559,25 +484,6 @@ fn in_order_of_dice(backends: &mut Vec<Backend>, dice: &mut [Roll]) {
     }
     let mut old: Vec<Option<Backend>> = std::mem::take(backends).into_iter().map(Some).collect();
     backends.extend(order.into_iter().filter_map(|index| old[index].take()));
-}
-
-fn masquerade(outcomes: &[Outcome], verdict: Verdict) -> Masquerade {
-    if !verdict.connects() {
-        return Masquerade::No;
-    }
-    let sent = || {
-        outcomes
-            .iter()
-            .filter(|outcome| outcome.destination.is_some() || verdict == Verdict::Accept)
-    };
-    match (
-        sent().any(|outcome| outcome.masqueraded),
-        sent().all(|outcome| outcome.masqueraded),
-    ) {
-        (false, _) => Masquerade::No,
-        (true, true) => Masquerade::Yes,
-        (true, false) => Masquerade::Some,
-    }
 }
 
 /// The namespace `default` goes without saying.

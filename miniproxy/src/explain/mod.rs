@@ -8,6 +8,7 @@ pub mod check;
 pub mod make;
 pub mod page;
 pub mod plain;
+mod seen;
 pub mod show;
 
 #[cfg(test)]
@@ -334,7 +335,7 @@ pub fn percent(share: f64) -> String {
 /// `1/3` where the kernel's number is that of some 1/n, else `29.6%`.
 pub fn fraction(chance: f64) -> String {
     let n = (1.0 / chance.max(f64::MIN_POSITIVE)).round();
-    if n >= 1.0 && n <= 1e9 && (chance * n - 1.0).abs() < 5e-5 {
+    if (1.0..=1e9).contains(&n) && (chance * n - 1.0).abs() < 5e-5 {
         return if n < 1.5 { "1".into() } else { format!("1/{n:.0}") };
     }
     percent(chance)

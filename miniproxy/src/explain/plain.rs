@@ -54,10 +54,8 @@ pub fn plain(report: &Report) -> String {
         };
         format!("Check, {word}: {}.", check.text)
     }));
-    lines
-        .iter()
-        .map(|line| format!("{}\n", printable(line)))
-        .collect()
+    let safe: Vec<_> = lines.iter().map(|line| printable(line)).collect();
+    safe.join("\n") + "\n"
 }
 
 fn packet(report: &Report) -> String {

@@ -73,13 +73,11 @@ impl<'w> Explained<'w> {
     }
 
     fn run(&mut self, name: &str) -> Flow {
-        match self.world.other(name) {
-            Some(command) => Flow::Run(Box::new(command)),
-            None => {
-                self.failed = Some(format!("{name} needs the node itself: here is only a dump"));
-                Flow::Draw
-            }
+        if let Some(command) = self.world.other(name) {
+            return Flow::Run(Box::new(command));
         }
+        self.failed = Some(format!("{name} needs the node itself: here is only a dump"));
+        Flow::Draw
     }
 }
 

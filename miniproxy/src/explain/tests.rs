@@ -110,9 +110,10 @@ fn the_dice_give_what_they_give() {
     let mut odds = ["1.00000000000", "0.50000000000", "0.33333333349"].into_iter();
     let backwards: String = OBVIOUS
         .lines()
-        .map(|line| match line.contains("--probability") {
-            true => format!("{}\n", line.replace("0.33333333349", odds.next().unwrap())),
-            false => format!("{line}\n"),
+        .map(|line| {
+            let odds = line.contains("--probability").then(|| odds.next().unwrap());
+            let line = odds.map_or(line.to_string(), |odds| line.replace("0.33333333349", odds));
+            line + "\n"
         })
         .collect();
     let backwards = report(&backwards, "web", None);
@@ -211,6 +212,55 @@ fn foreign_rules_are_walked_or_named() {
     assert_eq!(shares(&report), ["33.3%"; 3]);
     assert_eq!(report.not_understood[0].owner, Some("Calico"));
     assert!(report.backends.iter().all(|backend| backend.arrives.is_none()));
+}
+
+/// Chains as kube-proxy 1.10 wrote them: an external IP, a load balancer with its ranges, mark and drop.
+#[test]
+fn old_shapes_are_walked() {
+    let dump = r#"*nat
+:PREROUTING ACCEPT [0:0]
+-A PREROUTING -m comment --comment "kubernetes service portals" -j KUBE-SERVICES
+-A OUTPUT -m comment --comment "kubernetes service portals" -j KUBE-SERVICES
+-A KUBE-MARK-DROP -j MARK --set-xmark 0x8000/0x8000
+-A KUBE-MARK-MASQ -j MARK --set-xmark 0x4000/0x4000
+-A KUBE-FW-WEB -s 203.0.113.0/24 -m comment --comment "default/web: loadbalancer IP" -j KUBE-SVC-WEB
+-A KUBE-FW-WEB -m comment --comment "default/web: loadbalancer IP" -j KUBE-MARK-DROP
+-A KUBE-SERVICES ! -s 10.244.0.0/16 -d 10.96.0.80/32 -p tcp -m comment --comment "default/web: cluster IP" -m tcp --dport 80 -j KUBE-MARK-MASQ
+-A KUBE-SERVICES -d 10.96.0.80/32 -p tcp -m comment --comment "default/web: cluster IP" -m tcp --dport 80 -j KUBE-SVC-WEB
+-A KUBE-SERVICES -d 198.51.100.7/32 -p tcp -m comment --comment "default/web: external IP" -m tcp --dport 80 -m physdev ! --physdev-is-in -m addrtype ! --src-type LOCAL -j KUBE-SVC-WEB
+-A KUBE-SERVICES -d 198.51.100.4/32 -p tcp -m comment --comment "default/web: loadbalancer IP" -m tcp --dport 80 -j KUBE-FW-WEB
+-A KUBE-SVC-WEB -m comment --comment "default/web:" -m recent --rcheck --seconds 10800 --reap --name KUBE-SEP-1 --mask 255.255.255.255 --rsource -j KUBE-SEP-1
+-A KUBE-SVC-WEB -m comment --comment "default/web:" -m statistic --mode random --probability 0.50000000000 -j KUBE-SEP-1
+-A KUBE-SVC-WEB -m comment --comment "default/web:" -j KUBE-SEP-2
+-A KUBE-SEP-1 -s 10.244.1.3/32 -m comment --comment "default/web:" -j KUBE-MARK-MASQ
+-A KUBE-SEP-1 -p tcp -m comment --comment "default/web:" -m recent --set --name KUBE-SEP-1 --mask 255.255.255.255 --rsource -m tcp -j DNAT --to-destination 10.244.1.3:80
+-A KUBE-SEP-2 -p tcp -m comment --comment "default/web:" -m recent --set --name KUBE-SEP-2 --mask 255.255.255.255 --rsource -m tcp -j DNAT --to-destination 10.244.1.4:80
+COMMIT
+*filter
+:FORWARD ACCEPT [0:0]
+-A FORWARD -j KUBE-FIREWALL
+-A INPUT -j KUBE-FIREWALL
+-A KUBE-FIREWALL -m comment --comment "kubernetes firewall for dropping marked packets" -m mark --mark 0x8000/0x8000 -j DROP
+COMMIT
+"#;
+    let table = [
+        ("web", None, Verdict::Dnat, true),
+        ("198.51.100.4:80", Some("outside"), Verdict::Dnat, true),
+        ("198.51.100.4:80", Some("8.8.8.8"), Verdict::Drop, true),
+        // Whether it comes in by a port of a bridge no dump tells.
+        ("198.51.100.7:80", Some("outside"), Verdict::Unknown, false),
+    ];
+    for (target, from, verdict, certain) in table {
+        let report = report(dump, target, from);
+        assert_eq!(
+            (report.verdict, report.certain),
+            (verdict, certain),
+            "{target}: {report:?}"
+        );
+    }
+    let affinity = report(dump, "web", None);
+    assert_eq!(shares(&affinity), ["50.0%"; 2]);
+    assert!(affinity.notes.iter().any(|note| note.contains("10800 s")));
 }
 
 /// By which interface a packet leaves no dump tells: the dice are certain all the same.

@@ -28,5 +28,5 @@ pub fn text(report: &Report, look: &Look) -> String {
     } else if drawing.questions.is_empty() {
         lines.push(format!("  {to} {}", drawing.verdict));
     }
-    lines.iter().map(|line| format!("{line}\n")).collect()
+    lines.join("\n") + "\n"
 }

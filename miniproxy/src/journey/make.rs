@@ -42,6 +42,40 @@ pub fn journey(known: &Known) -> Report {
     }
 }
 
+/// Of what was heard, the packets of the connection from `source`: by its addresses, and where those were
+/// rewritten, by the addresses under which its first packet went on.
+pub fn own(captures: Vec<Capture>, source: SocketAddr) -> Vec<Capture> {
+    let seen: Vec<Option<Seen>> = captures
+        .iter()
+        .map(|capture| wire::of_frame(&capture.bytes))
+        .collect();
+    let opens = |packet: &&Seen| packet.tcp.is_some_and(|tcp| tcp.opens);
+    let number = |packet: &Seen| packet.tcp.map(|tcp| tcp.sequence);
+    let first = seen
+        .iter()
+        .flatten()
+        .filter(opens)
+        .find(|packet| packet.source == source)
+        .and_then(number);
+    let ends: Vec<(SocketAddr, SocketAddr)> = seen
+        .iter()
+        .flatten()
+        .filter(|packet| {
+            packet.source == source || (first.is_some() && opens(packet) && number(packet) == first)
+        })
+        .map(|packet| (packet.source, packet.destination))
+        .collect();
+    let is_own = |packet: &Seen| {
+        packet.destination == source
+            || ends.contains(&(packet.source, packet.destination))
+            || ends.contains(&(packet.destination, packet.source))
+    };
+    let kept = captures.into_iter().zip(&seen);
+    kept.filter(|(_, seen)| seen.as_ref().is_some_and(is_own))
+        .map(|(capture, _)| capture)
+        .collect()
+}
+
 /// The events of the first packet, and those of the first answer.
 ///
 /// An id may come back for another packet, so a packet is told by its addresses, which the kernel
@@ -176,7 +210,8 @@ fn told(text: &str, stopped: bool) -> Told {
         (_, Some(chance)) => format!("dice {}: HIT", one_in(chance)),
         ("TRACE", _) => "marked for tracing".into(),
         ("DNAT", _) => "DNAT".into(),
-        ("MASQUERADE" | "SNAT", _) => "the source becomes the node's".into(),
+        ("MASQUERADE", _) => "masquerade".into(),
+        ("SNAT", _) => "SNAT".into(),
         ("MARK", _) => mark(text),
         ("REJECT", _) => "REJECT: the sender is told".into(),
         ("DROP", _) => "DROP: nobody is told".into(),
@@ -371,8 +406,13 @@ fn conntrack(known: &Known) -> Option<Conntrack> {
     Some(Conntrack {
         expects_from: last.reply_source.to_string(),
         expects_to: last.reply_destination.to_string(),
-        state: last.state,
-        assured: last.assured,
+        // When the answer is shown, the other end has often closed already.
+        state: known
+            .tracked
+            .iter()
+            .find_map(|told| told.state.filter(|state| *state == "ESTABLISHED"))
+            .or(last.state),
+        assured: known.tracked.iter().any(|told| told.assured),
         events: events.collect(),
     })
 }

@@ -8,6 +8,9 @@ pub mod plain;
 pub mod show;
 pub mod wire;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 

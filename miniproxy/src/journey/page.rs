@@ -61,7 +61,9 @@ fn shown(report: &Report, all: bool) -> Vec<&Hop> {
             let chain = hop.what.trim_start_matches("jump ");
             !report.hops[index + 1..].iter().any(|later| later.chain == chain)
         };
-        !(leads_nowhere || (hop.what.starts_with("jump ") && returns && hop.chain != "PREROUTING"))
+        let silent = hop.what == "policy ACCEPT"
+            && (hop.table == "raw" || hop.table == "mangle" || hop.chain == "POSTROUTING");
+        !(silent || leads_nowhere || (hop.what.starts_with("jump ") && returns && hop.chain != "PREROUTING"))
     };
     let hops = report.hops.iter().enumerate();
     hops.filter(|(index, hop)| all || tells(*index, hop))
@@ -154,13 +156,13 @@ impl Columns {
         let width = usize::from(look.width);
         let table = width >= 76;
         let (chain, what) = match width {
-            0..76 => (21, 16),
+            0..76 => (13, 13),
             76..96 => (26, 21),
             _ => (30, 34),
         };
         Self {
             chain,
-            rule: 5,
+            rule: if width < 76 { 3 } else { 5 },
             what,
             table,
         }

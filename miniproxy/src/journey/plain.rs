@@ -73,12 +73,20 @@ pub(super) fn why(
                 "the rules sent it to {chosen}, and it never came to that pod's cable: the pod is gone, \
                      a cable is cut, hairpin is off, or another rule set (iptables-legacy, nftables) took it"
             ),
-            Some("miniproxy why".into()),
+            Some(ask(known)),
         ),
         _ => (
             "the answer did not come back to the caller".into(),
-            Some("miniproxy why".into()),
+            Some(ask(known)),
         ),
+    }
+}
+
+/// The command that looks at all of it.
+fn ask(known: &Known) -> String {
+    match &known.service {
+        Some(service) => format!("miniproxy why {}", service.split(':').next().unwrap_or(service)),
+        None => format!("miniproxy explain {} --from {}", known.destination, known.caller),
     }
 }
 
@@ -99,7 +107,7 @@ fn no_rule(known: &Known, hops: &[Hop]) -> (String, Option<String>) {
     };
     (
         format!("{called}: {words}"),
-        Some("miniproxy explain, which says the rule that came closest".into()),
+        Some(format!("miniproxy explain {called} --from {}", known.caller)),
     )
 }
 

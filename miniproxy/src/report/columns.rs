@@ -240,7 +240,7 @@ fn columns(
     for chain in &compared.chains {
         body.push(Line::from(look.text(Role::Strong, format!("  {}", chain.name))));
         for pair in &chain.rules {
-            let side = |text: &Option<String>| fit(text.as_deref().map_or("-", telling), half, look);
+            let side = |text: &Option<String>| fit(&text.as_deref().map_or("-".into(), telling), half, look);
             let (role, sign) = if pair.differ {
                 (Role::Lost, look.sign(Sign::No))
             } else {
@@ -265,15 +265,29 @@ fn columns(
     }
 }
 
-/// A rule from where it begins to say something: its comment comes first and is long.
-fn telling(text: &str) -> &str {
-    let Some(rest) = text.strip_prefix("-m comment --comment ") else {
-        return text;
-    };
-    match rest.strip_prefix('"') {
-        Some(quoted) => quoted.split_once("\" ").map_or(text, |(_, rest)| rest),
-        None => rest.split_once(' ').map_or(text, |(_, rest)| rest),
+/// What of a rule tells it from others, for a narrow column: without its comment, and without words that
+/// say nothing by themselves. All of it stands in the footer.
+fn telling(text: &str) -> String {
+    let mut short = text.to_string();
+    if let Some((before, rest)) = text.split_once("-m comment --comment ") {
+        let after = match rest.strip_prefix('"') {
+            Some(quoted) => quoted.split_once("\" ").map(|(_, after)| after),
+            None => rest.split_once(' ').map(|(_, after)| after),
+        };
+        if let Some(after) = after {
+            short = format!("{before}{after}");
+        }
     }
+    for module in [
+        "-m statistic --mode random ",
+        "-m tcp ",
+        "-m udp ",
+        "-m sctp ",
+        "-m mark ",
+    ] {
+        short = short.replacen(module, "", 1);
+    }
+    short
 }
 
 #[cfg(test)]
@@ -285,7 +299,7 @@ mod tests {
 
     fn rules(chance: &str) -> Found {
         let text = format!(
-            "*nat\n-A KUBE-SVC-X -m comment --comment \"default/web -> 10.244.0.2:80\" -m statistic --mode random --probability {chance} -j KUBE-SEP-A\n-A KUBE-SVC-X -m comment --comment \"default/web -> 10.244.0.3:80\" -j KUBE-SEP-B\nCOMMIT\n"
+            "*nat\n-A KUBE-SVC-CDGGSHYLG3RE2FKL -m comment --comment \"default/web -> 10.244.0.2:80\" -m statistic --mode random --probability {chance} -j KUBE-SEP-A\n-A KUBE-SVC-CDGGSHYLG3RE2FKL -m comment --comment \"default/web -> 10.244.0.3:80\" -j KUBE-SEP-B\nCOMMIT\n"
         );
         parse(&text).unwrap()
     }

@@ -101,7 +101,7 @@ pub const UNREADABLE: &str = "(a line that cannot be read)";
 /// Stands where the rest of a table is missing.
 pub const CUT: &str = "(the dump is cut off here)";
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Section<'t> {
     /// `None` for rules without a table's name, as `iptables -S` prints them.
     table: Option<String>,
@@ -134,7 +134,7 @@ impl<'t> Reader<'t> {
             self.comment(comment);
         } else if let Some(table) = line.strip_prefix('*').filter(|name| is_word(name)) {
             self.close(false);
-            self.begin(Some(table));
+            self.begin(table);
         } else if line == "COMMIT" {
             self.close(true);
         } else if let Some(chain) = line.strip_prefix(':').or_else(|| line.strip_prefix("-N ")) {
@@ -170,28 +170,16 @@ impl<'t> Reader<'t> {
         });
     }
 
-    fn begin(&mut self, table: Option<&str>) -> &mut Section<'t> {
-        self.seen |= table.is_some();
-        self.open.insert(Section {
-            table: table.map(str::to_string),
-            chains: Vec::new(),
-            rules: Vec::new(),
-            four: false,
-            six: false,
-        })
+    fn begin(&mut self, table: &str) {
+        self.seen = true;
+        self.open = Some(Section {
+            table: Some(table.to_string()),
+            ..Section::default()
+        });
     }
 
     fn section(&mut self) -> &mut Section<'t> {
-        if self.open.is_none() {
-            self.begin(None);
-        }
-        self.open.get_or_insert_with(|| Section {
-            table: None,
-            chains: Vec::new(),
-            rules: Vec::new(),
-            four: false,
-            six: false,
-        })
+        self.open.get_or_insert_default()
     }
 
     fn chain(&mut self, words: &'t str) {
@@ -212,18 +200,15 @@ impl<'t> Reader<'t> {
     fn rule(&mut self, line: &'t str, whole: bool) {
         let open_end = self.open.as_ref().is_some_and(|open| open.table.is_some()) && !whole;
         let read = rule_line(line).filter(|_| !open_end);
-        let (chain, rule) = match read {
-            Some((chain, rule)) => (chain, without_kept_counters(rule)),
-            None => match chain_of(line) {
-                Some(chain) => {
-                    self.broken += 1;
-                    (chain.to_string(), unknown(&[UNREADABLE]))
-                }
-                None => {
-                    self.strange += 1;
-                    return;
-                }
-            },
+        let (chain, rule) = if let Some((chain, rule)) = read {
+            (chain, without_kept_counters(rule))
+        } else {
+            let Some(chain) = chain_of(line) else {
+                self.strange += 1;
+                return;
+            };
+            self.broken += 1;
+            (chain.to_string(), unknown(&[UNREADABLE]))
         };
         self.seen = true;
         self.reading.rules += 1;
@@ -256,13 +241,9 @@ impl<'t> Reader<'t> {
         let Some(mut section) = self.open.take() else {
             return;
         };
-        let table = match &section.table {
-            Some(name) => name.clone(),
-            None => {
-                self.without_table += 1;
-                guessed_table(&section).name().to_string()
-            }
-        };
+        self.without_table += usize::from(section.table.is_none());
+        let guessed = || guessed_table(&section).name().to_string();
+        let table = section.table.clone().unwrap_or_else(guessed);
         let family = self.family(&section, &table);
         let pasted = self.reading.families.entry(family).or_default();
         let Some(name) = TableName::parse(&table) else {
@@ -374,11 +355,10 @@ fn enter<'t>(pasted: &mut Pasted<'t>, table: TableName, section: Section<'t>) {
 /// named after it have none yet.
 fn cut_off(section: &mut Section<'_>) {
     let last = section.rules.last().map(|(chain, _, _)| chain.clone());
-    if let Some((chain, _, rule)) = section.rules.last_mut()
+    if let Some((_, _, rule)) = section.rules.last_mut()
         && rule.target.is_none()
     {
         *rule = unknown(&[UNREADABLE]);
-        let _ = chain;
     }
     let from = last
         .as_ref()

@@ -1,4 +1,5 @@
 //! Dumps in the state in which people send them.
+#![allow(clippy::format_collect, reason = "a small text is made once")]
 
 use super::*;
 use crate::rules::trace::{NodeFacts, Packet, SOME_INTERFACE, Trace, trace};

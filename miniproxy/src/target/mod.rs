@@ -6,6 +6,7 @@
 pub mod book;
 mod nearest;
 pub mod resolve;
+mod sender;
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 

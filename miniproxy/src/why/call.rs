@@ -173,10 +173,10 @@ fn join(place: &mut Place, call: &Call) {
     if place.word == call.word {
         place.ms = place.ms.max(call.ms);
     }
-    if let Some(who) = &call.answered_by {
-        if !place.answered_by.contains(who) {
-            place.answered_by.push(who.clone());
-        }
+    if let Some(who) = &call.answered_by
+        && !place.answered_by.contains(who)
+    {
+        place.answered_by.push(who.clone());
     }
 }
 

@@ -100,10 +100,8 @@ fn state(report: &Report) -> String {
 
 /// The rule that the first finding is about, word for word.
 fn rule(report: &Report) -> String {
-    let evidence = report.findings.iter().flat_map(|finding| &finding.evidence);
-    let rule = evidence
-        .filter_map(|seen| seen.find("-A ").map(|at| seen[at..].to_string()))
-        .next();
+    let mut evidence = report.findings.iter().flat_map(|finding| &finding.evidence);
+    let rule = evidence.find_map(|seen| seen.find("-A ").map(|at| seen[at..].to_string()));
     rule.unwrap_or_default()
 }
 

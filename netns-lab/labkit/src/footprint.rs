@@ -29,7 +29,15 @@ struct Footprint {
 /// # Errors
 /// When the record cannot be written: without it nothing could be undone exactly.
 pub fn hold(run: &RunDirectory, holder: &str) -> Result<(), Failure> {
-    let path = record_path(run)?;
+    hold_in(run, Record::Tables, holder)
+}
+
+/// The same in a record of its own.
+///
+/// # Errors
+/// As [`hold`].
+pub fn hold_in(run: &RunDirectory, record: Record, holder: &str) -> Result<(), Failure> {
+    let path = record_path(run, record)?;
     let mut record = match read(&path)? {
         Some(record) => record,
         None => observe()?,
@@ -47,7 +55,15 @@ pub fn hold(run: &RunDirectory, holder: &str) -> Result<(), Failure> {
 /// # Errors
 /// When the kernel refuses; what could be removed is removed, and a later call goes on.
 pub fn release(run: &RunDirectory, holder: &str) -> Result<(), Failure> {
-    let path = record_path(run)?;
+    release_in(run, Record::Tables, holder)
+}
+
+/// The same in a record of its own.
+///
+/// # Errors
+/// As [`release`].
+pub fn release_in(run: &RunDirectory, record: Record, holder: &str) -> Result<(), Failure> {
+    let path = record_path(run, record)?;
     let Some(mut record) = read(&path)? else {
         return Ok(());
     };
@@ -63,7 +79,7 @@ pub fn release(run: &RunDirectory, holder: &str) -> Result<(), Failure> {
 
 /// Whether `holder` has rules in the tables of this network namespace, as far as the record tells.
 pub fn is_held(run: &RunDirectory, holder: &str) -> bool {
-    let record = record_path(run).and_then(|path| read(&path));
+    let record = record_path(run, Record::Tables).and_then(|path| read(&path));
     record.is_ok_and(|record| record.is_some_and(|record| record.holders.iter().any(|known| known == holder)))
 }
 
@@ -142,8 +158,8 @@ fn nf_tables_is_missing(error: &std::io::Error) -> bool {
     )
 }
 
-fn record_path(run: &RunDirectory) -> Result<PathBuf, Failure> {
-    Ok(run.record(Record::Tables, network_namespace()?))
+fn record_path(run: &RunDirectory, record: Record) -> Result<PathBuf, Failure> {
+    Ok(run.record(record, network_namespace()?))
 }
 
 fn read(path: &std::path::Path) -> Result<Option<Footprint>, Failure> {

@@ -27,13 +27,15 @@ pub struct RunDirectory {
 pub enum Record {
     /// The iptables tables that were there.
     Tables,
+    /// The same, before a packet was traced: that ends long before the lab does.
+    Traced,
     /// The settings of the kernel.
     Sysctls,
 }
 
 impl Record {
     /// Each kind.
-    pub const ALL: [Self; 2] = [Self::Tables, Self::Sysctls];
+    pub const ALL: [Self; 3] = [Self::Tables, Self::Traced, Self::Sysctls];
 
     /// The file about one network namespace, for who only reads it: it is always whole.
     pub fn path(self, namespace: u64) -> PathBuf {
@@ -43,6 +45,7 @@ impl Record {
     fn path_in(self, folder: &Path, namespace: u64) -> PathBuf {
         let kind = match self {
             Self::Tables => "tables",
+            Self::Traced => "traced",
             Self::Sysctls => "sysctls",
         };
         folder.join(format!(".{kind}-{namespace}.json"))

@@ -137,8 +137,8 @@ fn the_screen_at_each_size() {
 fn what_has_left_the_screen_can_be_seen_again() {
     let mut stage = stage();
     keys(&mut stage, "\n\n");
-    let long: String = (1..=60).map(|line| format!("line {line}\n")).collect();
-    stage.ended(&long, End::Code(7));
+    let long: Vec<_> = (1..=60).map(|line| format!("line {line}")).collect();
+    stage.ended(&long.join("\n"), End::Code(7));
     let look = Look::sized(80, 24);
     assert!(!picture(&stage, &look).contains("line 3\n"));
     for _ in 0..9 {

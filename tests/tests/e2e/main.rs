@@ -38,5 +38,6 @@ mod sysctls;
 mod talk;
 mod talk_content;
 mod topologies;
+mod trace;
 mod vm;
 mod why;

@@ -4,6 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use lab_tests::machine::{Machine, Running, eventually};
+use lab_tests::programs::repository;
 use lab_tests::run::Ran;
 use lab_tests::witness::{Witness, assert_unchanged};
 use nix::sys::signal::Signal;
@@ -80,6 +81,23 @@ fn a_talk_is_checked_with_all_its_jumps() {
             .stdout,
         ""
     );
+}
+
+#[test]
+fn each_step_of_the_shipped_talk_that_is_broken_is_told_by_name() {
+    let machine = Machine::start();
+    let talk = fs::read_to_string(repository().join("docs/talk/talk.md")).unwrap();
+    let parts: Vec<_> = talk.split("\n## ").collect();
+    for number in 1..parts.len() {
+        let mut broken: Vec<_> = parts.iter().map(ToString::to_string).collect();
+        broken[number] = broken[number].replacen("```sh run", "```sh run expect=never-4711", 1);
+        assert_ne!(broken[number], parts[number]);
+        let only = number.to_string();
+        let ran = check(&machine, &broken.join("\n## "), &["--step", &only]).exits(1);
+        let title = parts[number].lines().next().unwrap().replacen('.', "", 1);
+        assert!(ran.stdout.contains(&format!("failed {title}")), "{ran}");
+        assert!(ran.stdout.contains("`never-4711` in the output"), "{ran}");
+    }
 }
 
 #[test]

@@ -23,7 +23,8 @@ const TICK: Duration = Duration::from_millis(20);
 /// Which packets are kept.
 pub type Wanted = Arc<dyn Fn(&wire::Seen) -> bool + Send + Sync>;
 
-/// Those who listen.
+/// Those who listen; nobody at first.
+#[derive(Default)]
 pub struct Listeners {
     threads: Vec<JoinHandle<()>>,
     ended: Arc<AtomicBool>,
@@ -31,15 +32,6 @@ pub struct Listeners {
 }
 
 impl Listeners {
-    /// Nobody yet.
-    pub fn new() -> Self {
-        Self {
-            threads: Vec::new(),
-            ended: Arc::default(),
-            heard: Arc::default(),
-        }
-    }
-
     /// Listens on one end of a cable, in a node's network namespace where one is given.
     ///
     /// # Errors

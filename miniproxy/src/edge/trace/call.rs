@@ -180,7 +180,7 @@ impl Socket {
                     let read =
                         tokio::time::timeout(Duration::from_millis(500), stream.read(&mut buffer[length..]));
                     match read.await {
-                        Ok(Ok(0)) | Ok(Err(_)) | Err(_) => break,
+                        Ok(Ok(0) | Err(_)) | Err(_) => break,
                         Ok(Ok(more)) => length += more,
                     }
                 }

@@ -20,10 +20,10 @@ const GROUP_UPDATE: u32 = 2;
 const GROUP_DESTROY: u32 = 3;
 const GROUP_TRACE: u32 = 9;
 /// NFNL_SUBSYS_NFTABLES and NFT_MSG_TRACE.
-const TRACE: u16 = 10 << 8 | 17;
+const TRACE: u16 = (10 << 8) + 17;
 /// NFNL_SUBSYS_CTNETLINK and IPCTNL_MSG_CT_NEW, which is also told for changes.
 const CT_NEW: u16 = 1 << 8;
-const CT_DELETE: u16 = 1 << 8 | 2;
+const CT_DELETE: u16 = (1 << 8) + 2;
 const NLM_F_CREATE: u16 = 0x400;
 
 const NFTA_TRACE_TABLE: u16 = 1;

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use labkit::rundir::RunDirectory;
+use labkit::rundir::{Record, RunDirectory};
 use labkit::xtables::{Family, Xtables};
 use labkit::{Failure, footprint, tool};
 
@@ -34,7 +34,7 @@ impl Mark {
     ) -> Result<Self, Failure> {
         let run = RunDirectory::lock()?;
         sweep(xtables, family)?;
-        footprint::hold(&run, HOLDER)?;
+        footprint::hold_in(&run, Record::Traced, HOLDER)?;
         let mut mark = Self {
             program: xtables.iptables(family),
             save: xtables.save(family),
@@ -75,19 +75,20 @@ impl Mark {
                 ("--dport", source.port().to_string()),
             ],
         );
-        for rule in [there, back] {
-            tool::run_ok(&mark.program, &mark.words("-I", &rule), None)
+        // The last one comes to stand first: it is the one that a reader looks for.
+        for rule in [back, there] {
+            tool::run_ok(&mark.program, &words("-I", &rule), None)
                 .map_err(|failure| failure.context("cannot mark the connection"))?;
             mark.rules.push(rule);
             labkit::fault::point("trace:marked");
         }
         Ok(mark)
     }
+}
 
-    fn words(&self, command: &str, rule: &[String]) -> Vec<String> {
-        let head = ["-w", "5", "-t", "raw", command].map(String::from);
-        head.into_iter().chain(rule.iter().cloned()).collect()
-    }
+fn words(command: &str, rule: &[String]) -> Vec<String> {
+    let head = ["-w", "5", "-t", "raw", command].map(String::from);
+    head.into_iter().chain(rule.iter().cloned()).collect()
 }
 
 impl Drop for Mark {
@@ -96,12 +97,12 @@ impl Drop for Mark {
             return;
         };
         for rule in &self.rules {
-            if let Err(failure) = tool::run_ok(&self.program, &self.words("-D", rule), None) {
+            if let Err(failure) = tool::run_ok(&self.program, &words("-D", rule), None) {
                 tracing::warn!("{failure}");
             }
         }
         if left(&self.save).is_empty() {
-            let _ = footprint::release(&run, HOLDER);
+            let _ = footprint::release_in(&run, Record::Traced, HOLDER);
         }
     }
 }
@@ -110,15 +111,17 @@ impl Drop for Mark {
 ///
 /// # Errors
 /// When such a rule cannot be removed.
-pub fn clean(xtables: &Xtables) -> Result<(), Failure> {
-    let run = RunDirectory::lock()?;
+pub fn clean(flavours: &[Xtables], run: &RunDirectory) -> Result<(), Failure> {
     let mut rest = 0;
-    for family in Family::ALL {
-        sweep(xtables, family)?;
-        rest += left(&xtables.save(family)).len();
+    for xtables in flavours {
+        for family in Family::ALL {
+            sweep(xtables, family)?;
+            rest += left(&xtables.save(family)).len();
+        }
     }
-    if rest == 0 && footprint::is_held(&run, HOLDER) {
-        footprint::release(&run, HOLDER)?;
+    // The record is needed until the last rule is gone.
+    if rest == 0 {
+        footprint::release_in(run, Record::Traced, HOLDER)?;
     }
     Ok(())
 }

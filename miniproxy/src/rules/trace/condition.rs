@@ -225,6 +225,15 @@ impl<'a> Scene<'a> {
             ["--syn"] | ["--tcp-flags", "FIN,SYN,RST,ACK", "SYN"] => {
                 Met::of(self.packet.protocol.is_called("tcp"), negated)
             }
+            // The two of kube-proxy are read by the parser; others negate them.
+            ["--dst-type", "LOCAL"] => Met::of(self.node.is_own(state.destination), negated),
+            ["--src-type", "LOCAL"] => {
+                Met::of(state.masqueraded || self.node.is_own(self.packet.source), negated)
+            }
+            // What the node makes comes in by no port of a bridge.
+            ["--physdev-is-in" | "--physdev-is-bridged"] if self.arriving.is_none() => {
+                Met::of(false, negated)
+            }
             ["--dst-type" | "--src-type", "MULTICAST"] => self.multicast(words, negated, state),
             ["--src-range" | "--dst-range", range] => self.range(words[0], range, negated, state),
             _ => Met::Unknown,

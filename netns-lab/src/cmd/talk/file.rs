@@ -10,12 +10,20 @@ use crate::cli::talk::Where;
 use crate::talk::read;
 use crate::talk::script::{Script, Step};
 
-/// The talks that come with the program: name, text, recording.
-const SHIPPED: [(&str, &str, &str); 1] = [(
-    "talk",
-    include_str!("../../../../docs/talk/talk.md"),
-    include_str!("../../../../docs/talk/talk.cast"),
-)];
+/// The talks that come with the program: name, text, recording (empty for none).
+const SHIPPED: [(&str, &str, &str); 3] = [
+    (
+        "talk",
+        include_str!("../../../../docs/talk/talk.md"),
+        include_str!("../../../../docs/talk/talk.cast"),
+    ),
+    (
+        "lightning",
+        include_str!("../../../../docs/talk/lightning.md"),
+        "",
+    ),
+    ("encores", include_str!("../../../../docs/talk/encores.md"), ""),
+];
 
 /// A talk that was read.
 pub(in crate::cmd) struct Talk {
