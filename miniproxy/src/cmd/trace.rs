@@ -21,6 +21,7 @@ use crate::edge::trace::events::Ear;
 use crate::edge::trace::mark::Mark;
 use crate::edge::trace::pcapng;
 use crate::edge::trace::places::Places;
+use crate::edge::trace::signals::Held;
 use crate::edge::{facts, netns};
 use crate::journey::page::page;
 use crate::journey::plain::plain;
@@ -160,6 +161,8 @@ impl Tracer {
             Some(_) => self.call.packet.source,
             None => facts::source_towards(to.ip()).unwrap_or(self.call.packet.source),
         };
+        // Before the threads of the call and of the cables, which inherit it, and dropped after the mark.
+        let held = Held::begin()?;
         let waiting = Waiting::begin(Plan {
             namespace: self.namespace.clone(),
             from: SocketAddr::new(from, 0),
@@ -185,7 +188,7 @@ impl Tracer {
         places.read(&self.xtables, self.family)?;
         let before = places.texts.clone();
         waiting.go();
-        let called = wait(&waiting, &mut ear, self.args.patience())?;
+        let called = wait(&waiting, &mut ear, self.args.patience(), &held)?;
         places.read(&self.xtables, self.family)?;
         waiting.end();
         let captures = make::own(listeners.stop(), source);
@@ -277,13 +280,19 @@ impl World for Tracer {
 }
 
 /// Until the call has ended and the kernel has said its last word of it.
-fn wait(waiting: &Waiting, ear: &mut Ear, patience: Duration) -> Result<crate::journey::Called, Failure> {
+fn wait(
+    waiting: &Waiting,
+    ear: &mut Ear,
+    patience: Duration,
+    held: &Held,
+) -> Result<crate::journey::Called, Failure> {
     let failed =
         |error: std::io::Error| Failure::failed(format!("the kernel's traces cannot be read: {error}"));
     let limit = Instant::now() + patience + Duration::from_secs(3);
     let mut called = None;
     let mut end = limit;
     while Instant::now() < end {
+        held.check()?;
         ear.hear().map_err(failed)?;
         if called.is_none() {
             called = waiting.answer();

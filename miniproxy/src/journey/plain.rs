@@ -22,10 +22,15 @@ pub(super) fn why(
     let stopped = stopped_by(known, hops);
     if let Some(hop) = stopped {
         let place = place(hop);
-        return if hop.text.contains("-j REJECT") {
+        return if hop.text.contains("-j REJECT") && hop.text.contains("has no endpoints") {
             (
                 format!("{place} rejected it: the Service has no endpoint"),
                 Some("netns-lab get endpointslices".into()),
+            )
+        } else if hop.text.contains("-j REJECT") {
+            (
+                format!("{place} rejected it"),
+                Some(format!("iptables -t {} -S {}", hop.table, hop.chain)),
             )
         } else {
             (

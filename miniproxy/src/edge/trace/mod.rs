@@ -8,6 +8,7 @@
 //! | [`cable`] | the packets on pods' cables |
 //! | [`call`] | the connection itself |
 //! | [`pcapng`] | a file of packets for Wireshark |
+//! | [`signals`] | Ctrl-C, which waits until the rules are gone |
 
 pub mod cable;
 pub mod call;
@@ -15,3 +16,4 @@ pub mod events;
 pub mod mark;
 pub mod pcapng;
 pub mod places;
+pub mod signals;
