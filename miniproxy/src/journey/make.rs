@@ -350,7 +350,7 @@ fn reply(known: &Known, events: &[&Event], cables: &[OnCable]) -> Reply {
         }
         tables
     });
-    let nat_rules = events.iter().filter(|event| event.table == "nat").count();
+    let nat_rules = (!events.is_empty()).then(|| events.iter().filter(|event| event.table == "nat").count());
     let packets = || {
         known
             .captures
@@ -371,6 +371,9 @@ fn reply(known: &Known, events: &[&Event], cables: &[OnCable]) -> Reply {
         (answers && arrives).then_some(packet.source)
     });
     let sentence = match (source, seen_as) {
+        (Some(_), Some(seen)) if seen == known.destination && nat_rules.is_none() => {
+            "conntrack put the address that was called back as the source; the way was not traced"
+        }
         (Some(_), Some(seen)) if seen == known.destination => {
             "no nat rule was read; conntrack put the address that was called back as the source"
         }

@@ -104,8 +104,10 @@ pub struct Capture {
     pub cable: usize,
     /// When, in nanoseconds since 1970.
     pub at: u128,
-    /// Its bytes, from the Ethernet header on.
+    /// Its bytes, from the Ethernet header on; of a long one only the first.
     pub bytes: Vec<u8>,
+    /// How long it was.
+    pub length: usize,
 }
 
 /// A cable: the node's end of a pod's only link.
@@ -307,8 +309,9 @@ pub struct Reply {
     /// Who it came from, as the caller's cable had it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seen_as: Option<String>,
-    /// How many rules of the nat table it met: none, ever.
-    pub nat_rules: usize,
+    /// How many rules of the nat table it met: none, ever. `None` where it was not traced, as when a pod
+    /// reaches itself: the packets on the way carry the node's address.
+    pub nat_rules: Option<usize>,
     /// The tables that it did meet.
     pub tables: Vec<String>,
     /// What that means.

@@ -184,10 +184,7 @@ pub fn plain(report: &Report) -> String {
             super::make::one_in(road.rolls)
         ));
     }
-    lines.push(format!(
-        "The way back: {}. Rules of the nat table that it met: {}.",
-        report.reply.sentence, report.reply.nat_rules
-    ));
+    lines.push(format!("The way back: {}.", report.reply.sentence));
     if let Some(entry) = &report.conntrack {
         lines.push(format!(
             "Conntrack expects the reply from {} to {}{}.",

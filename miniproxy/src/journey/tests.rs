@@ -104,7 +104,12 @@ fn known() -> Known {
         interface: format!("veth-{pod}"),
         is_callers,
     };
-    let capture = |cable, at, bytes| Capture { cable, at, bytes };
+    let capture = |cable, at, bytes: Vec<u8>| Capture {
+        cable,
+        at,
+        length: bytes.len(),
+        bytes,
+    };
     Known {
         caller: "default/web-1".into(),
         service: Some("default/web:http".into()),
@@ -164,7 +169,7 @@ fn the_story_ends_at_the_pod_that_answered_and_the_reply_met_no_nat_rule() {
     assert_eq!(report.hops.last().unwrap().destination_now, POD);
     assert_eq!(report.backend.as_ref().unwrap().address, POD);
     assert!(report.same_packet);
-    assert_eq!(report.reply.nat_rules, 0);
+    assert_eq!(report.reply.nat_rules, Some(0));
     assert_eq!(report.reply.tables, ["raw", "filter"]);
     assert_eq!(report.hops.iter().filter(|hop| hop.dice).count(), 1);
     let roads: Vec<usize> = report.not_taken.iter().map(|road| road.rule).collect();
@@ -195,17 +200,20 @@ fn only_packets_of_the_connection_are_kept() {
         cable: 1,
         at: 5,
         bytes: frame("10.244.0.9:1", VIP, 9, 2),
+        length: 54,
     };
     // Masqueraded: the same number from another address.
     let rewritten = Capture {
         cable: 2,
         at: 6,
         bytes: frame("10.244.0.1:5", POD, 7, 2),
+        length: 54,
     };
     let answer = Capture {
         cable: 2,
         at: 7,
         bytes: frame(POD, "10.244.0.1:5", 4, 0x12),
+        length: 54,
     };
     let all = [known().captures, vec![strange, rewritten, answer]].concat();
     let times: Vec<u128> = make::own(all, at(CLIENT))

@@ -135,7 +135,7 @@ fn each_change_of_the_node_is_named() {
             spot.seen.as_mut().unwrap().links[0].hairpin = Some(false);
         }),
         ("dead-endpoint", |spot| {
-            spot.seen.as_mut().unwrap().links[1].up = false
+            spot.seen.as_mut().unwrap().links[1].up = false;
         }),
         ("br-netfilter-off", |spot| {
             let sysctls = &mut spot.seen.as_mut().unwrap().host.sysctls;
@@ -149,7 +149,7 @@ fn each_change_of_the_node_is_named() {
             spot.seen.as_mut().unwrap().unroutable = vec![[10, 96, 0, 80].into()];
         }),
         ("conntrack-full", |spot| {
-            spot.seen.as_mut().unwrap().conntrack = Some((8, 8))
+            spot.seen.as_mut().unwrap().conntrack = Some((8, 8));
         }),
         ("other-iptables-drop", |spot| {
             let text = "*filter\n:FORWARD ACCEPT [0:0]\n-A FORWARD -d 10.244.0.0/24 -j DROP\nCOMMIT\n";
@@ -171,7 +171,7 @@ fn each_change_of_the_rules_is_named() {
     let registry = registry("web");
     let lines = |text: &str, keep: &dyn Fn(&str) -> bool| {
         let lines = text.lines().filter(|line| keep(line));
-        lines.map(|line| format!("{line}\n")).collect::<String>()
+        lines.flat_map(|line| [line.to_string(), "\n".to_string()]).collect::<String>()
     };
     let cases: [(&str, &dyn Fn(String) -> String); 4] = [
         ("masquerade-missing", &|text| {

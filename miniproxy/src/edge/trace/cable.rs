@@ -69,15 +69,21 @@ impl Listeners {
     }
 
     /// Stops, and gives what was heard, in the order of time.
-    pub fn stop(self) -> Vec<Capture> {
+    pub fn stop(mut self) -> Vec<Capture> {
         self.ended.store(true, Ordering::Relaxed);
-        for thread in self.threads {
+        for thread in std::mem::take(&mut self.threads) {
             // A listener that panicked has heard nothing more.
             let _ = thread.join();
         }
         let mut heard = std::mem::take(&mut *self.heard.lock().unwrap_or_else(PoisonError::into_inner));
         heard.sort_by_key(|capture| capture.at);
         heard
+    }
+}
+
+impl Drop for Listeners {
+    fn drop(&mut self) {
+        self.ended.store(true, Ordering::Relaxed);
     }
 }
 
@@ -120,7 +126,12 @@ fn listen(
                     let mut heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
                     if heard.len() < MOST {
                         let bytes = frame[..frame.len().min(LENGTH)].to_vec();
-                        heard.push(Capture { cable, at, bytes });
+                        heard.push(Capture {
+                            cable,
+                            at,
+                            bytes,
+                            length: frame.len(),
+                        });
                     }
                 }
             }

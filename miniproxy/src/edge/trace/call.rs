@@ -128,7 +128,8 @@ fn calls(
 fn word(error: &io::Error) -> Word {
     match error.raw_os_error() {
         Some(libc::ECONNREFUSED) => Word::Refused,
-        Some(libc::EHOSTUNREACH | libc::ENETUNREACH) => Word::Unreachable,
+        // A rule of OUTPUT that drops the caller's own packet says EPERM.
+        Some(libc::EHOSTUNREACH | libc::ENETUNREACH | libc::EPERM | libc::EACCES) => Word::Unreachable,
         Some(libc::ETIMEDOUT) => Word::Timeout,
         _ => Word::Reset,
     }

@@ -76,7 +76,7 @@ fn bytes(
         writer.write_pcapng_block(EnhancedPacketBlock {
             interface_id: u32::try_from(capture.cable).unwrap_or_default(),
             timestamp: Duration::from_nanos(u64::try_from(last).unwrap_or(u64::MAX)),
-            original_len: u32::try_from(capture.bytes.len()).unwrap_or(u32::MAX),
+            original_len: u32::try_from(capture.length).unwrap_or(u32::MAX),
             data: Cow::Borrowed(&capture.bytes),
             options: comment.into_iter().collect(),
         })?;
@@ -118,6 +118,7 @@ mod tests {
                 cable: n % 2,
                 at: 1_700_000_000_000_000_000,
                 bytes: vec![u8::try_from(n).unwrap(); 60],
+                length: 60,
             })
             .collect();
         let names = BTreeMap::from([("10.96.0.80".parse().unwrap(), "svc-web".to_string())]);
