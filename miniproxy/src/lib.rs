@@ -20,6 +20,7 @@ pub mod edge;
 pub mod endpoints;
 pub mod engine;
 pub mod lab;
+pub mod live;
 pub mod model;
 pub mod node;
 pub mod observe;

@@ -113,7 +113,7 @@ fn kernel_has_ipv6() -> bool {
 }
 
 /// Adds what the usual complaints mean.
-fn explained(words: String) -> Failure {
+pub(super) fn explained(words: String) -> Failure {
     let says = |part: &str| words.contains(part);
     if says("Permission denied") || says("must be root") || says("Operation not permitted") {
         return Failure::host_lacks(words).hint("run as root (sudo), or inside `netns-lab sandbox`");
