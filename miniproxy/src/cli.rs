@@ -1,5 +1,7 @@
 //! The command line: shapes and words only.
 
+mod explain;
+mod live;
 mod node;
 
 use std::path::PathBuf;
@@ -8,6 +10,8 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use labkit::shell::OutputFormat;
 
+pub use explain::{ExplainArgs, GraphArgs, GraphFormat, QuestionArgs};
+pub use live::LiveArgs;
 pub use node::NodeArgs;
 
 /// A mini kube-proxy: turns Kubernetes Services in JSON files into the iptables rules that
@@ -66,6 +70,35 @@ Examples:
 
 Exit code: 0 the same, 1 different, 2 something cannot be read.")]
     Diff(DiffArgs),
+    /// Walk a packet through the real rules: where it would go, with which chance, and why
+    #[command(after_help = "\
+Examples:
+  sudo miniproxy explain svc/web                 from a pod, by the kernel's rules
+  sudo miniproxy explain node:30080 --from outside
+  sudo miniproxy explain 10.96.0.80 --icmp       why there is no ping
+  miniproxy explain web --rules node.save        by the rules of a real node
+  ssh node sudo iptables-save | miniproxy explain web --rules - -o json
+
+Exit code: 0 every new connection gets through, 1 not every one, 2 something cannot be
+read or nobody has that name, 3 the kernel cannot be asked.")]
+    Explain(ExplainArgs),
+    /// Draw one Service: its dice as questions, with the share of each answer
+    #[command(after_help = "\
+Examples:
+  sudo miniproxy graph svc/web
+  miniproxy graph web --rules node.save --format mermaid
+  miniproxy graph web --rules node.save --format svg > web.svg")]
+    Graph(GraphArgs),
+    /// Watch new connections: who gets how many, and what luck alone explains
+    #[command(after_help = "\
+Examples:
+  sudo miniproxy watch svc/web                a screen that stays
+  sudo miniproxy watch web --for 10 --plain   ten seconds, in sentences
+  sudo miniproxy watch web --follow -o json   a line of JSON each second
+  sudo miniproxy watch                        all Services
+
+Without a terminal it counts for 5 seconds, prints once and ends.")]
+    Watch(LiveArgs),
     /// Remove every rule and chain that miniproxy made, and nothing else
     Cleanup(CleanupArgs),
     /// Print a completion script for a shell

@@ -13,7 +13,9 @@ pub use containers::{
 };
 pub mod breaks;
 pub mod life;
+pub mod load;
 pub mod objects;
+pub mod talk;
 
 use crate::app::Listen;
 use crate::dns::upstream::UpstreamServer;
@@ -92,6 +94,16 @@ pub enum Command {
     Fix(breaks::FixArgs),
     /// Cut, slow down or thin out the link of a pod
     Link(breaks::LinkArgs),
+    /// Make many calls, and count who answers them
+    Load(load::LoadArgs),
+    /// Tell a talk on stage: types its commands, runs them, checks what is seen
+    Talk(talk::TalkArgs),
+    /// Learn from a talk: you type its commands
+    Learn(talk::LearnArgs),
+    /// Run all steps of a talk, and say which are not as it says
+    Check(talk::CheckArgs),
+    /// Write a recording and a transcript of a talk
+    Record(talk::RecordArgs),
     /// The app that runs in a pod
     Serve(ServeArgs),
     /// The first process of a container that runs a command
@@ -109,6 +121,9 @@ pub enum Command {
     /// The first process of a sandbox
     #[command(hide = true)]
     SandboxInit(SandboxInitArgs),
+    /// One more command in a sandbox
+    #[command(hide = true)]
+    SandboxJoin(talk::SandboxJoinArgs),
     /// The trial that `doctor` makes in a sandbox
     #[command(hide = true)]
     Trial {

@@ -33,7 +33,7 @@ pub struct ExecArgs {
     /// The lab [default: `lab` if it has such a pod, else the only one that has]
     #[arg(long, value_name = "LAB")]
     pub name: Option<Label>,
-    /// The command [default: $SHELL or /bin/sh]
+    /// The command [default: $SHELL or /bin/sh; /bin/sh in a root of its own]
     #[arg(last = true, value_name = "CMD")]
     pub command: Vec<OsString>,
 }
@@ -43,11 +43,12 @@ pub struct ExecArgs {
 #[command(after_help = "\
 The container shares the pod's network, hostname, /dev/shm and /volume, and has
 processes and mounts of its own. Its user is 65534 (nobody), without any
-capability. It is not started again when it ends; `netns-lab down` removes it.
+capability. When it ends it is started again, after pauses as with `pod kill`;
+with --once it has ended then. It goes with `pod restart` and with `down`.
 
 Examples:
   netns-lab run web-1 --name side -- sleep 600
-  netns-lab run web-1 --name sniff --cap NET_RAW -- tcpdump -ni eth0
+  netns-lab run web-1 --name sniff --once --cap NET_RAW -- tcpdump -ni eth0 -c 9
   netns-lab run web-1 --name small --cpu 500m --memory 64Mi -- sleep 600
   netns-lab image build app.tar
   netns-lab run web-1 --name own --rootfs app.tar -- \\
@@ -61,6 +62,9 @@ pub struct RunArgs {
     /// The lab [default: `lab` if it has such a pod, else the only one that has]
     #[arg(long, value_name = "LAB")]
     pub lab: Option<Label>,
+    /// Let it end; the pod is ready without it
+    #[arg(long)]
+    pub once: bool,
     /// A folder or a tar archive that becomes its / [default: the node's files]
     #[arg(long, value_name = "DIR|TAR")]
     pub rootfs: Option<PathBuf>,

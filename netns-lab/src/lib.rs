@@ -6,6 +6,7 @@
 //! | [`edge`] | the kernel, processes and files; nothing here decides anything |
 //! | [`dns`] | the name server of a lab: objects → names → answers, and its sockets |
 //! | [`engine`] | looks at the host, takes the steps of a plan, takes a lab down |
+//! | [`talk`] | pure: a talk in Markdown → steps, what they must show, how they are shown |
 //! | [`app`] | the app in a pod |
 //! | [`cmd`] | one file for each sub-command |
 //! | [`cli`] | the command line's shape |
@@ -19,3 +20,4 @@ pub mod dns;
 pub mod edge;
 pub mod engine;
 pub mod model;
+pub mod talk;

@@ -5,10 +5,14 @@ mod cleanup;
 mod crew;
 mod diff;
 mod drive;
+mod explain;
+mod graph;
 mod host;
+mod live;
 mod nodes;
 mod nodes_report;
 mod observe;
+mod question;
 mod render;
 mod sync;
 mod watch;
@@ -30,6 +34,9 @@ pub fn run(cli: Cli) -> Result<Outcome, Failure> {
         Command::Render(args) => render::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Diff(args) => diff::run(&args),
+        Command::Explain(args) => explain::run(&args),
+        Command::Graph(args) => graph::run(&args),
+        Command::Watch(args) => live::run(&args),
         Command::Cleanup(args) => cleanup::run(&args),
         Command::Completions { shell } => shell::emit_completions(Cli::command(), shell),
         Command::Man => shell::emit_man(Cli::command()),

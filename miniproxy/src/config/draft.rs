@@ -363,7 +363,11 @@ impl Reader<'_> {
                     left.extend(children.map(|(name, line, value)| (format!("{path}.{name}"), line, value)));
                 }
                 (Verdict::Ignored(why), _) => {
-                    notes.push(format!("{}: {} is ignored: {why}", self.place(line), printable(&path)));
+                    notes.push(format!(
+                        "{}: {} is ignored: {why}",
+                        self.place(line),
+                        printable(&path)
+                    ));
                 }
                 (Verdict::Empty, _) => {}
                 _ => self.refuse(

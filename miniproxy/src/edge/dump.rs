@@ -5,7 +5,7 @@ use std::io::{self, Read as _};
 use std::path::Path;
 
 /// No dump is as large: ten thousand Services with three endpoints are some 25 MB.
-const LARGEST: u64 = 512 << 20;
+pub const LARGEST: u64 = 512 << 20;
 
 /// The bytes of a file or a pipe.
 ///

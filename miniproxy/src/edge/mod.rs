@@ -24,6 +24,7 @@ pub mod config;
 pub mod conntrack;
 pub mod counted;
 pub mod dump;
+pub mod facts;
 pub mod flow_events;
 pub mod kernel;
 pub mod links;

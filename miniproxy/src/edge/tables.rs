@@ -112,8 +112,8 @@ fn kernel_has_ipv6() -> bool {
     Path::new("/proc/thread-self/net/if_inet6").exists()
 }
 
-/// Adds what the usual complaints mean.
-pub(super) fn explained(words: String) -> Failure {
+/// Adds what the usual complaints of iptables mean.
+pub fn explained(words: String) -> Failure {
     let says = |part: &str| words.contains(part);
     if says("Permission denied") || says("must be root") || says("Operation not permitted") {
         return Failure::host_lacks(words).hint("run as root (sudo), or inside `netns-lab sandbox`");

@@ -22,8 +22,5 @@ pub mod services;
 pub mod tally;
 pub mod watch;
 
-#[cfg(test)]
-mod tests;
-
 pub use flow::{Flow, News};
 pub use watch::Watch;

@@ -92,17 +92,7 @@ pub fn of_service(report: &Report, face: &Face, look: &Look) -> Page {
         state: state(report.generation, face, look),
         body,
         rule: rule(report, face),
-        keys: keys(&[
-            ("l", "load"),
-            ("1-9", "choose"),
-            ("k", "kill"),
-            ("b", "back"),
-            ("z", "zero"),
-            ("space", "freeze"),
-            ("e", "explain"),
-            ("t", "trace"),
-            ("q", "quit"),
-        ]),
+        keys: keys(&[("z", "zero"), ("space", "freeze"), ("q", "quit")]),
         focus: None,
     }
 }

@@ -8,7 +8,7 @@ use crate::rules::fixed::{EXTERNAL_SERVICES, NODE_PORTS, SERVICES};
 use crate::rules::rule::{Clauses, Match, Rule, Target};
 use crate::rules::set::{Chains, Found, TableName};
 use crate::rules::text::rule_text;
-use crate::rules::trace::{NodeFacts, Packet, trace};
+use crate::rules::trace::{NodeFacts, Packet, Transport, trace};
 
 /// A service port: `namespace/name:port` and its protocol.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -247,7 +247,7 @@ pub fn shares(found: &Found, door: Door, protocol: Protocol, chain: &str) -> BTr
     };
     let packet = Packet {
         source,
-        protocol,
+        protocol: Transport::Of(protocol),
         destination: to.ip(),
         port: to.port(),
         arriving: Some("outside".into()),

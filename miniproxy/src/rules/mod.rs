@@ -10,6 +10,7 @@
 //! | [`fixed`] | the part of that rule set that no Service changes |
 //! | [`text`] | rules → `iptables-restore` text |
 //! | [`parse`], [`dump`] | `iptables-save` text → rule set |
+//! | [`pasted`] | rules as people have them: cut off, with noise → rule sets and doubts |
 //! | [`delta`] | what the kernel has, what is wanted → the smallest change |
 //! | [`edit`] | two lists of rules → the steps between them |
 //! | [`known`] | what the kernel has after a change that it took |
@@ -27,6 +28,7 @@ pub mod known;
 pub mod name;
 pub mod parse;
 pub mod part;
+pub mod pasted;
 pub mod rule;
 pub mod set;
 pub mod text;

@@ -101,6 +101,9 @@ impl<'a> Words<'a> {
                 self.after_module(start)
             };
         }
+        if option == "-m" && !negated && self.peek() == Some("connmark") {
+            return Some(self.conn_mark(start));
+        }
         match self.known(option, negated) {
             Some(condition) => Some(condition),
             None => Some(self.verbatim(start)),
@@ -218,6 +221,18 @@ impl<'a> Words<'a> {
         known.unwrap_or_else(|| Match::Other(self.words[start..self.at.min(self.words.len())].to_vec()))
     }
 
+    /// The module's `--mark` is another one than that of `-m mark`; it stays with its module.
+    fn conn_mark(&mut self, start: usize) -> Match {
+        self.at += 1;
+        if self.peek() == Some("!") {
+            self.at += 1;
+        }
+        if self.peek() == Some("--mark") {
+            self.at += 2;
+        }
+        Match::Other(self.words[start..self.at.min(self.words.len())].to_vec())
+    }
+
     /// The words from `start` up to the next option, kept as they stand.
     fn verbatim(&mut self, start: usize) -> Match {
         self.at = self.at.max(start + 1);
@@ -283,7 +298,7 @@ fn network(text: &str) -> Option<IpNet> {
 }
 
 /// `0x4000/0x4000`, or a bare number with all bits as the mask.
-fn mark(text: &str) -> Option<(u32, u32)> {
+pub(super) fn mark(text: &str) -> Option<(u32, u32)> {
     match text.split_once('/') {
         Some((value, mask)) => Some((number(value)?, number(mask)?)),
         None => Some((number(text)?, u32::MAX)),
@@ -361,6 +376,7 @@ mod tests {
             "-A X -p tcp -m conntrack --ctproto 6 -j Y",
             "-A X -m tcp ! --syn -j Y",
             "-A X -m mark ! -x -j Y",
+            "-A X -m connmark ! --mark 0x80/0x80 -j Y",
         ] {
             let rule = one(line);
             assert!(

@@ -230,7 +230,7 @@ fn a_protocol_and_a_port_are_matched_together() {
     ];
     for (protocol, to, expected) in table {
         let mut packet = packet(V4.pod, Some("cni0"), to);
-        packet.protocol = protocol;
+        packet.protocol = protocol.into();
         let trace = trace(&rules, &world.facts, &packet);
         let [outcome] = trace.outcomes.as_slice() else {
             panic!("{to}: {trace:?}");

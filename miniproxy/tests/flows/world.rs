@@ -270,7 +270,7 @@ pub(crate) fn packet(source: &str, arriving: Option<&str>, to: &str) -> Packet {
     let to: SocketAddr = to.parse().unwrap();
     Packet {
         source: ip(source),
-        protocol: Protocol::Tcp,
+        protocol: Protocol::Tcp.into(),
         destination: to.ip(),
         port: to.port(),
         arriving: arriving.map(str::to_string),

@@ -5,7 +5,8 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 
 use crate::model::name::Label;
-use crate::model::topology::{LabelKey, LabelValue};
+use crate::model::quantity::{Cpu, Memory};
+use crate::model::topology::{LabelKey, LabelValue, Port};
 
 /// How pods are ended.
 #[derive(Debug, Clone, Args)]
@@ -60,13 +61,23 @@ The built-in app runs in it, on ports 8080/TCP (http), 8081/TCP and 8081/UDP
 
 Examples:
   netns-lab pod add web-4 --labels app=web
-  netns-lab pod add db --labels app=db,tier=back --node node-2")]
+  netns-lab pod add db --labels app=db,tier=back --node node-2
+  netns-lab pod add big --cpu 500m --memory 64Mi --port http=80 --port 53/UDP")]
     Add {
         /// Its name
         pod: Label,
         /// Its labels
         #[arg(long, value_name = "KEY=VALUE", value_delimiter = ',', value_parser = label)]
         labels: Vec<(LabelKey, LabelValue)>,
+        /// Processor time to ask for, such as 500m; a node of enough is chosen
+        #[arg(long, value_name = "CPU", value_parser = Cpu::parse)]
+        cpu: Option<Cpu>,
+        /// Memory to ask for, such as 64Mi
+        #[arg(long, value_name = "MEMORY", value_parser = Memory::parse)]
+        memory: Option<Memory>,
+        /// A port of its app, instead of the three; repeat for more
+        #[arg(long = "port", value_name = "[NAME=]N[/PROTOCOL]", value_parser = port)]
+        ports: Vec<Port>,
         /// Its node [default: the one with the fewest pods]
         #[arg(long, value_name = "NODE")]
         node: Option<Label>,
@@ -144,6 +155,22 @@ Example:
         #[arg(long, value_name = "LAB")]
         lab: Option<Label>,
     },
+}
+
+/// `80`, `http=80`, `dns=53/UDP`.
+fn port(text: &str) -> Result<Port, String> {
+    let (name, rest) = text
+        .split_once('=')
+        .map_or((None, text), |(name, rest)| (Some(name), rest));
+    let (number, protocol) = rest.split_once('/').unwrap_or((rest, "TCP"));
+    let protocol = protocol.to_ascii_uppercase();
+    let expected = || "expected [NAME=]NUMBER[/PROTOCOL], such as 80, http=80 or dns=53/UDP".to_string();
+    let number: u16 = number.parse().map_err(|_| expected())?;
+    let usual = format!("{}-{number}", protocol.to_ascii_lowercase());
+    let value = serde_json::json!({
+        "name": name.unwrap_or(&usual), "containerPort": number, "protocol": protocol,
+    });
+    serde_json::from_value(value).map_err(|error| format!("{}: {error}", expected()))
 }
 
 fn label(text: &str) -> Result<(LabelKey, LabelValue), String> {
@@ -224,6 +251,15 @@ mod tests {
         }
         assert!(label("app=web").is_ok() && label("app=").is_ok());
         assert!(label("app").is_err() && label("=web").is_err() && label("a=\u{1b}").is_err());
+        let dns = port("dns=53/udp").unwrap();
+        assert_eq!(
+            (dns.name.as_str(), dns.container_port.get(), dns.protocol.name()),
+            ("dns", 53, "UDP")
+        );
+        assert_eq!(port("9000").unwrap().name.as_str(), "tcp-9000");
+        for text in ["", "x", "0", "70000", "a b=80", "80/ICMP", "=80"] {
+            assert!(port(text).is_err(), "{text}");
+        }
         assert!(version("").is_err() && version("2 (x)").is_err() && version("1.2").is_ok());
     }
 }

@@ -10,8 +10,9 @@ use super::InsideArgs;
 use super::life::EndArgs;
 use crate::dns::CLUSTER_DOMAIN;
 use crate::dns::upstream::UpstreamServer;
-use crate::model::kind::Kind;
+use crate::model::kind::{Kind, Kinds};
 use crate::model::name::Label;
+use crate::model::selector::Selector;
 
 /// `dns`.
 #[derive(Debug, Args)]
@@ -85,6 +86,7 @@ Deployment, else a pod's own labels, else the label app=APP.
 Examples:
   netns-lab expose web --name shop --port 80 --target-port http
   netns-lab expose web --name door --port 80 --target-port 8080 --type NodePort
+  netns-lab expose web --name both --port 8080 --ip-families IPv4,IPv6
   netns-lab expose web --name pods --port 8080 --headless")]
 pub struct ExposeArgs {
     /// A Deployment, a pod, or the value of the label `app`
@@ -115,6 +117,12 @@ pub struct ExposeArgs {
     /// Local: traffic of pods stays on their node
     #[arg(long, value_name = "POLICY", value_parser = ["Cluster", "Local"])]
     pub internal_traffic_policy: Option<String>,
+    /// SingleStack, PreferDualStack or RequireDualStack [default: SingleStack]
+    #[arg(long, value_name = "POLICY", value_parser = ["SingleStack", "PreferDualStack", "RequireDualStack"])]
+    pub ip_family_policy: Option<String>,
+    /// IPv4, IPv6 or both, the first one first [default: the lab's first]
+    #[arg(long, value_name = "FAMILY,...", value_delimiter = ',', value_parser = ["IPv4", "IPv6"])]
+    pub ip_families: Vec<String>,
     /// No virtual IP: names lead to the pods themselves
     #[arg(long)]
     pub headless: bool,
@@ -189,6 +197,8 @@ pub enum GetFormat {
     Json,
     /// YAML, as the API has it.
     Yaml,
+    /// Kinds and names, one object a line.
+    Name,
 }
 
 /// `get`.
@@ -197,18 +207,23 @@ pub enum GetFormat {
 Examples:
   netns-lab get                       all kinds
   netns-lab get svc
+  netns-lab get svc,po -l app=web
   netns-lab get pods -o wide
   netns-lab get svc web -o yaml")]
 pub struct GetArgs {
     /// services (svc), pods (po), nodes (no), deployments (deploy) or
-    /// endpointslices
-    pub kind: Option<Kind>,
+    /// endpointslices; several with commas
+    #[arg(value_name = "KIND,...")]
+    pub kind: Option<Kinds>,
     /// Only these
     #[arg(value_name = "NAME")]
     pub objects: Vec<String>,
     /// The objects' namespace [default: the lab's own]
     #[arg(short, long, value_name = "NAMESPACE")]
     pub namespace: Option<Label>,
+    /// Only objects with these labels: KEY=VALUE, KEY!=VALUE, KEY or !KEY
+    #[arg(short = 'l', long, value_name = "LABELS")]
+    pub selector: Option<Selector>,
     /// Of all namespaces
     #[arg(short = 'A', long, conflicts_with = "namespace")]
     pub all_namespaces: bool,

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use labkit::rundir::RunDirectory;
 use labkit::{Failure, Outcome};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signalfd::SignalFd;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -44,6 +45,7 @@ struct Agent {
     back_off: Duration,
     watched: Vec<(Needed, OwnedFd)>,
     due: Vec<Due>,
+    nudges: SignalFd,
 }
 
 /// Runs `agent`.
@@ -58,6 +60,9 @@ pub(super) fn run(args: &AgentArgs) -> Result<Outcome, Failure> {
         back_off: args.restart_backoff.map_or(life::BACK_OFF, Duration::from_millis),
         watched: Vec::new(),
         due: Vec::new(),
+        // Before the ledger is read: what is nudged about earlier is in it.
+        nudges: process::nudges()
+            .map_err(|error| Failure::failed(format!("cannot wait for signals: {error}")))?,
     };
     agent.begin()?;
     while !agent.watched.is_empty() || !agent.due.is_empty() {
@@ -89,7 +94,7 @@ fn lock() -> RunDirectory {
     }
 }
 
-/// All but containers that were added, which are nobody's to start again.
+/// All but containers that were added to run once, which are nobody's to start again.
 fn needed(record: &PodRecord) -> Vec<Needed> {
     let pod = &record.pod.spec.name;
     let of = |container: Option<&Label>, process| Needed {
@@ -98,7 +103,7 @@ fn needed(record: &PodRecord) -> Vec<Needed> {
         process,
     };
     let containers = record.containers.iter();
-    let containers = containers.filter(|container| container.added.is_none());
+    let containers = containers.filter(|container| !container.once);
     let containers = containers.filter_map(|container| Some(of(Some(&container.name), container.process?)));
     let holder = record.holder.map(|holder| of(None, holder));
     holder.into_iter().chain(containers).collect()
@@ -123,7 +128,7 @@ impl Agent {
         Ok(store::ledger(&self.lab)?.filter(|ledger| !ledger.leaving))
     }
 
-    /// The places of those that have ended; none when a container is due.
+    /// The places of those that have ended; none when a container is due or there is something new.
     fn wait(&self) -> Result<Vec<usize>, Failure> {
         loop {
             let next = self.due.iter().map(|due| due.at).min();
@@ -131,9 +136,10 @@ impl Agent {
             let left = left.and_then(|left| Timespec::try_from(left).ok());
             let fds = self.watched.iter().map(|(_, handle)| handle);
             let mut polled: Vec<_> = fds.map(|handle| PollFd::new(handle, PollFlags::IN)).collect();
+            polled.push(PollFd::new(&self.nudges, PollFlags::IN));
             match poll(&mut polled, left.as_ref()) {
                 Ok(_) => {
-                    let ended = polled.iter().enumerate();
+                    let ended = polled.iter().take(self.watched.len()).enumerate();
                     let ended = ended.filter(|(_, fd)| !fd.revents().is_empty());
                     return Ok(ended.map(|(index, _)| index).collect());
                 }
@@ -159,6 +165,7 @@ impl Agent {
         for needed in gone {
             self.mourn(&ledger, needed)?;
         }
+        self.hear_of_new(&ledger)?;
         let now = Instant::now();
         let (due, later) = std::mem::take(&mut self.due)
             .into_iter()
@@ -167,6 +174,21 @@ impl Agent {
         let due: Vec<Due> = due;
         for due in due {
             self.revive(&mut ledger, due)?;
+        }
+        Ok(())
+    }
+
+    /// Takes over what was added since.
+    fn hear_of_new(&mut self, ledger: &Ledger) -> Result<(), Failure> {
+        if !matches!(self.nudges.read_signal(), Ok(Some(_))) {
+            return Ok(());
+        }
+        for needed in ledger.pods.iter().flat_map(needed) {
+            let mut known = self.watched.iter().map(|(one, _)| one.process);
+            let is_due = self.due.iter().any(|due| due.dead == needed.process);
+            if !is_due && !known.any(|process| process == needed.process) {
+                self.watch(ledger, needed)?;
+            }
         }
         Ok(())
     }

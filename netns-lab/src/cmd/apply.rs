@@ -8,7 +8,9 @@ use labkit::{Failure, Outcome, shell};
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::life::transition;
 use super::objects::{Open, now, read};
+use crate::cli::life::EndArgs;
 use crate::cli::objects::ApplyArgs;
 use crate::model::document::{Document, typed};
 use crate::model::kind::Kind;
@@ -49,7 +51,7 @@ pub(super) fn run(args: &ApplyArgs) -> Result<Outcome, Failure> {
         return Err(failure.hint("nothing was changed"));
     }
     open.files = before;
-    let said = take(&mut open, wanted)?;
+    let (open, said) = take(open, wanted)?;
     open.finish(said.trim_end(), &[])?;
     Ok(Outcome::Done)
 }
@@ -127,7 +129,7 @@ fn object(made: &impl serde::Serialize) -> Result<Value, Failure> {
 }
 
 /// Writes what has changed, and makes the pods.
-fn take(open: &mut Open, wanted: Vec<(Identity, Kind, Wanted)>) -> Result<String, Failure> {
+fn take(mut open: Open, wanted: Vec<(Identity, Kind, Wanted)>) -> Result<(Open, String), Failure> {
     let mut said = String::new();
     let standing = open.ledger.topology().pods;
     let mut single = open.single_pods();
@@ -163,8 +165,32 @@ fn take(open: &mut Open, wanted: Vec<(Identity, Kind, Wanted)>) -> Result<String
         said.push_str(&format!("{}/{} {word}\n", kind.resource(), own.name));
     }
     if runs_images {
+        open = roll(open, &single)?;
         open.reshape(single, |_| true)?;
         shell::tell("note: images are not run; the built-in app answers on the ports of each container");
     }
-    Ok(said)
+    Ok((open, said))
+}
+
+/// Pods of Deployments that have another template now are replaced a few at a time.
+fn roll(open: Open, single: &[PodSpec]) -> Result<Open, Failure> {
+    let deployments = open.deployments();
+    let wanted = open.wanted(single.to_vec(), &deployments, |_| true)?;
+    let stays = |pod: &PodSpec| wanted.iter().any(|other| other.name == pod.name);
+    let going: Vec<_> = open
+        .ledger
+        .topology()
+        .pods
+        .into_iter()
+        .filter(|pod| !stays(pod))
+        .collect();
+    let surges = deployments.iter().filter_map(|one| {
+        let name = one.metadata.name.as_deref()?;
+        let replaced = going.iter().any(|pod| deployment::owns(name, pod));
+        replaced.then(|| deployment::surge(one))?
+    });
+    match surges.min() {
+        Some(surge) => transition(open, &wanted, surge, &EndArgs::default()).map(|(open, _)| open),
+        None => Ok(open),
+    }
 }

@@ -84,10 +84,8 @@ fn remove_pods(mut open: Open, gone: &[String], end: &EndArgs) -> Result<Open, F
         single
     };
     let stays = |name: &str| !gone.iter().any(|other| other == name);
-    // Before any of them is told to end.
-    if open.wanted(single(&open), &open.deployments(), stays)?.is_empty() {
-        return Err(open.would_be_empty());
-    }
+    // What would be refused is refused before any of them is told to end.
+    open.wanted(single(&open), &open.deployments(), stays)?;
     let names: Vec<_> = gone.iter().filter_map(|name| Label::new(name).ok()).collect();
     open = retire(open, &names, Leaving::ForGood, end)?;
     let single = single(&open);

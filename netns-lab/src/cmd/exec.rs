@@ -19,7 +19,7 @@ use crate::model::pod_files;
 pub(super) fn run(args: ExecArgs) -> Result<Outcome, Failure> {
     let (ledger, spot) = find::place(args.name.as_ref(), &args.pod)?;
     let command = if args.command.is_empty() {
-        enter::shell_command()
+        shell_for(&spot, args.container.as_ref())
     } else {
         args.command
     };
@@ -38,6 +38,20 @@ pub(super) fn run(args: ExecArgs) -> Result<Outcome, Failure> {
             Some(process) => enter::in_container(process, false, &command),
             None => in_pod(&ledger, record, &command),
         },
+    }
+}
+
+/// The caller's shell, or where it is not seen the one that an image has.
+fn shell_for(spot: &Spot, container: Option<&Label>) -> Vec<OsString> {
+    let has_root = |record: &PodRecord| {
+        let added = record.containers.iter().filter_map(|one| one.added.clone());
+        let mut all = record.pod.containers().into_iter().chain(added);
+        let found = all.find(|spec| container.is_none_or(|name| spec.name == *name));
+        found.is_some_and(|spec| spec.rootfs.is_some())
+    };
+    match spot {
+        Spot::Pod(record) if has_root(record) => vec![OsString::from("/bin/sh")],
+        _ => enter::shell_command(),
     }
 }
 
@@ -63,14 +77,28 @@ fn refresh_files(ledger: &Ledger, record: &PodRecord) -> Result<(), Failure> {
 
 /// A process of its own in the pod's network, with a view that is made for it.
 fn in_pod(ledger: &Ledger, record: &PodRecord, command: &[OsString]) -> Result<Outcome, Failure> {
+    enter_pod(ledger, record)?;
+    enter::become_command(command)
+}
+
+fn enter_pod(ledger: &Ledger, record: &PodRecord) -> Result<(), Failure> {
     let pod = &record.pod;
-    let surroundings = Surroundings {
+    enter::enter(&Surroundings {
         namespace: namespace::open(&pod.namespace)?,
         hostname: pod.spec.name.as_str(),
         files: &store::pod_files(&ledger.lab.name, &pod.spec.name),
-    };
-    enter::enter(&surroundings)?;
-    enter::become_command(command)
+    })
+}
+
+/// Takes this process, which has a single thread, to a place, with what is seen of the network there.
+pub(super) fn go(ledger: &Ledger, name: &Label, spot: &Spot) -> Result<(), Failure> {
+    match spot {
+        Spot::Pod(record) => {
+            refresh_files(ledger, record)?;
+            enter_pod(ledger, record)
+        }
+        elsewhere => go_to_machine(ledger, name, elsewhere),
+    }
 }
 
 /// The process that `exec` starts, once its pid namespace is the container's.
@@ -96,21 +124,24 @@ fn on_machine(
             Failure::usage(format!("{name} is no pod, and has no containers")).hint("leave --container out")
         );
     }
+    go_to_machine(ledger, name, spot)?;
+    enter::become_command(command)
+}
+
+fn go_to_machine(ledger: &Ledger, name: &Label, spot: &Spot) -> Result<(), Failure> {
     let machine = match spot {
         Spot::Outside(machine) => Some(machine),
         Spot::Node(node) => node.machine.as_ref(),
         Spot::Pod(_) => None,
     };
     match machine {
-        Some(machine) => enter_machine(ledger, name, machine)?,
+        Some(machine) => enter_machine(ledger, name, machine),
         // Whoever calls this is on the node already, or cannot get there.
-        None => {
-            if let Place::Elsewhere(pid) = settle::place(ledger)? {
-                return Err(settle::elsewhere(ledger, pid));
-            }
-        }
+        None => match settle::place(ledger)? {
+            Place::Elsewhere(pid) => Err(settle::elsewhere(ledger, pid)),
+            _ => Ok(()),
+        },
     }
-    enter::become_command(command)
 }
 
 /// A node or the host outside, whose files are named as its namespace, which no pod's is.

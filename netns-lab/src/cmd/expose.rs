@@ -10,11 +10,12 @@ use labkit::{Failure, Outcome};
 
 use super::objects::{Open, now};
 use crate::cli::objects::ExposeArgs;
+use crate::edge::store;
 use crate::model::container::containers;
 use crate::model::deployment::TEMPLATE_LABEL;
 use crate::model::kind::Kind;
-use crate::model::service;
 use crate::model::topology::PodSpec;
+use crate::model::{object, service};
 
 type Selector = BTreeMap<String, String>;
 
@@ -25,9 +26,7 @@ pub(super) fn run(args: &ExposeArgs) -> Result<Outcome, Failure> {
     let name = args.name.clone().unwrap_or_else(|| args.app.to_string());
     let own = open.identity(Kind::Service, None, &name);
     if open.files.get(&own).is_some() {
-        return Err(Failure::failed(format!("services {name:?} already exists"))
-            .hint("another name: --name NAME")
-            .hint(format!("or remove it: netns-lab delete service {name}")));
+        return Err(taken(&open, args, &name));
     }
     let asked = asked(args, &name, open.namespace(), &selector);
     let made = service::settle(asked, None, &open.pools(), &open.in_use(&own)?, &now())
@@ -43,6 +42,20 @@ pub(super) fn run(args: &ExposeArgs) -> Result<Outcome, Failure> {
     }
     warn_of_closed_port(&open, args, &selector);
     Ok(Outcome::Done)
+}
+
+/// The failure of whoever takes a name that is a Service's: often the one that `up` has made.
+fn taken(open: &Open, args: &ExposeArgs, name: &str) -> Failure {
+    let file = store::registry(&open.ledger.lab.name).join(object::SERVICE_FILE);
+    let first = name == "web" && file.exists();
+    let note = if first { " (the lab came with it)" } else { "" };
+    Failure::failed(format!("services {name:?} already exists{note}"))
+        .hint(format!("what it is: netns-lab get service {name} -o yaml"))
+        .hint(format!(
+            "another name: netns-lab expose {} --port {} --name {name}-2",
+            args.app, args.port
+        ))
+        .hint(format!("or remove it: netns-lab delete service {name}"))
 }
 
 /// By which labels the pods are found.
@@ -115,6 +128,8 @@ fn asked(args: &ExposeArgs, name: &str, namespace: &str, selector: &Selector) ->
             selector: Some(selector.clone()),
             session_affinity: args.affinity.clone(),
             external_traffic_policy: args.external_traffic_policy.clone(),
+            ip_family_policy: args.ip_family_policy.clone(),
+            ip_families: Some(args.ip_families.clone()).filter(|families| !families.is_empty()),
             internal_traffic_policy: args.internal_traffic_policy.clone(),
             ports: Some(vec![ServicePort {
                 port: i32::from(args.port),
@@ -137,7 +152,8 @@ fn next(service: &Service) -> Vec<String> {
     if port.protocol.as_deref() != Some("TCP") || ip == "None" {
         return Vec::new();
     }
-    vec![format!("curl -s {ip}:{}", port.port)]
+    let host = if ip.contains(':') { format!("[{ip}]") } else { ip };
+    vec![format!("curl -s {host}:{}", port.port)]
 }
 
 /// A Service that leads to a port on which nobody listens is no error, and seldom meant.
@@ -162,9 +178,14 @@ fn warn_of_closed_port(open: &Open, args: &ExposeArgs, selector: &Selector) {
         .collect();
     known.sort();
     known.dedup();
+    let unsaid = if args.target_port.is_none() {
+        " (without --target-port it is the Service's port)"
+    } else {
+        ""
+    };
     shell::tell(&format!(
-        "note: no pod behind it says that it listens on {target}/{}; they say: {}\n hint: --target-port NUMBER \
-         or NAME",
+        "note: no pod behind it says that it listens on {target}/{}{unsaid};\n      they say: {}\n hint: --target-port \
+         NUMBER or NAME",
         args.protocol,
         if known.is_empty() {
             "nothing".to_string()

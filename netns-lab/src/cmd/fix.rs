@@ -72,6 +72,12 @@ fn show(failures: &[Broken], fixed: bool, output: OutputFormat) -> Result<Outcom
         )));
         text.push_str(&wrapped(entry.what));
     }
+    if fixed && failures.iter().any(Broken::leaves_a_table) {
+        text.push_str(&wrapped(
+            "note: the empty table that iptables-legacy made for the rule stays, and iptables-nft warns of it: \
+             the kernel has no way to remove it before the network namespace ends (a node's own ends with `down`)",
+        ));
+    }
     let selector = failures.iter().any(|broken| broken.name == Name::WrongSelector);
     if fixed && selector {
         text.push_str("next: miniproxy sync\n");

@@ -4,6 +4,7 @@ mod agent;
 mod apply;
 mod arp;
 mod break_;
+mod check;
 mod container;
 mod delete;
 mod dns;
@@ -16,17 +17,21 @@ mod fix;
 mod get;
 pub mod holder;
 mod image;
+mod learn;
 mod life;
 mod link;
+mod load;
 mod logs;
 mod namespaces;
 mod objects;
 mod pod;
+mod record;
 mod rollout;
 mod run;
 mod scale;
 mod serve;
 mod status;
+mod talk;
 mod up;
 mod up_lab;
 
@@ -55,6 +60,11 @@ pub fn run(command: Command) -> Result<Outcome, Failure> {
         Command::Break(args) => break_::run(&args),
         Command::Fix(args) => fix::run(&args),
         Command::Link(args) => link::run(&args),
+        Command::Load(args) => load::run(&args),
+        Command::Talk(args) => talk::run(&args),
+        Command::Learn(args) => learn::run(&args),
+        Command::Check(args) => check::run(&args),
+        Command::Record(args) => record::run(&args),
         Command::Serve(args) => serve::run(&args),
         Command::Run(args) => run::run(args),
         Command::Namespaces(args) => namespaces::run(&args),
@@ -76,6 +86,7 @@ pub fn run(command: Command) -> Result<Outcome, Failure> {
             })
         }
         Command::SandboxInit(args) => sandbox::init(&args.command),
+        Command::SandboxJoin(args) => sandbox::join(args.process, &args.command),
         Command::Trial { iptables } => doctor::trial(&iptables),
         Command::SandboxMap { pid } => sandbox::map_all(pid),
     }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::process::Stdio;
+use std::thread;
 
 use caps::CapSet;
 use labkit::shell::{self, OutputFormat};
@@ -11,7 +12,7 @@ use nix::unistd::geteuid;
 
 use super::find;
 use crate::cli::NamespacesArgs;
-use crate::edge::{enter, process};
+use crate::edge::{enter, joined, process};
 use crate::model::ledger::{PodRecord, ProcessId};
 use crate::model::sight::{Comparison, KINDS, Place, Sight};
 
@@ -61,15 +62,14 @@ fn pod(args: &NamespacesArgs) -> Result<PodRecord, Failure> {
 /// Asks by a process that goes there, for nothing else sees what a container sees.
 fn ask_in(container: ProcessId) -> Result<Sight, Failure> {
     let failed = |why: String| Failure::failed(format!("cannot ask in a container: {why}"));
-    // Only children go into the pid namespace, so this process may go on to the next one.
-    let mut stage = enter::stage(container, true)?;
-    let asked = stage
-        .arg("--ask")
-        .stdin(Stdio::null())
-        .stderr(Stdio::piped())
-        .output();
-    enter::back_to_own_processes()?;
-    let asked = asked.map_err(|error| failed(error.to_string()))?;
+    // On a thread of its own, for not everybody who may enter a pid namespace may come back.
+    let asked = thread::scope(|scope| {
+        joined(scope.spawn(|| {
+            let mut stage = enter::stage(container, true)?;
+            let stage = stage.arg("--ask").stdin(Stdio::null()).stderr(Stdio::piped());
+            stage.output().map_err(|error| failed(error.to_string()))
+        }))
+    })?;
     serde_json::from_slice(&asked.stdout).map_err(|_| {
         let said = String::from_utf8_lossy(&asked.stderr);
         failed(labkit::text::printable(said.trim()).into_owned())

@@ -4,15 +4,14 @@ use std::fs;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use labkit::rundir::RunDirectory;
 use labkit::{Failure, shell};
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::{find, up};
+pub(super) use crate::edge::now;
 use crate::edge::{registry, store};
 use crate::model::deployment;
 use crate::model::document::{Document, documents};
@@ -168,9 +167,6 @@ impl Open {
 
     /// Makes the lab have these pods.
     pub(super) fn shape(&mut self, pods: Vec<PodSpec>) -> Result<(), Failure> {
-        if pods.is_empty() {
-            return Err(self.would_be_empty());
-        }
         let topology = Topology {
             pods,
             ..self.ledger.topology()
@@ -178,12 +174,6 @@ impl Open {
         self.ledger = up::reshape(&self.run, &self.ledger.lab.name.clone(), topology)?;
         self.files = registry::files(&self.ledger.lab.name);
         Ok(())
-    }
-
-    /// The failure of whoever takes the last pod away.
-    pub(super) fn would_be_empty(&self) -> Failure {
-        let name = &self.ledger.lab.name;
-        Failure::failed("a lab has at least one pod").hint(format!("take it down: netns-lab down {name}"))
     }
 
     /// The Deployment of a name.
@@ -227,12 +217,6 @@ impl Open {
             .collect();
         shell::emit(&format!("{said}\n{}", lines.concat()))
     }
-}
-
-/// Now, in whole seconds, as objects have it.
-pub(super) fn now() -> Time {
-    let now = Timestamp::now();
-    Time(Timestamp::from_second(now.as_second()).unwrap_or(now))
 }
 
 /// The objects in these files.

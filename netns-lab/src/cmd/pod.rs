@@ -1,7 +1,5 @@
 //! `netns-lab pod`: the life of single pods.
 
-use std::collections::BTreeMap;
-
 use labkit::{Failure, Outcome, shell};
 
 use super::find;
@@ -13,7 +11,7 @@ use crate::engine::revive;
 use crate::model::deployment;
 use crate::model::ledger::{Leaving, PodRecord};
 use crate::model::name::Label;
-use crate::model::topology::{App, LabelKey, LabelValue, PodSpec, default_ports};
+use crate::model::topology::{App, PodSpec, default_ports};
 
 /// Runs `pod`.
 pub(super) fn run(args: PodArgs) -> Result<Outcome, Failure> {
@@ -21,9 +19,24 @@ pub(super) fn run(args: PodArgs) -> Result<Outcome, Failure> {
         PodCommand::Add {
             pod,
             labels,
+            cpu,
+            memory,
+            ports,
             node,
             lab,
-        } => add(lab.as_ref(), pod, labels.into_iter().collect(), node),
+        } => add(
+            lab.as_ref(),
+            PodSpec {
+                name: pod,
+                node_name: node,
+                cpu,
+                memory,
+                labels: labels.into_iter().collect(),
+                app: App::Serve,
+                ports: if ports.is_empty() { default_ports() } else { ports },
+                containers: Vec::new(),
+            },
+        ),
         PodCommand::Rm { pods, end, lab } => remove(lab.as_ref(), &pods, &end),
         PodCommand::Kill { pod, container, lab } => kill(lab.as_ref(), &pod, container.as_ref()),
         PodCommand::Restart { pod, end, lab } => restart(lab.as_ref(), &pod, &end),
@@ -33,33 +46,37 @@ pub(super) fn run(args: PodArgs) -> Result<Outcome, Failure> {
     Ok(Outcome::Done)
 }
 
-fn add(
-    lab: Option<&Label>,
-    name: Label,
-    labels: BTreeMap<LabelKey, LabelValue>,
-    node: Option<Label>,
-) -> Result<(), Failure> {
+fn add(lab: Option<&Label>, pod: PodSpec) -> Result<(), Failure> {
     let open = Open::new(lab)?;
-    if open.ledger.pod(&name).is_some() {
+    let name = &pod.name;
+    if open.ledger.pod(name).is_some() {
         return Err(Failure::failed(format!("the lab has a pod {name} already"))
             .hint("`netns-lab get pods` lists what there is"));
     }
-    let unknown = node.as_ref().filter(|node| open.ledger.lab.node(node).is_none());
+    let keys: Vec<_> = pod
+        .ports
+        .iter()
+        .map(|port| (port.container_port.get(), port.protocol))
+        .collect();
+    let names: Vec<_> = pod.ports.iter().map(|port| port.name.as_str()).collect();
+    let twice = |place: usize| keys[..place].contains(&keys[place]) || names[..place].contains(&names[place]);
+    if let Some(place) = (0..keys.len()).find(|place| twice(*place)) {
+        let port = format!("{}={}/{}", names[place], keys[place].0, keys[place].1.name());
+        return Err(
+            Failure::usage(format!("--port {port}: its name or its number is there twice"))
+                .hint("give each port a name and a number of its own: --port http=80 --port dns=53/UDP"),
+        );
+    }
+    let unknown = pod
+        .node_name
+        .as_ref()
+        .filter(|node| open.ledger.lab.node(node).is_none());
     if let Some(node) = unknown {
         return Err(Failure::failed(format!("the lab has no node {node}"))
             .hint("`netns-lab get nodes` lists what there is"));
     }
     let mut wanted = open.ledger.topology().pods;
-    wanted.push(PodSpec {
-        name,
-        node_name: node,
-        cpu: None,
-        memory: None,
-        labels,
-        app: App::Serve,
-        ports: default_ports(),
-        containers: Vec::new(),
-    });
+    wanted.push(pod);
     let (open, said) = transition(open, &wanted, usize::MAX, &EndArgs::default())?;
     open.finish(said.trim_end(), &[])
 }
@@ -69,8 +86,13 @@ fn remove(lab: Option<&Label>, pods: &[Label], end: &EndArgs) -> Result<(), Fail
     let system = |pod: &&Label| open.ledger.pod(pod).is_some_and(|record| record.pod.system);
     if let Some(pod) = pods.iter().find(system) {
         return Err(Failure::failed(format!(
-            "the pod {pod} is the lab's own: it goes with the lab"
-        )));
+            "the pod {pod} is the lab's own, and not of those that are added and removed"
+        ))
+        .hint(format!(
+            "a lab without names: netns-lab up --name {} --no-dns",
+            open.ledger.lab.name
+        ))
+        .hint(format!("a new process in its place: netns-lab pod kill {pod}")));
     }
     if let Some(pod) = pods.iter().find(|pod| owner(&open, pod).is_some()) {
         let owner = owner(&open, pod).unwrap_or_default();

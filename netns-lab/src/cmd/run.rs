@@ -42,7 +42,7 @@ pub(super) fn run(args: RunArgs) -> Result<Outcome, Failure> {
     } else {
         format!(" --name {}", ledger.lab.name)
     };
-    add_container(ledger, &args.pod, &spec)?;
+    add_container(ledger, &args.pod, &spec, args.once)?;
     if is_unmapped(spec.user.unwrap_or(NOBODY)) {
         shell::tell(
             "note: no other user exists in this sandbox: the container stays user 0, which is you\n      \

@@ -10,12 +10,13 @@ use crate::cli::StatusArgs;
 use crate::edge::{breakage, namespace, process, store};
 use crate::engine::observe::observe;
 use crate::engine::settle::{self, Place};
+use crate::model::breakage::record::Record;
 use crate::model::layout::lay_out;
 use crate::model::ledger::{Ledger, PodRecord};
 use crate::model::name::Label;
 use crate::model::node::Host;
 use crate::model::plan::{self, Step, Wanted};
-use crate::model::report::{LabReport, State};
+use crate::model::report::{ContainerReport, LabReport, PodNow, State};
 
 /// Runs `status`.
 pub(super) fn run(args: &StatusArgs) -> Result<Outcome, Failure> {
@@ -75,7 +76,10 @@ fn look(ledger: &Ledger) -> Look {
 
 /// A lab as it is now, with what is to be repaired.
 pub(super) fn report(ledger: &Ledger, look: &Look) -> LabReport {
-    let damage = &look.damage[..];
+    // Repairs would give away what a learner is to find out.
+    let record = breakage::record::read(&ledger.lab.name);
+    let secret = record.as_ref().is_ok_and(Record::has_secret);
+    let damage = if secret { &[] } else { &look.damage[..] };
     let down: BTreeSet<_> = damage
         .iter()
         .filter_map(|step| match step {
@@ -94,29 +98,82 @@ pub(super) fn report(ledger: &Ledger, look: &Look) -> LabReport {
         .pods
         .iter()
         .map(|record| {
-            let name = &record.pod.spec.name;
-            let runs = |container: &Label| match &look.running {
-                Some(running) => running.contains(&(name.clone(), container.clone())),
-                None => record.process(container).is_some_and(process::runs),
-            };
-            let first = record.containers.first().filter(|first| runs(&first.name));
-            let process = first.and_then(|first| first.process);
             let connected = !down.contains(&record.pod.node) && !lost.contains(&record.pod.spec.name);
-            // A look that found the pod whole has seen its namespace, too.
-            let there = look.running.is_some() || has_namespace(record);
-            let all_run = record.pod.containers().iter().all(|wanted| runs(&wanted.name));
-            let said = !record.unready && record.leaving.is_none();
-            let ready = there && connected && all_run && said;
-            (record.pod.clone(), ready, process.map(|process| process.pid))
+            pod_now(record, look, connected)
         })
         .collect();
+    let mut problems = problems(ledger, record);
+    problems.extend(unready(ledger, &pods));
     let state = State {
         registry: store::registry(&ledger.lab.name).display().to_string(),
-        problems: problems(ledger),
+        problems,
         repairs: damage.iter().map(ToString::to_string).collect(),
         broken: broken_nodes(damage),
     };
     LabReport::new(&ledger.lab, &pods, state)
+}
+
+/// A pod as it is now, if it is `connected` with its node.
+fn pod_now(record: &PodRecord, look: &Look, connected: bool) -> PodNow {
+    let name = &record.pod.spec.name;
+    let runs = |container: &Label| match &look.running {
+        Some(running) => running.contains(&(name.clone(), container.clone())),
+        None => record.process(container).is_some_and(process::runs),
+    };
+    let first = record.containers.first().filter(|first| runs(&first.name));
+    let wanted = record.wanted();
+    let containers: Vec<_> = wanted
+        .iter()
+        .map(|wanted| {
+            let known = record.container(&wanted.name);
+            ContainerReport {
+                name: wanted.name.to_string(),
+                running: runs(&wanted.name),
+                restarts: known.map_or(0, |known| known.restarts),
+                added: known.is_some_and(|known| known.added.is_some()),
+            }
+        })
+        .collect();
+    // A look that found the pod whole has seen its namespace, too.
+    let there = look.running.is_some() || has_namespace(record);
+    let said = !record.unready && record.leaving.is_none();
+    PodNow {
+        pod: record.pod.clone(),
+        ready: there && connected && said && containers.iter().all(|container| container.running),
+        pid: first.and_then(|first| first.process).map(|process| process.pid),
+        containers,
+    }
+}
+
+/// Why pods are not ready that no repair would help, and what would.
+fn unready(ledger: &Ledger, pods: &[PodNow]) -> Vec<String> {
+    const SHOWN: usize = 3;
+    let mut found = Vec::new();
+    for (record, now) in ledger.pods.iter().zip(pods) {
+        let name = &record.pod.spec.name;
+        if record.leaving.is_some() {
+            found.push(format!("{name} is being ended"));
+        } else if record.unready {
+            found.push(format!(
+                "{name} was said to be not ready: `netns-lab pod ready {name}` takes it back"
+            ));
+        }
+        let ended = now.containers.iter().filter(|one| one.added && !one.running);
+        found.extend(ended.map(|one| {
+            format!(
+                "the container {} of {name} has ended and is started again after a pause (`netns-lab logs {name} -c \
+                 {}` tells what it said)",
+                one.name, one.name
+            )
+        }));
+    }
+    if let more @ 1.. = found.len().saturating_sub(SHOWN) {
+        found.truncate(SHOWN);
+        found.push(format!(
+            "and {more} more such pods (`netns-lab get pods` lists them)"
+        ));
+    }
+    found
 }
 
 /// The nodes that have something to be repaired.
@@ -137,7 +194,7 @@ fn has_namespace(record: &PodRecord) -> bool {
     record.namespace_inode.is_some() && namespace::inode(&record.pod.namespace) == record.namespace_inode
 }
 
-fn problems(ledger: &Ledger) -> Vec<String> {
+fn problems(ledger: &Ledger, broken: Result<Record, Failure>) -> Vec<String> {
     let name = &ledger.lab.name;
     let mut problems = Vec::new();
     if ledger.leaving {
@@ -148,21 +205,23 @@ fn problems(ledger: &Ledger) -> Vec<String> {
         ));
     }
     // What was broken on purpose is no riddle to whoever asks how the lab is.
-    let broken = breakage::record::read(name);
     problems.extend(broken.map_or_else(
         |failure| vec![failure.message().to_string()],
         |record| record.told(),
     ));
     match settle::place(ledger) {
         Ok(Place::Here) => {}
-        Ok(Place::Elsewhere(_)) => {
-            problems.push("its node is another network namespace than this one".into());
+        Ok(Place::Elsewhere(pid)) => {
+            let way = settle::elsewhere(ledger, pid).hints().join("; ");
+            problems.push(format!(
+                "its node is another network namespace than this one: {way}"
+            ));
         }
         Ok(Place::Gone) => problems.push(format!("its node is gone: `netns-lab down {name}`")),
         Err(failure) => problems.push(failure.message().to_string()),
     }
     let agent = ledger.agent.is_some_and(process::runs);
-    if !agent && !ledger.unsettled && !ledger.leaving {
+    if !agent && !ledger.pods.is_empty() && !ledger.unsettled && !ledger.leaving {
         problems.push(format!("its agent does not run: `netns-lab up --name {name}`"));
     }
     problems

@@ -11,6 +11,7 @@ use crate::model::layout::{self, LayoutError};
 use crate::model::ledger::{Lab, Ledger};
 use crate::model::name::{self, Label};
 use crate::model::name_server::NameServer;
+use crate::model::schedule::Unschedulable;
 use crate::model::topology::{NodeSpec, Topology};
 
 /// The topology that is wanted: what the flags say goes for it, too.
@@ -238,6 +239,9 @@ pub(super) fn refused(error: &LayoutError) -> Failure {
         LayoutError::TooManyNodes { .. } => {
             failure.hint("give the lab a larger range when it is made: --pod-cidr 10.0.0.0/12")
         }
+        LayoutError::Unschedulable(Unschedulable::NoRoom { pod, .. }) if *pod == Label::kube_dns() => failure
+            .hint("it is the lab's own: a lab without a name server has --no-dns")
+            .hint("or add a node, or say that a node has more; nothing was changed"),
         LayoutError::Unschedulable(_) => {
             failure.hint("ask for less, add a node, or say that a node has more; nothing was changed")
         }

@@ -80,8 +80,7 @@ pub fn in_container(container: ProcessId, same_user: bool, command: &[OsString])
     Ok(Outcome::Code(first::wait(child, &hold_back_signals())))
 }
 
-/// A program on its way into a container; the caller, which has a single thread, has already half
-/// gone there.
+/// A program on its way into a container; this thread has already half gone there.
 pub fn stage(container: ProcessId, same_user: bool) -> Result<Command, Failure> {
     process::enter(container, &["pid"]).map_err(refused("the container's processes"))?;
     let mut command = Command::new("/proc/self/exe");
@@ -94,16 +93,9 @@ pub fn stage(container: ProcessId, same_user: bool) -> Result<Command, Failure> 
     Ok(command)
 }
 
-/// Undoes the half of the way that [`stage`] went.
-pub fn back_to_own_processes() -> Result<(), Failure> {
-    let own = File::open("/proc/self/ns/pid").map_err(|error| Failure::failed(error.to_string()))?;
-    setns(own, CloneFlags::CLONE_NEWPID)
-        .map_err(|error| Failure::failed(format!("cannot go back to this pid namespace: {error}")))
-}
-
 /// Ctrl-C and Ctrl-\ reach the command by themselves; others are handed on. Held back after the
 /// start, for held back signals would be inherited.
-fn hold_back_signals() -> SigSet {
+pub(super) fn hold_back_signals() -> SigSet {
     let mut awaited = SigSet::empty();
     for signal in [
         Signal::SIGTERM,

@@ -6,6 +6,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::SigSet;
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
@@ -76,6 +78,22 @@ pub fn end(processes: &[ProcessId]) {
         let _ = pidfd_send_signal(handle, Signal::KILL);
     }
     await_end(handles, PATIENCE);
+}
+
+/// Tells an agent that its ledger has changed. Whoever does not listen for it never notices this
+/// signal.
+pub fn nudge(process: ProcessId) {
+    if let Some(handle) = handle(process) {
+        let _ = pidfd_send_signal(&handle, Signal::URG);
+    }
+}
+
+/// Nudges of this process, as a file that can be waited for.
+pub fn nudges() -> nix::Result<SignalFd> {
+    let mut signals = SigSet::empty();
+    signals.add(nix::sys::signal::Signal::SIGURG);
+    signals.thread_block()?;
+    SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
 }
 
 /// Asks processes to end and waits until they have, but no longer than this.

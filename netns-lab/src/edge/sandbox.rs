@@ -1,8 +1,9 @@
 //! A private machine: new namespaces for one command, and an init that makes them usable.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{self, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -17,8 +18,9 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Pid, getegid, geteuid};
 
-use super::enter;
 use super::node::Node;
+use super::{enter, first, process};
+use crate::model::ledger::ProcessId;
 
 const NONE: Option<&str> = None;
 /// This program, whatever its path was.
@@ -165,15 +167,47 @@ pub fn init(command: &[OsString]) -> Result<Outcome, Failure> {
     let Some((program, args)) = command.split_first() else {
         return Err(Failure::usage("no command was given"));
     };
-    let mut child = Command::new(program);
-    child
+    let path = path();
+    match inside(program, args, &path).spawn() {
+        Ok(child) => Ok(Outcome::Code(reap_until(child.id()))),
+        Err(error) => Ok(enter::not_started(program, &path, &error)),
+    }
+}
+
+/// A command with the environment that it has in a sandbox.
+fn inside(program: &OsStr, args: &[OsString], path: &OsStr) -> Command {
+    let mut command = Command::new(program);
+    command
         .args(args)
-        .env("PATH", path())
+        .env("PATH", path)
         .env("NETNS_LAB_SANDBOX", "1")
         .env("PS1", "(sandbox) \\w # ");
-    match child.spawn() {
-        Ok(child) => Ok(Outcome::Code(reap_until(child.id()))),
-        Err(error) => Ok(enter::not_started(program, &path(), &error)),
+    command
+}
+
+/// Runs one more command in a sandbox, whose first process this is, and returns its exit code.
+pub fn join(init: ProcessId, command: &[OsString]) -> Result<Outcome, Failure> {
+    let Some((program, args)) = command.split_first() else {
+        return Err(Failure::usage("no command was given"));
+    };
+    // Asked before: in there /proc knows nothing of this process.
+    let (here, path) = (std::env::current_dir().ok(), path());
+    let users = |pid: &str| fs::metadata(format!("/proc/{pid}/ns/user")).map(|found| found.ino()).ok();
+    // One cannot enter the users' namespace that one is in.
+    let same = users("self") == users(&init.pid.to_string());
+    let kinds = ["user", "mnt", "net", "pid", "uts", "ipc"];
+    process::enter(init, &kinds[usize::from(same)..])
+        .map_err(|error| Failure::failed(format!("cannot enter the sandbox: {error}")))?;
+    if let Some(here) = here {
+        let _ = nix::unistd::chdir(&here);
+    }
+    match inside(program, args, &path).spawn() {
+        Ok(child) => {
+            let child = i32::try_from(child.id()).map(Pid::from_raw);
+            let child = child.map_err(|_| Failure::failed("the command's number is none"))?;
+            Ok(Outcome::Code(first::wait(child, &enter::hold_back_signals())))
+        }
+        Err(error) => Ok(enter::not_started(program, &path, &error)),
     }
 }
 
@@ -191,7 +225,7 @@ fn mounts() -> Result<(), (&'static str, Errno)> {
 
 /// The caller's `PATH`, with this program's folder before it and the system tools behind it, which
 /// a plain user's often lacks.
-fn path() -> OsString {
+pub fn path() -> OsString {
     let before = std::env::var_os("PATH").unwrap_or_default();
     let own = std::env::current_exe()
         .ok()

@@ -14,7 +14,7 @@ use crate::model::container::APP;
 use crate::model::ledger::{Ledger, VERSION};
 use crate::model::name::Label;
 use crate::model::name_server;
-use crate::model::object;
+use crate::model::{object, stamp};
 
 /// The folder of one lab.
 pub fn lab_directory(lab: &Label) -> PathBuf {
@@ -202,6 +202,16 @@ fn is_generated(name: &str) -> bool {
 pub fn publish(lab: &Label, file: &str, content: &[u8]) -> Result<(), Failure> {
     let path = registry(lab).join(file);
     files::write_atomically(&path, content, 0o644).map_err(|error| unwritable(&path, &error))
+}
+
+/// Writes one of the lab's own objects to a registry, with the time at which it was made.
+pub fn publish_own(lab: &Label, file: &str, content: &[u8]) -> Result<(), Failure> {
+    let before = fs::read(registry(lab).join(file)).ok();
+    publish(
+        lab,
+        file,
+        &stamp::stamped(content, before.as_deref(), &super::now()),
+    )
 }
 
 /// Removes one object from a registry.

@@ -1,11 +1,15 @@
 //! What joins nodes: the underlay's bridge, tunnels, and routes. All by rtnetlink, for there are few.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use futures_util::TryStreamExt as _;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use labkit::Failure;
-use rtnetlink::packet_route::neighbour::{NeighbourFlags, NeighbourState};
+use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourState,
+};
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteNextHop, RouteScope, RouteType,
 };
@@ -74,6 +78,48 @@ impl Node {
             self.give_address(index, VXLAN, net)?;
         }
         Ok(())
+    }
+
+    /// Which MACs tunnels have behind which nodes.
+    pub fn far_ends(&self) -> Result<BTreeSet<(Ipv4Addr, [u8; 6])>, Failure> {
+        let found = self.known_macs(AddressFamily::Bridge)?.into_iter();
+        Ok(found
+            .filter_map(|(ip, mac)| match ip {
+                IpAddr::V4(ip) => Some((ip, mac)),
+                IpAddr::V6(_) => None,
+            })
+            .collect())
+    }
+
+    /// Which MACs neighbours have.
+    pub fn neighbours(&self) -> Result<BTreeSet<(IpAddr, [u8; 6])>, Failure> {
+        let first = self.known_macs(AddressFamily::Inet)?.into_iter();
+        let second = self.known_macs(AddressFamily::Inet6)?;
+        Ok(first.chain(second).collect())
+    }
+
+    fn known_macs(&self, family: AddressFamily) -> Result<Vec<(IpAddr, [u8; 6])>, Failure> {
+        let request = self.handle.neighbours().get().set_address_family(family);
+        let listed = self.runtime.block_on(request.execute().try_collect::<Vec<_>>());
+        let listed = listed.map_err(told("list the neighbours"))?;
+        let known = listed.iter().filter_map(|message| {
+            let attributes = || message.attributes.iter();
+            let ip = attributes().find_map(|attribute| match attribute {
+                NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => Some(IpAddr::V4(*ip)),
+                NeighbourAttribute::Destination(NeighbourAddress::Inet6(ip)) => Some(IpAddr::V6(*ip)),
+                // Of a bridge's table the reader knows no addresses.
+                NeighbourAttribute::Destination(NeighbourAddress::Other(bytes)) => {
+                    <[u8; 4]>::try_from(bytes.as_slice()).ok().map(IpAddr::from)
+                }
+                _ => None,
+            });
+            let mac = attributes().find_map(|attribute| match attribute {
+                NeighbourAttribute::LinkLayerAddress(mac) => mac.as_slice().try_into().ok(),
+                _ => None,
+            });
+            ip.zip(mac)
+        });
+        Ok(known.collect())
     }
 
     /// Adds or changes a route, and what it needs to find the far end of a tunnel.

@@ -6,6 +6,7 @@ use labkit::{Failure, fault};
 
 use super::launch::{self, Start};
 use super::progress::Progress;
+use super::revive;
 use super::up::note;
 use crate::edge::{cgroup, process, registry, store};
 use crate::model::container::ContainerSpec;
@@ -14,7 +15,14 @@ use crate::model::name::Label;
 use crate::model::pod_files;
 
 /// Starts a container in a pod and writes it down; the ledger first, as with all that is made.
-pub fn add_container(mut ledger: Ledger, pod: &Label, spec: &ContainerSpec) -> Result<(), Failure> {
+///
+/// One that runs `once` is nobody's to start again, and its end is no matter to the pod.
+pub fn add_container(
+    mut ledger: Ledger,
+    pod: &Label,
+    spec: &ContainerSpec,
+    once: bool,
+) -> Result<(), Failure> {
     let lab = ledger.lab.clone();
     let gone = || {
         Failure::failed(format!("the pod {pod} is not whole"))
@@ -32,6 +40,7 @@ pub fn add_container(mut ledger: Ledger, pod: &Label, spec: &ContainerSpec) -> R
     if let Some(record) = ledger.pods.iter_mut().find(|record| record.pod.spec.name == *pod) {
         record.containers.push(ContainerRecord {
             added: Some(spec.clone()),
+            once,
             ..ContainerRecord::announced(spec.name.clone())
         });
     }
@@ -58,6 +67,9 @@ pub fn add_container(mut ledger: Ledger, pod: &Label, spec: &ContainerSpec) -> R
     ledger.unsettled = !settled;
     store::write_ledger(&ledger)?;
     fault::point("run:recorded");
+    revive::publish(&ledger, pod)?;
+    // It has the ledger by heart, and this container is not in it.
+    ledger.agent.iter().for_each(|agent| process::nudge(*agent));
     Ok(())
 }
 

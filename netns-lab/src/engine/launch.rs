@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::Read as _;
+use std::io::{self, Read as _};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -105,9 +105,11 @@ pub fn containers(
     let home = home()?;
     let own_pids = File::open("/proc/self/ns/pid")
         .map_err(|error| Failure::failed(format!("cannot open this pid namespace: {error}")))?;
+    let returns = setns(&own_pids, CloneFlags::CLONE_NEWPID).is_ok();
     let launcher = Launcher {
         lab,
         view: view.path(),
+        returns,
         own_pids,
         home: format!("/proc/{}/fd/{}", std::process::id(), home.as_raw_fd()),
         tells,
@@ -134,6 +136,8 @@ struct Launcher<'a> {
     lab: &'a Lab,
     view: String,
     own_pids: File,
+    /// A thread may come back to it, which takes privilege where that was made.
+    returns: bool,
     home: String,
     tells: OwnedFd,
     started: &'a Mutex<Vec<Started>>,
@@ -222,11 +226,26 @@ impl Launcher<'_> {
             .stdin(self.tells.try_clone().map_err(failed)?)
             .stdout(log)
             .stderr(errors);
-        unshare(CloneFlags::CLONE_NEWPID).map_err(|error| failed(error.into()))?;
-        let child = command.spawn();
-        // Only once may a thread leave; so it comes back each time.
-        setns(&self.own_pids, CloneFlags::CLONE_NEWPID).map_err(|error| failed(error.into()))?;
-        Ok(identify(child.map_err(failed)?.id()))
+        let child = self.among_own_processes(&mut command).map_err(failed)?;
+        Ok(identify(child.id()))
+    }
+
+    /// Starts a process as number 1 of a new pid namespace.
+    fn among_own_processes(&self, command: &mut Command) -> io::Result<Child> {
+        let mut start = || {
+            unshare(CloneFlags::CLONE_NEWPID)?;
+            command.spawn()
+        };
+        // Only once may a thread leave: it comes back each time, or another one goes.
+        if self.returns {
+            let child = start();
+            setns(&self.own_pids, CloneFlags::CLONE_NEWPID)?;
+            return child;
+        }
+        thread::scope(|scope| {
+            let ended = || io::Error::other("a thread ended abnormally");
+            scope.spawn(start).join().unwrap_or_else(|_| Err(ended()))
+        })
     }
 
     fn first_process(&self, pod: &Pod, container: &ContainerSpec) -> Command {

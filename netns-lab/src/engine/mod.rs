@@ -11,5 +11,6 @@ pub mod retire;
 pub mod revive;
 pub mod salvage;
 pub mod settle;
+pub mod talk;
 pub mod up;
 pub mod visit;

@@ -14,6 +14,7 @@ use crate::model::name::Label;
 use crate::model::node::{Host, Node};
 use crate::model::observed::{Observed, View};
 use crate::model::rule::{self, Rule};
+use crate::model::stamp;
 
 /// What the host has of a lab, and what could be in its way.
 ///
@@ -32,11 +33,9 @@ pub fn observe(
         let holders = scope.spawn(|| Ok(held(lab, ledger)));
         let standing = scope.spawn(|| standing(lab, &there, iptables));
         let views = visit(lab, &there, |host| Ok((host.clone(), view(lab, host)?)))?;
-        let published = if ledger.is_some() {
-            store::registry_files(&lab.name)
-        } else {
-            BTreeMap::new()
-        };
+        let published = ledger
+            .map(|_| store::registry_files(&lab.name))
+            .unwrap_or_default();
         let mut views: BTreeMap<Host, View> = views.into_iter().collect();
         for (host, rules) in joined(standing)? {
             views.entry(host).or_default().rules = rules;
@@ -53,9 +52,17 @@ pub fn observe(
             cut_off,
             agent: ledger.and_then(|ledger| ledger.agent).is_some_and(process::runs),
             has_service: store::has_service(&published),
-            published,
+            published: without_times(published),
         })
     })
+}
+
+/// Files as a plan has them.
+fn without_times(files: BTreeMap<String, Vec<u8>>) -> BTreeMap<String, Vec<u8>> {
+    let files = files.into_iter();
+    files
+        .map(|(name, content)| (name, stamp::unstamped(content)))
+        .collect()
 }
 
 /// The namespaces that are not pods' and can be looked into: the caller's if it is the node, and
@@ -71,7 +78,17 @@ fn hosts_to_look_at(lab: &Lab, ledger: Option<&Ledger>, namespaces: &BTreeMap<St
 
 fn view(lab: &Lab, host: &Host) -> Result<View, Failure> {
     let node = edge::node::Node::open()?;
+    let tunnels = lab
+        .underlay
+        .as_ref()
+        .is_some_and(|underlay| underlay.overlay.is_some());
+    let (far_ends, neighbours) = match host {
+        Host::Node(_) if tunnels => (node.far_ends()?, node.neighbours()?),
+        _ => Default::default(),
+    };
     Ok(View {
+        far_ends,
+        neighbours,
         links: node.links()?,
         addresses: node.addresses()?,
         routes: node.routes()?,

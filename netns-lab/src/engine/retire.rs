@@ -43,7 +43,7 @@ pub fn announce(ledger: &mut Ledger, pods: &[Label], leaving: Leaving, now: &Tim
             ..health(record)
         };
         let content = object::pod(&ledger.lab, &record.pod, &health);
-        store::publish(&ledger.lab.name, &object::pod_file(&record.pod), &content)?;
+        store::publish_own(&ledger.lab.name, &object::pod_file(&record.pod), &content)?;
     }
     fault::point("life:published");
     Ok(())

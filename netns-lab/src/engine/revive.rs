@@ -17,7 +17,7 @@ use crate::model::{object, pod_files};
 pub fn health(record: &PodRecord) -> Health {
     let mut health = Health::of(record);
     health.unready |= !record.holder.is_some_and(process::runs);
-    for wanted in record.pod.containers() {
+    for wanted in record.wanted() {
         let known = record.container(&wanted.name);
         let runs = known.and_then(|known| known.process).is_some_and(process::runs);
         let own = ContainerHealth {
@@ -36,7 +36,7 @@ pub fn publish(ledger: &Ledger, pod: &Label) -> Result<(), Failure> {
         return Ok(());
     };
     let content = object::pod(&ledger.lab, &record.pod, &health(record));
-    store::publish(&ledger.lab.name, &object::pod_file(&record.pod), &content)
+    store::publish_own(&ledger.lab.name, &object::pod_file(&record.pod), &content)
 }
 
 /// Starts a container of a pod again, in the place of `dead`; `None` when that is not wanted any more.
@@ -55,7 +55,7 @@ pub fn container(
         return Ok(None);
     };
     let holder = record.holder.filter(|holder| process::runs(*holder));
-    let specs = record.pod.containers();
+    let specs = record.wanted();
     let spec = specs.into_iter().find(|spec| spec.name == *name);
     let wanted = record.leaving.is_none() && record.process(name) == Some(dead);
     let (Some(holder), Some(spec), true) = (holder, spec, wanted) else {

@@ -17,7 +17,7 @@ use super::progress::Progress;
 use super::settle;
 use super::visit::visit;
 use crate::edge::node::Node;
-use crate::edge::{cgroup, host, joined, process, registry, store};
+use crate::edge::{self, cgroup, host, joined, process, registry, store};
 use crate::model::container::ContainerSpec;
 use crate::model::ledger::{ContainerRecord, HostRecord, Lab, Ledger, Pod, PodRecord, ProcessId};
 use crate::model::name::Label;
@@ -363,7 +363,7 @@ impl Up<'_> {
         let lab = &self.ledger.lab;
         for step in self.steps {
             match step {
-                Step::Publish { file, content } => store::publish(&lab.name, file, content)?,
+                Step::Publish { file, content } => store::publish_own(&lab.name, file, content)?,
                 Step::Withdraw(file) => store::withdraw(&lab.name, file)?,
                 Step::OfferService(_) => offer_service(lab)?,
                 _ => continue,
@@ -448,7 +448,7 @@ fn offer_service(lab: &Lab) -> Result<(), Failure> {
     if store::registry(&lab.name).join(object::SERVICE_FILE).exists() {
         return Ok(());
     }
-    match object::first_service(lab) {
+    match object::first_service(lab, &edge::now()) {
         Some(content) => store::publish(&lab.name, object::SERVICE_FILE, &content),
         None => Ok(()),
     }

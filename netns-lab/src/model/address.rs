@@ -139,6 +139,11 @@ pub fn first_service(cidr: Ipv4Net) -> Option<Ipv4Addr> {
     (room(cidr) >= 80).then(|| host(cidr, 80))
 }
 
+/// The same in IPv6.
+pub fn first_service6(cidr: Ipv6Net) -> Ipv6Addr {
+    host6(cidr, 80)
+}
+
 /// Whether two ranges share an address.
 pub fn overlap(a: Ipv4Net, b: Ipv4Net) -> bool {
     a.contains(&b.network()) || b.contains(&a.network())

@@ -6,6 +6,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec as ApiPodSpec, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::{Map, Value, json};
 
 use super::endpoints::namespace_of;
@@ -227,6 +228,29 @@ fn ports(container: &Container) -> Vec<Value> {
     ports.collect()
 }
 
+/// How many pods a change of its template makes before others go: its `maxSurge`, a quarter unless
+/// said otherwise, and at least one, for there are never fewer than wanted. None is all at once.
+pub fn surge(deployment: &Deployment) -> Option<usize> {
+    let spec = deployment.spec.as_ref()?;
+    let strategy = spec.strategy.as_ref();
+    if strategy.and_then(|one| one.type_.as_deref()) == Some("Recreate") {
+        return None;
+    }
+    let replicas = usize::try_from(spec.replicas.unwrap_or(1)).unwrap_or_default();
+    let said = strategy
+        .and_then(|one| one.rolling_update.as_ref())
+        .and_then(|rolling| rolling.max_surge.clone());
+    let count = match said {
+        Some(IntOrString::Int(count)) => usize::try_from(count).unwrap_or_default(),
+        Some(IntOrString::String(text)) => {
+            let share = text.strip_suffix('%').and_then(|text| text.parse::<usize>().ok());
+            replicas.saturating_mul(share.unwrap_or(25)).div_ceil(100)
+        }
+        None => replicas.div_ceil(4),
+    };
+    Some(count.max(1))
+}
+
 fn template_hash(template: &PodTemplateSpec) -> String {
     // Maps of these types are sorted, so that one template has one text.
     made_up(&serde_json::to_string(template).unwrap_or_default(), HASH)
@@ -246,6 +270,23 @@ fn made_up(text: &str, length: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_template_is_rolled_out_by_its_strategy() {
+        let with = |strategy: Value| {
+            let mut made = serde_json::to_value(deployment(10, "a")).unwrap();
+            made["spec"]["strategy"] = strategy;
+            surge(&serde_json::from_value(made).unwrap())
+        };
+        let rolling =
+            |surge: Value| with(json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": surge}}));
+        assert_eq!(surge(&deployment(10, "a")), Some(3));
+        assert_eq!(
+            (rolling(json!("50%")), rolling(json!(4)), rolling(json!(0))),
+            (Some(5), Some(4), Some(1))
+        );
+        assert_eq!(with(json!({"type": "Recreate"})), None);
+    }
 
     fn deployment(replicas: i32, image: &str) -> Deployment {
         serde_json::from_value(json!({

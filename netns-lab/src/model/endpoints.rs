@@ -106,7 +106,7 @@ fn carries(labels: Option<&BTreeMap<String, String>>, selector: &BTreeMap<String
 }
 
 /// A pod that ran to its end will never answer again.
-fn is_over(pod: &Pod) -> bool {
+pub fn is_over(pod: &Pod) -> bool {
     let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
     matches!(phase, Some("Succeeded" | "Failed"))
 }
@@ -148,8 +148,7 @@ fn of_pod(service: &Service, pod: &Pod) -> Vec<Endpoint> {
     let hostname = spec.and_then(|spec| spec.hostname.clone());
     // A hostname counts in the Service that the Pod names as its subdomain.
     let hostname = hostname.filter(|_| subdomain.is_some() && subdomain == service.metadata.name.as_deref());
-    let ports = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
-    let ports: Vec<_> = ports.filter_map(|port| pod_port(port, pod)).collect();
+    let ports = ports(service, pod);
     let found = addresses(pod).into_iter().map(|ip| Endpoint {
         ip,
         hostname: hostname.clone(),
@@ -157,6 +156,12 @@ fn of_pod(service: &Service, pod: &Pod) -> Vec<Endpoint> {
         ports: ports.clone(),
     });
     found.collect()
+}
+
+/// The ports of a Pod that a Service leads to: name, protocol, number.
+pub fn ports(service: &Service, pod: &Pod) -> Vec<(String, String, u16)> {
+    let ports = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
+    ports.filter_map(|port| pod_port(port, pod)).collect()
 }
 
 fn pod_port(port: &ServicePort, pod: &Pod) -> Option<(String, String, u16)> {

@@ -87,6 +87,25 @@ impl fmt::Display for Kind {
     }
 }
 
+/// One kind or several, as kubectl takes them: `svc,po`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kinds(pub Vec<Kind>);
+
+impl FromStr for Kinds {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut kinds: Vec<Kind> = Vec::new();
+        for word in text.split(',') {
+            match word.parse()? {
+                kind if kinds.contains(&kind) => {}
+                kind => kinds.push(kind),
+            }
+        }
+        Ok(Self(kinds))
+    }
+}
+
 impl FromStr for Kind {
     type Err = String;
 

@@ -214,6 +214,9 @@ pub struct ContainerRecord {
     /// What `run` was asked for; none if the topology has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub added: Option<ContainerSpec>,
+    /// It was added to run once: when it ends, it has ended.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub once: bool,
     /// How often it was started again.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub restarts: u32,
@@ -234,6 +237,7 @@ impl ContainerRecord {
             name,
             process: None,
             added: None,
+            once: false,
             restarts: 0,
             streak: 0,
         }
@@ -251,6 +255,24 @@ impl PodRecord {
             unready: false,
             leaving: None,
         }
+    }
+
+    /// The containers that are to run: those of the topology in their order, then those that were
+    /// added.
+    pub fn wanted(&self) -> Vec<ContainerSpec> {
+        let mut all = self.pod.containers();
+        all.extend(self.added());
+        all
+    }
+
+    /// The containers that were added and are to run.
+    pub fn added(&self) -> Vec<ContainerSpec> {
+        let of_topology = self.pod.containers();
+        let stays = self.containers.iter().filter(|container| !container.once);
+        let added = stays.filter_map(|container| container.added.clone());
+        added
+            .filter(|spec| of_topology.iter().all(|wanted| wanted.name != spec.name))
+            .collect()
     }
 
     /// All its processes that were started: the holder and the first one of each container.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
+use super::container::ContainerSpec;
 use super::ledger::PodRecord;
 use super::name::Label;
 use super::topology::{LabelKey, LabelValue, PodSpec};
@@ -114,6 +115,8 @@ pub struct Health {
     pub unready: bool,
     /// Since when it is being ended.
     pub terminating: Option<Time>,
+    /// Containers that were added to those of the topology.
+    pub added: Vec<ContainerSpec>,
     /// Its containers; all is well with those that are not named.
     pub containers: BTreeMap<Label, ContainerHealth>,
 }
@@ -131,6 +134,7 @@ impl Health {
         Self {
             unready: record.unready,
             terminating: None,
+            added: record.added(),
             containers: containers.collect(),
         }
     }

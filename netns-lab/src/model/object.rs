@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     Container, ContainerPort, ContainerState, ContainerStateRunning, ContainerStateTerminated,
     ContainerStateWaiting, ContainerStatus, HostIP, Node as NodeObject, NodeAddress, NodeCondition, NodeSpec,
@@ -9,7 +10,7 @@ use k8s_openapi::api::core::v1::{
     ServicePort, ServiceSpec,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde::Serialize;
 
@@ -21,12 +22,16 @@ use super::name;
 use super::name_server;
 use super::node::Node;
 use super::quantity::{Cpu, Memory};
+use super::service::{self, InUse, Pools};
 
 /// The file of the first Service, which is the people's from then on.
 pub const SERVICE_FILE: &str = "web.service.json";
 
-/// The annotation of a node that is a network namespace of its own: the path of its name.
+/// The annotation of a pod, and of a node that is a network namespace of its own: the path of its
+/// name.
 pub const NAMESPACE_ANNOTATION: &str = "netns-lab/network-namespace";
+/// The annotation of a pod: the end of its cable that is on its node.
+pub const INTERFACE_ANNOTATION: &str = "netns-lab/host-interface";
 /// What the containers are said to be made of.
 const IMAGE: &str = "netns-lab";
 
@@ -49,10 +54,10 @@ pub fn node(node: &Node) -> Vec<u8> {
     };
     let ips = std::iter::once(node.ip().to_string()).chain(node.ip6().map(|ip| ip.to_string()));
     let addresses = ips.map(|ip| address("InternalIP", ip));
-    let annotation = node.machine.as_ref().map(|machine| {
-        let path = format!("/run/netns/{}", machine.namespace);
-        BTreeMap::from([(NAMESPACE_ANNOTATION.to_string(), path)])
-    });
+    let annotation = node
+        .machine
+        .as_ref()
+        .map(|machine| BTreeMap::from([(NAMESPACE_ANNOTATION.to_string(), named_path(&machine.namespace))]));
     let ranges = std::iter::once(node.pod_cidr.trunc().to_string());
     let resources = node_resources(node);
     text(&NodeObject {
@@ -124,20 +129,35 @@ pub fn pod(lab: &Lab, pod: &Pod, health: &Health) -> Vec<u8> {
             name: Some(pod.spec.name.to_string()),
             namespace: Some(name_server::namespace_of(lab, pod).into()),
             labels: (!labels.is_empty()).then_some(labels),
+            annotations: Some(whereabouts(pod)),
             deletion_timestamp: health.terminating.clone(),
             ..Default::default()
         },
         spec: Some(PodSpec {
             node_name: Some(pod.node.to_string()),
-            containers: containers(pod),
+            containers: containers(pod, health),
+            restart_policy: Some("Always".into()),
+            dns_policy: Some("ClusterFirst".into()),
             ..Default::default()
         }),
         status: Some(status(lab, pod, health)),
     })
 }
 
+/// Where a pod's end of its cable is, and the other: who reads the registry needs no ledger then.
+fn whereabouts(pod: &Pod) -> BTreeMap<String, String> {
+    BTreeMap::from([
+        (NAMESPACE_ANNOTATION.to_string(), named_path(&pod.namespace)),
+        (INTERFACE_ANNOTATION.to_string(), pod.interface.clone()),
+    ])
+}
+
+fn named_path(namespace: &str) -> String {
+    format!("/run/netns/{namespace}")
+}
+
 /// A pod that runs nothing has a container all the same, for Kubernetes knows no pod without.
-fn containers(pod: &Pod) -> Vec<Container> {
+fn containers(pod: &Pod, health: &Health) -> Vec<Container> {
     let of = |name: String, spec: Option<&ContainerSpec>| {
         let ports = spec.map(|spec| {
             let ports = spec.ports.iter().map(|port| ContainerPort {
@@ -158,7 +178,7 @@ fn containers(pod: &Pod) -> Vec<Container> {
             ..Default::default()
         }
     };
-    let specs = pod.containers();
+    let specs = [pod.containers(), health.added.clone()].concat();
     if specs.is_empty() {
         let mut only = vec![of(APP.into(), None)];
         ask_for(&mut only, pod);
@@ -191,7 +211,7 @@ fn status(lab: &Lab, pod: &Pod, health: &Health) -> PodStatus {
     };
     let node = lab.node_of(pod);
     let second_host_ip = node.and_then(Node::ip6);
-    let statuses = containers(pod)
+    let statuses = containers(pod, health)
         .into_iter()
         .map(|container| container_status(container.name, health));
     PodStatus {
@@ -254,23 +274,27 @@ fn container_status(name: String, health: &Health) -> ContainerStatus {
     }
 }
 
-/// The first Service: `web`, port 80 to 8080 of the pods labelled `app=web`.
-pub fn first_service(lab: &Lab) -> Option<Vec<u8>> {
-    let ip = address::first_service(lab.service_cidr)?.to_string();
-    Some(text(&Service {
+/// The first Service: `web`, port 80 to 8080 of the pods labelled `app=web`; in a dual-stack lab with
+/// an address of each family.
+pub fn first_service(lab: &Lab, now: &Time) -> Option<Vec<u8>> {
+    let first = address::first_service(lab.service_cidr)?;
+    let second = lab.service_cidr6.map(address::first_service6);
+    let ips: Vec<_> = std::iter::once(first.to_string())
+        .chain(second.map(|ip| ip.to_string()))
+        .collect();
+    let asked = Service {
         metadata: ObjectMeta {
             name: Some("web".into()),
             namespace: Some(name::object_namespace(&lab.name).into()),
             ..Default::default()
         },
         spec: Some(ServiceSpec {
-            type_: Some("ClusterIP".into()),
-            cluster_ip: Some(ip.clone()),
-            cluster_ips: Some(vec![ip]),
+            cluster_ip: ips.first().cloned(),
+            ip_family_policy: (ips.len() > 1).then(|| "PreferDualStack".into()),
+            cluster_ips: Some(ips),
             selector: Some(BTreeMap::from([("app".into(), "web".into())])),
             ports: Some(vec![ServicePort {
                 name: Some("http".into()),
-                protocol: Some("TCP".into()),
                 port: 80,
                 target_port: Some(IntOrString::Int(8080)),
                 ..Default::default()
@@ -278,12 +302,25 @@ pub fn first_service(lab: &Lab) -> Option<Vec<u8>> {
             ..Default::default()
         }),
         ..Default::default()
-    }))
+    };
+    settled(lab, asked, now).map(|service| text(&service))
 }
 
-/// The Service of the lab's name server, if it has one.
+/// The Service of the lab's name server, if it has one, without a time.
 pub fn name_service(lab: &Lab) -> Option<Vec<u8>> {
-    name_server::service(lab).map(|service| text(&service))
+    let settled = settled(lab, name_server::service(lab)?, &Time(Timestamp::UNIX_EPOCH));
+    let mut service = settled.or_else(|| name_server::service(lab))?;
+    service.metadata.creation_timestamp = None;
+    Some(text(&service))
+}
+
+/// A Service with the API's defaults.
+fn settled(lab: &Lab, asked: Service, now: &Time) -> Option<Service> {
+    let pools = Pools {
+        services: lab.service_ranges(),
+        balancers: Vec::new(),
+    };
+    service::settle(asked, None, &pools, &InUse::default(), now).ok()
 }
 
 /// Whether a file of a registry holds a Service, alone or in a list.
@@ -303,4 +340,44 @@ fn text(object: &impl Serialize) -> Vec<u8> {
     let mut text = serde_json::to_vec_pretty(object).unwrap_or_default();
     text.push(b'\n');
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::layout::lay_out;
+    use crate::model::samples;
+    use crate::model::topology::Topology;
+
+    #[test]
+    fn the_first_service_has_defaults_and_both_families() {
+        let now = Time(Timestamp::UNIX_EPOCH);
+        let read =
+            |lab: &Lab| -> Service { serde_json::from_slice(&first_service(lab, &now).unwrap()).unwrap() };
+        let single = read(&samples::lab());
+        assert_eq!(single.metadata.creation_timestamp, Some(now.clone()));
+        let spec = single.spec.unwrap();
+        assert_eq!(spec.cluster_ips.unwrap(), ["10.96.0.80"]);
+        assert_eq!(spec.ip_family_policy.as_deref(), Some("SingleStack"));
+        assert_eq!(spec.session_affinity.as_deref(), Some("None"));
+        let spec = read(&samples::lab_of(2, true, None)).spec.unwrap();
+        assert_eq!(spec.cluster_ips.unwrap(), ["10.96.0.80", "fd00:10:96::50"]);
+        assert_eq!(spec.ip_families.unwrap(), ["IPv4", "IPv6"]);
+    }
+
+    #[test]
+    fn pods_say_where_they_live() {
+        let lab = samples::lab_of(2, false, None);
+        let pods = lay_out(&lab, &Topology::web_pods(2), None).unwrap();
+        for one in &pods {
+            let value: serde_json::Value =
+                serde_json::from_slice(&pod(&lab, one, &Health::default())).unwrap();
+            let said = &value["metadata"]["annotations"];
+            assert_eq!(
+                said[NAMESPACE_ANNOTATION],
+                format!("/run/netns/{}", one.namespace)
+            );
+            assert_eq!(said[INTERFACE_ANNOTATION], one.interface.as_str());
+        }
+    }
 }

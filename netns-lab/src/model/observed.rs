@@ -74,6 +74,10 @@ pub struct View {
     pub addresses: Vec<Address>,
     /// All routes.
     pub routes: Vec<Route>,
+    /// Which MACs are behind which nodes, as tunnels know it.
+    pub far_ends: BTreeSet<(Ipv4Addr, [u8; 6])>,
+    /// Which MAC an address has, as neighbours know it.
+    pub neighbours: BTreeSet<(IpAddr, [u8; 6])>,
     /// Those of the lab's rules that stand.
     pub rules: BTreeSet<Rule>,
     /// Settings of the kernel that a lab may change, as text of their files; those that are not

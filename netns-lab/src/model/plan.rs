@@ -45,7 +45,7 @@ pub fn plan(wanted: &Wanted, ledger: Option<&Ledger>, observed: &Observed) -> Ve
     let host_changes = steps
         .iter()
         .any(|step| matches!(step, Step::AddHost(Host::Underlay, _)));
-    if apps_change || host_changes || !observed.agent {
+    if apps_change || host_changes || !(observed.agent || wanted.pods.is_empty()) {
         steps.push(Step::StartAgent);
     }
     steps
@@ -327,9 +327,10 @@ impl<'a> Planner<'a> {
             .lab
             .machines()
             .any(|(other, machine)| other == *host && !self.is_attached(host, machine));
-        let missing = wanted
-            .into_iter()
-            .filter(|way| unattached || renewed(way) || !view.routes.iter().any(|route| way.is(route, view)));
+        let missing = wanted.into_iter().filter(|way| {
+            let stands = view.routes.iter().any(|route| way.is(route, view));
+            unattached || renewed(way) || !(stands && way.finds_far_end(view))
+        });
         steps.extend(missing.map(|way| Step::AddWay(host.clone(), way)));
         steps
     }
@@ -359,7 +360,20 @@ impl<'a> Planner<'a> {
     fn health(&self, pod: &Pod, kept: &BTreeSet<&Label>) -> Health {
         let record = self.records.get(&pod.spec.name);
         let record = record.filter(|_| kept.contains(&pod.spec.name));
-        record.map(|record| Health::of(record)).unwrap_or_default()
+        let Some(record) = record else {
+            return Health::default();
+        };
+        let mut health = Health::of(record);
+        // What of the topology has ended this plan starts again; the agent sees to the others.
+        for added in &health.added {
+            let own = health.containers.entry(added.name.clone()).or_default();
+            own.ended = !self
+                .observed
+                .running
+                .contains(&(pod.spec.name.clone(), added.name.clone()));
+            own.backing_off = own.ended;
+        }
+        health
     }
 
     fn registry_steps(&self, kept: &BTreeSet<&Label>) -> Vec<Step> {

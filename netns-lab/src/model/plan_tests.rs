@@ -18,6 +18,18 @@ fn sentences(steps: &[Step]) -> String {
 }
 
 #[test]
+fn a_tunnel_that_forgot_its_far_end_is_told_again() {
+    let mut world = World::of_nodes(2, false, Some(Overlay::Vxlan));
+    world.up(2);
+    assert_eq!(world.plan(2), []);
+    world.first().far_ends.clear();
+    assert!(matches!(&world.plan(2)[..], [Step::AddWay(..)]));
+    world.up(2);
+    world.first().neighbours.clear();
+    assert!(matches!(&world.plan(2)[..], [Step::AddWay(..)]));
+}
+
+#[test]
 fn the_first_up_in_sentences() {
     insta::assert_snapshot!(sentences(&World::new().up(3)));
 }

@@ -188,6 +188,10 @@ impl World {
                 let view = self.on(host);
                 let index = view.link(way.device).unwrap().index;
                 view.routes.retain(|route| route.destination != way.destination);
+                if let Some(tunnel) = &way.tunnel {
+                    view.far_ends.insert((tunnel.node, tunnel.mac));
+                    view.neighbours.extend(way.via.iter().map(|ip| (*ip, tunnel.mac)));
+                }
                 view.routes.push(Route {
                     destination: way.destination,
                     via: way.via.clone(),

@@ -7,11 +7,10 @@ use labkit::table::Table;
 use labkit::text::{count, printable};
 use serde::Serialize;
 
-use super::address;
 use super::ledger::{Lab, Pod};
 use super::name::{DEFAULT_LAB, Label};
-use super::node::Node;
 use super::quantity::{Cpu, Memory};
+use super::report_parts::{node_report, outside, pod_report, total};
 use super::schedule::Use;
 
 /// A lab as it is now.
@@ -137,9 +136,37 @@ pub struct PodReport {
     pub interface: String,
     /// The process of its app.
     pub pid: Option<i32>,
+    /// Its containers: those of the topology, then those that were added.
+    pub containers: Vec<ContainerReport>,
     /// It is the lab's own, and not of the topology.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub system: bool,
+}
+
+/// A container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ContainerReport {
+    /// Its name.
+    pub name: String,
+    /// Whether it runs.
+    pub running: bool,
+    /// How often it was started again.
+    pub restarts: u32,
+    /// `run` has added it.
+    pub added: bool,
+}
+
+/// A pod as it is now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodNow {
+    /// The pod.
+    pub pod: Pod,
+    /// Whether all of it is there and runs.
+    pub ready: bool,
+    /// The process of its first container.
+    pub pid: Option<i32>,
+    /// Its containers.
+    pub containers: Vec<ContainerReport>,
 }
 
 /// What is known of a lab besides its ledger.
@@ -156,10 +183,10 @@ pub struct State {
 }
 
 impl LabReport {
-    /// The report of a lab; `pods` says of each whether it is ready, and its process.
-    pub fn new(lab: &Lab, pods: &[(Pod, bool, Option<i32>)], state: State) -> Self {
+    /// The report of a lab.
+    pub fn new(lab: &Lab, pods: &[PodNow], state: State) -> Self {
         let mut used: BTreeMap<&Label, Use> = BTreeMap::new();
-        for (pod, ..) in pods {
+        for PodNow { pod, .. } in pods {
             let sum = used.entry(&pod.node).or_default();
             *sum = sum.plus(Use::of(&pod.spec));
         }
@@ -180,10 +207,7 @@ impl LabReport {
             service_cidr: lab.service_cidr.to_string(),
             bridge: lab.bridge.clone(),
             registry: state.registry,
-            pods: pods
-                .iter()
-                .map(|(pod, ready, pid)| pod_report(pod, *ready, *pid))
-                .collect(),
+            pods: pods.iter().map(pod_report).collect(),
             problems: state.problems,
             repairs: state.repairs,
         }
@@ -218,17 +242,34 @@ impl LabReport {
         };
         let Some(outside) = &self.outside else {
             let pod_cidr = self.nodes.first().map_or("", |node| node.pod_cidr.as_str());
-            let first = format!("lab {lab}: {pods}, {ready} ready, on the bridge {}", self.bridge);
+            let own = self.own_pods();
+            let first = format!(
+                "lab {lab}: {pods}, {ready} ready{own}, on the bridge {}",
+                self.bridge
+            );
             return format!("{}{}\n", wrapped(&first), ranges(pod_cidr));
         };
         let nodes = count(self.nodes.len(), "node");
         let pool = &outside.load_balancer_pool;
         format!(
             "{}{}{}\n",
-            wrapped(&format!("lab {lab}: {nodes}, {pods}, {ready} ready")),
+            wrapped(&format!(
+                "lab {lab}: {nodes}, {pods}, {ready} ready{}",
+                self.own_pods()
+            )),
             ranges(self.cluster_cidr.as_deref().unwrap_or("")),
             wrapped(&format!("outside {}, load balancers {pool}", outside.ip)),
         )
+    }
+
+    /// Pods that nobody asked for take room, too.
+    fn own_pods(&self) -> String {
+        let own = self.pods.iter().filter(|pod| pod.system);
+        let told = own.map(|pod| {
+            let not = if pod.ready { "" } else { "not " };
+            format!(", and {}, {not}ready", pod.name)
+        });
+        told.collect()
     }
 
     /// The nodes, and their sum below them. What nobody has said anything about has no column.
@@ -287,21 +328,26 @@ impl LabReport {
         table.render()
     }
 
-    /// The pods; of several nodes, the node is more worth than the names of its links.
+    /// The pods; of several nodes, the node is more worth than the names of its links, and so is a
+    /// second address.
     fn pod_table(&self) -> String {
         let several = self.outside.is_some();
-        let mut table = if several {
-            Table::new(&["POD", "NODE", "IP", "READY", "NETNS", "LABELS"])
-        } else {
-            Table::new(&["POD", "IP", "READY", "NETNS", "INTERFACE", "LABELS"])
+        let dual = self.pods.iter().any(|pod| pod.ip6.is_some());
+        let mut table = match (several, dual) {
+            (true, true) => Table::new(&["POD", "NODE", "IP", "IPV6", "READY", "LABELS"]),
+            (true, false) => Table::new(&["POD", "NODE", "IP", "READY", "NETNS", "LABELS"]),
+            (false, _) => Table::new(&["POD", "IP", "READY", "NETNS", "INTERFACE", "LABELS"]),
         };
         for pod in &self.pods {
             let labels = pod.labels.iter();
             let labels: Vec<_> = labels.map(|(key, value)| format!("{key}={value}")).collect();
             let mark = if pod.system { " (system)" } else { "" };
             let labels = labels.join(",") + mark;
-            let (ip, ready) = (pod.ip.to_string(), yes(pod.ready));
-            if several {
+            let (ip, ready) = (pod.ip.to_string(), &pod.readiness());
+            if several && dual {
+                let ip6 = pod.ip6.map(|ip| ip.to_string()).unwrap_or_default();
+                table.row([pod.name.as_str(), &pod.node, &ip, &ip6, ready, &labels]);
+            } else if several {
                 table.row([pod.name.as_str(), &pod.node, &ip, ready, &pod.netns, &labels]);
             } else {
                 table.row([pod.name.as_str(), &ip, ready, &pod.netns, &pod.interface, &labels]);
@@ -356,6 +402,22 @@ fn yes(is: bool) -> &'static str {
     if is { "yes" } else { "no" }
 }
 
+impl PodReport {
+    /// `yes`; of several containers also how many of them run.
+    fn readiness(&self) -> String {
+        let (all, word) = (self.containers.len(), yes(self.ready));
+        if all < 2 {
+            return word.to_string();
+        }
+        let running = self
+            .containers
+            .iter()
+            .filter(|container| container.running)
+            .count();
+        format!("{word} {running}/{all}")
+    }
+}
+
 impl Resources {
     /// Pods, CPU time and memory, each as `used/there is`; `-` where nobody has said.
     fn cells(&self) -> [String; 3] {
@@ -371,88 +433,6 @@ impl Resources {
             of(text(&used.cpu), text(&all.cpu)),
             of(memory(&used.memory), memory(&all.memory)),
         ]
-    }
-}
-
-fn node_report(node: &Node, used: Use, ready: bool) -> NodeReport {
-    let spec = &node.spec;
-    NodeReport {
-        name: node.name().to_string(),
-        pod_cidr: node.pod_cidr.to_string(),
-        pod_cidr6: node.pod_cidr6.map(|range| range.to_string()),
-        ip: node.ip(),
-        ip6: node.ip6(),
-        netns: node.machine.as_ref().map(|machine| machine.namespace.clone()),
-        zone: spec.zone.as_ref().map(|zone| zone.as_str().to_string()),
-        ready,
-        resources: Resources {
-            used: Amounts {
-                pods: used.pods,
-                cpu: Some(used.cpu).filter(|used| used.0 > 0 || spec.cpu.is_some()),
-                memory: Some(used.memory).filter(|used| used.0 > 0 || spec.memory.is_some()),
-            },
-            capacity: Amounts {
-                pods: node.max_pods(),
-                cpu: spec.cpu,
-                memory: spec.memory,
-            },
-        },
-    }
-}
-
-/// The sum of all nodes; of what one of them has without a limit, there is no sum.
-fn total(nodes: &[NodeReport]) -> Resources {
-    let all = || nodes.iter().map(|node| &node.resources);
-    let some_cpu = all().filter_map(|node| node.used.cpu).map(|cpu| cpu.0);
-    let some_memory = all().filter_map(|node| node.used.memory).map(|memory| memory.0);
-    Resources {
-        used: Amounts {
-            pods: all().map(|node| node.used.pods).sum(),
-            cpu: some_cpu.reduce(u64::saturating_add).map(Cpu),
-            memory: some_memory.reduce(u64::saturating_add).map(Memory),
-        },
-        capacity: Amounts {
-            pods: all().map(|node| node.capacity.pods).sum(),
-            cpu: all()
-                .map(|node| node.capacity.cpu)
-                .reduce(|sum, cpu| Some(Cpu(sum?.0.saturating_add(cpu?.0))))
-                .flatten(),
-            memory: all()
-                .map(|node| node.capacity.memory)
-                .reduce(|sum, memory| Some(Memory(sum?.0.saturating_add(memory?.0))))
-                .flatten(),
-        },
-    }
-}
-
-fn outside(lab: &Lab) -> Option<OutsideReport> {
-    let underlay = lab.underlay.as_ref()?;
-    let pool6 = underlay.load_balancer_pool6;
-    Some(OutsideReport {
-        netns: underlay.outside.namespace.clone(),
-        ip: underlay.outside.ip,
-        ip6: underlay.outside.ip6,
-        load_balancer_pool: underlay.load_balancer_pool.to_string(),
-        load_balancer_pool6: pool6.map(|pool| pool.to_string()),
-    })
-}
-
-fn pod_report(pod: &Pod, ready: bool, pid: Option<i32>) -> PodReport {
-    let labels = pod.spec.labels.iter();
-    PodReport {
-        name: pod.spec.name.to_string(),
-        node: pod.node.to_string(),
-        ip: pod.ip,
-        ip6: pod.ip6,
-        mac: address::mac_text(pod.mac()),
-        labels: labels
-            .map(|(key, value)| (key.as_str().into(), value.as_str().into()))
-            .collect(),
-        ready,
-        netns: pod.namespace.clone(),
-        interface: pod.interface.clone(),
-        pid,
-        system: pod.system,
     }
 }
 

@@ -8,9 +8,26 @@ fn report(lab: &Lab, topology: &Topology, state: State) -> LabReport {
     let pods: Vec<_> = pods
         .into_iter()
         .zip([true, false].into_iter().cycle())
-        .map(|(pod, ready)| (pod, ready, ready.then_some(42)))
+        .map(|(pod, ready)| now(pod, ready))
         .collect();
     LabReport::new(lab, &pods, state)
+}
+
+/// As if `run` had added a container to the first pod.
+fn now(pod: Pod, ready: bool) -> PodNow {
+    let of = |name: &str, added| ContainerReport {
+        name: name.into(),
+        running: ready,
+        restarts: 0,
+        added,
+    };
+    let added = (pod.spec.name.as_str() == "web-1").then(|| of("side", true));
+    PodNow {
+        pid: ready.then_some(42),
+        containers: std::iter::once(of("app", false)).chain(added).collect(),
+        pod,
+        ready,
+    }
 }
 
 fn small() -> LabReport {

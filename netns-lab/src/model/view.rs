@@ -8,7 +8,7 @@ use labkit::table::Table;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::endpoints::{is_ready, namespace_of};
+use super::endpoints::{addresses, is_ready, namespace_of};
 use super::kind::Kind;
 use super::service::ingress;
 use super::service_check;
@@ -101,11 +101,11 @@ fn row(kind: Kind, object: &Value, look: Look<'_>) -> Option<Row> {
     let (metadata, cells) = match kind {
         Kind::Service => {
             let service = Service::deserialize(object).ok()?;
-            (service.metadata.clone(), service_cells(&service, look.now))
+            (service.metadata.clone(), service_cells(&service, look))
         }
         Kind::Pod => {
             let pod = Pod::deserialize(object).ok()?;
-            (pod.metadata.clone(), pod_cells(&pod, look.now))
+            (pod.metadata.clone(), pod_cells(&pod, look))
         }
         Kind::Node => {
             let node = Node::deserialize(object).ok()?;
@@ -130,10 +130,13 @@ fn row(kind: Kind, object: &Value, look: Look<'_>) -> Option<Row> {
     })
 }
 
-fn service_cells(service: &Service, now: &Time) -> Vec<String> {
+/// Where there is room, with the addresses of both families, which kubectl hides.
+fn service_cells(service: &Service, look: Look<'_>) -> Vec<String> {
     let spec = service.spec.clone().unwrap_or_default();
     let kind = service_check::kind(&spec).to_string();
-    let cluster_ip = spec.cluster_ip.clone().filter(|ip| !ip.is_empty());
+    let both = spec.cluster_ips.as_ref().filter(|ips| look.wide && ips.len() > 1);
+    let cluster_ip = both.map(|ips| ips.join(",")).or(spec.cluster_ip.clone());
+    let cluster_ip = cluster_ip.filter(|ip| !ip.is_empty());
     let ports = spec.ports.iter().flatten().map(|port| {
         let protocol = service_check::protocol(port);
         match port.node_port.filter(|number| *number != 0) {
@@ -146,7 +149,7 @@ fn service_cells(service: &Service, now: &Time) -> Vec<String> {
         cluster_ip.unwrap_or_else(|| NONE.into()),
         external(service),
         listed(ports),
-        age(&service.metadata, now),
+        age(&service.metadata, look.now),
         pairs(spec.selector.iter().flatten()),
     ]
 }
@@ -172,7 +175,7 @@ fn external(service: &Service) -> String {
     }
 }
 
-fn pod_cells(pod: &Pod, now: &Time) -> Vec<String> {
+fn pod_cells(pod: &Pod, look: Look<'_>) -> Vec<String> {
     let containers = pod.spec.as_ref().map_or(0, |spec| spec.containers.len());
     let statuses = pod
         .status
@@ -181,14 +184,14 @@ fn pod_cells(pod: &Pod, now: &Time) -> Vec<String> {
     let statuses = statuses.unwrap_or_default();
     let ready = statuses.iter().filter(|status| status.ready).count();
     let restarts: i32 = statuses.iter().map(|status| status.restart_count).sum();
-    let ip = pod.status.as_ref().and_then(|status| status.pod_ip.clone());
+    let ips = addresses(pod).into_iter().map(|ip| ip.to_string());
     let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
     vec![
         format!("{ready}/{containers}"),
         pod_status(pod),
         restarts.to_string(),
-        age(&pod.metadata, now),
-        ip.unwrap_or_else(|| NONE.into()),
+        age(&pod.metadata, look.now),
+        listed(ips),
         node.unwrap_or_else(|| NONE.into()),
         NONE.into(),
         NONE.into(),

@@ -58,6 +58,17 @@ impl Way {
     }
 }
 
+impl Way {
+    /// Whether the far end of its tunnel can be found, if it leads through one.
+    pub fn finds_far_end(&self, view: &View) -> bool {
+        self.tunnel.is_none_or(|tunnel| {
+            let mut via = self.via.iter();
+            view.far_ends.contains(&(tunnel.node, tunnel.mac))
+                && via.all(|ip| view.neighbours.contains(&(*ip, tunnel.mac)))
+        })
+    }
+}
+
 /// The routes of a namespace on the underlay, besides those that its links bring.
 pub fn ways(lab: &Lab, host: &Host) -> Vec<Way> {
     let Some(underlay) = &lab.underlay else {

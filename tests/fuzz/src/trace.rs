@@ -53,7 +53,7 @@ fn packet(line: &str) -> Option<Packet> {
     let mut words = line.split(' ');
     Some(Packet {
         source: words.next()?.parse().ok()?,
-        protocol: Protocol::parse(words.next()?)?,
+        protocol: Protocol::parse(words.next()?)?.into(),
         destination: words.next()?.parse().ok()?,
         port: words.next()?.parse().ok()?,
         arriving: words.next().filter(|name| *name != "-").map(str::to_string),

@@ -190,8 +190,13 @@ fn a_drop_in_the_other_iptables_loses_all_calls_of_pods_and_is_not_listed() {
     for flavour in [Flavour::Nft, Flavour::Legacy] {
         let machine = Machine::builder().flavour(flavour).start();
         up_and_sync(&machine, "3-pods");
-        // Tables of iptables-legacy come with the first question, and stay.
-        machine.sh("iptables-legacy -S >/dev/null").ok();
+        // Tables of iptables-legacy come with the first rule, and stay.
+        if flavour == Flavour::Nft {
+            machine.lab(["break", "--surprise"]).ok();
+            machine.lab(["fix"]).ok();
+            machine.lab(["break", "other-iptables-drop"]).ok();
+            machine.lab(["fix"]).ok().says("has no way to remove it");
+        }
         break_and_fix_in(&machine, "other-iptables-drop", |machine| {
             machine
                 .run(["iptables-save"])
@@ -277,6 +282,36 @@ fn a_stale_flow_loses_one_source_port() {
         drop((stale, fresh));
         machine.lab(["break", "stale-conntrack"]).ok();
     });
+}
+
+#[test]
+fn a_stale_flow_takes_the_service_of_names_where_there_is_no_other() {
+    let machine = lab_with_rules("2-nodes-2-pods");
+    machine
+        .lab(["break", "stale-conntrack"])
+        .ok()
+        .says("kube-system/kube-dns 10.96.0.10:53");
+    checks(&machine, 1);
+    machine.lab(["fix"]).ok();
+    checks(&machine, 0);
+}
+
+#[test]
+fn what_a_watch_would_mend_at_once_is_refused() {
+    let machine = lab_with_rules("3-pods");
+    let watch = machine.command(["miniproxy", "sync", "--watch"]).start();
+    watch.wait_for("following");
+    for name in ["masquerade-missing", "wrong-probabilities", "no-reject"] {
+        machine
+            .lab(["break", name])
+            .exits(1)
+            .complains("sync --watch")
+            .complains("kill ");
+    }
+    machine.lab(["break", "hairpin-off"]).ok();
+    machine.lab(["fix"]).ok();
+    drop(watch);
+    machine.lab(["break", "masquerade-missing"]).ok();
 }
 
 #[test]
@@ -395,12 +430,16 @@ fn what_is_mended_by_hand_is_told_so() {
 #[test]
 fn a_surprise_is_not_told_until_it_is_asked_for() {
     let machine = lab_with_rules("3-pods");
-    machine.sh("iptables-legacy -S >/dev/null").ok();
     let before = settled(&machine);
     let told = machine.lab(["break", "--surprise", "-o", "json"]).ok().json();
     assert_eq!(told, json!({ "name": null, "surprise": true }));
     machine.lab(["break", "--check"]).exits(1).says("the surprise");
-    machine.lab(["status"]).ok().says("on purpose: a surprise");
+    machine
+        .lab(["status"])
+        .ok()
+        .says("on purpose: a surprise")
+        .says("3 pods, 3 ready")
+        .never_says("would repair");
     let hints = |more: usize| {
         let told = machine.lab(["break", "--hint", "-o", "json"]).ok().json();
         assert_eq!(told["broken"][0]["more"], json!(more), "{told:#}");
@@ -449,5 +488,10 @@ fn what_is_missing_is_said() {
         .lab(["break", "hairpin-off"])
         .exits(1)
         .complains("no lab is up");
-    machine.lab(["break", "--list"]).ok().says("stale-conntrack");
+    machine
+        .lab(["break", "--list"])
+        .ok()
+        .says("stale-conntrack")
+        .says("IPv4 only")
+        .says("two nodes");
 }

@@ -192,6 +192,38 @@ fn run_adds_a_container_and_logs_tells_what_it_said() {
 }
 
 #[test]
+fn an_added_container_is_of_the_pod_and_comes_back() {
+    let machine = Machine::start();
+    machine.lab(["up", "1-pods"]).ok();
+    machine
+        .lab(["run", "web-1", "--name", "side", "--", "sleep", "1000"])
+        .ok();
+    machine.lab(["get", "pods"]).ok().says("2/2");
+    machine.lab(["status"]).ok().says("yes 2/2");
+    machine.lab(["pod", "kill", "web-1", "-c", "side"]).ok();
+    eventually("it is back", || {
+        let pod = machine.lab(["get", "pod", "web-1", "-o", "json"]).ok().json();
+        let side = &pod["status"]["containerStatuses"][1];
+        side["restartCount"] == 1 && side["ready"] == true
+    });
+    machine.lab(["pod", "kill", "web-1", "-c", "side"]).ok();
+    eventually("the pod waits for it", || {
+        machine
+            .lab(["get", "pods"])
+            .ok()
+            .stdout
+            .contains("CrashLoopBackOff")
+    });
+    machine.lab(["status"]).ok().says("netns-lab logs web-1 -c side");
+    // One that runs once is no matter to the pod.
+    machine.lab(["pod", "restart", "web-1", "--grace", "0s"]).ok();
+    machine
+        .lab(["run", "web-1", "--name", "short", "--once", "--", "true"])
+        .ok();
+    machine.lab(["get", "pods"]).ok().says("1/1");
+}
+
+#[test]
 fn an_image_that_the_program_builds_answers_from_a_root_of_its_own() {
     let machine = Machine::start();
     let before = Witness::of(&machine);
@@ -214,6 +246,10 @@ fn an_image_that_the_program_builds_answers_from_a_root_of_its_own() {
     machine
         .lab(["exec", "web-1", "-c", "own", "--", "netns-lab", "--version"])
         .ok();
+    machine
+        .lab(["exec", "web-1", "-c", "own"])
+        .exits(127)
+        .complains("/bin/sh");
     // The same unpacked, as a folder, which stays as it was.
     let folder = machine.folder().join("unpacked");
     fs::create_dir(&folder).unwrap();
@@ -258,7 +294,8 @@ fn limits_hold_or_the_host_is_said_to_have_none() {
     machine.lab(["up", "1-pods"]).ok();
     let hungry = "sleep 0.3; x=$(head -c 100000000 /dev/zero | tr '\\0' x); echo ${#x}; sleep 1000";
     let ran = machine.lab([
-        "run", "web-1", "--name", "small", "--cpu", "100m", "--memory", "16Mi", "--", "sh", "-c", hungry,
+        "run", "web-1", "--name", "small", "--once", "--cpu", "100m", "--memory", "16Mi", "--", "sh", "-c",
+        hungry,
     ]);
     if ran.code() == 0 {
         eventually("the hungry container is ended", || {

@@ -10,6 +10,7 @@ use lab_tests::witness::{Witness, assert_unchanged};
 use serde_json::{Value, json};
 
 use crate::kill::dies_at;
+use crate::names::{ELSEWHERE, elsewhere};
 use crate::support::cleanup_and_down;
 
 #[track_caller]
@@ -212,22 +213,12 @@ fn the_only_node_has_one_if_asked_and_keeps_it() {
 #[test]
 fn elsewhere_is_asked_from_where_up_was_called() {
     let machine = Machine::start();
-    machine.sh("mkdir -p /run/elsewhere").ok();
-    let world = json!({"apiVersion": "v1", "kind": "Service",
-        "metadata": {"name": "www", "namespace": "example"}, "spec": {"clusterIP": "192.0.2.53"}});
-    machine
-        .command(["sh", "-c", "cat > /run/elsewhere/world.json"])
-        .input(&world.to_string())
-        .run()
-        .ok();
-    let words = "netns-lab dns --registry /run/elsewhere --domain com --listen 127.0.0.1:5300";
-    let world = machine.command(words.split(' ')).start();
-    world.wait_for("names of com");
+    let world = elsewhere(&machine);
     // No node and no pod of this lab has a way to the machine's loopback.
     machine.lab(["up", "2-nodes-2-pods"]).ok();
     machine.proxy(["sync"]).ok();
     assert_eq!(dig(&machine, "web-2", &["www.example.svc.com"]), "");
-    machine.lab(["up", "--dns-upstream", "127.0.0.1:5300"]).ok();
+    machine.lab(["up", "--dns-upstream", ELSEWHERE]).ok();
     assert_eq!(dig(&machine, "web-2", &["www.example.svc.com"]), "192.0.2.53\n");
     kill_server(&machine);
     machine.lab(["up"]).ok();

@@ -74,38 +74,39 @@ fn assert_found(machine: &Machine, kind: &str, name: &str, wanted: &[&str]) {
     assert_eq!(found["answers"], json!(wanted), "{kind} {name}: {found}");
 }
 
-/// Each record of the specification, asked for by a resolver library with letters of either case.
-#[test]
-fn a_resolver_finds_what_the_specification_promises() {
-    let (machine, _server) = lab_with_server();
+/// Services of each kind that the specification speaks of.
+fn publish_all_kinds(machine: &Machine) {
     let ports = [
         ("https", "TCP", 443, json!(8080)),
         ("dns", "UDP", 53, json!("echo-udp")),
     ];
-    publish(
-        &machine,
-        "kubernetes",
-        &service("kubernetes", "10.96.0.1", "web", &ports),
-    );
+    let first = service("kubernetes", "10.96.0.1", "web", &ports);
+    publish(machine, "kubernetes", &first);
     let mut headless = service("headless", "None", "web", &ports);
-    publish(&machine, "headless", &headless);
+    publish(machine, "headless", &headless);
     headless["metadata"]["name"] = json!("by-slice");
     headless["spec"]
         .as_object_mut()
         .expect("a spec")
         .remove("selector");
-    publish(&machine, "by-slice", &headless);
+    publish(machine, "by-slice", &headless);
     let mut listed = slice("by-slice-1", "by-slice", &["10.3.0.100"], ("https", "TCP", 443));
     listed["endpoints"][0]["hostname"] = json!("my-pet");
-    publish(&machine, "slice", &listed);
+    publish(machine, "slice", &listed);
     let external = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "foo"},
         "spec": {"type": "ExternalName", "externalName": "kubernetes.default.svc.cluster.local"}});
-    publish(&machine, "external", &external);
+    publish(machine, "external", &external);
     wait_for("the last object", Duration::from_secs(2), || {
-        let found = resolve(&machine, "A", "foo.default.svc.cluster.local.", &[]);
+        let found = resolve(machine, "A", "foo.default.svc.cluster.local.", &[]);
         found["answers"].is_array().then_some(())
     });
+}
 
+/// Each record of the specification, asked for by a resolver library with letters of either case.
+#[test]
+fn a_resolver_finds_what_the_specification_promises() {
+    let (machine, _server) = lab_with_server();
+    publish_all_kinds(&machine);
     let zone = "default.svc.cluster.local.";
     assert_found(&machine, "TXT", "dns-version.cluster.local.", &["1.1.0"]);
     assert_found(&machine, "A", &format!("kubernetes.{zone}"), &["10.96.0.1"]);
@@ -212,20 +213,26 @@ fn dig_sees_flags_ttl_and_truncation() {
 fn the_registry_is_followed() {
     let (machine, _server) = lab_with_server();
     let object = |ip: &str| service("quick", ip, "web", &[("http", "TCP", 80, json!(8080))]);
-    let mut worst = Duration::ZERO;
+    let mut late = Vec::new();
     for number in 1..=10 {
         let ip = format!("10.96.7.{number}");
+        // A question starts two processes, which is most of what it takes.
+        let asked = Instant::now();
+        dig(&machine, &["+short", "quick.default.svc.cluster.local"]);
+        let question = asked.elapsed();
         publish(&machine, "quick", &object(&ip));
         let since = Instant::now();
-        // Each question starts two processes, which is most of what is measured here.
         while !dig(&machine, &["+short", "quick.default.svc.cluster.local"])
             .stdout
             .contains(&ip)
         {
             assert!(since.elapsed() < Duration::from_secs(2), "{ip} never came");
         }
-        worst = worst.max(since.elapsed());
+        late.push(since.elapsed().saturating_sub(question));
     }
+    late.sort();
+    eprintln!("later than a question takes by {late:?}");
+    assert!(late[late.len() / 2] < Duration::from_millis(100), "{late:?}");
     machine.run(["rm", &format!("{REGISTRY}/quick.json")]).ok();
     let since = Instant::now();
     while dig(&machine, &["+short", "quick.default.svc.cluster.local"])
@@ -234,7 +241,6 @@ fn the_registry_is_followed() {
     {
         assert!(since.elapsed() < Duration::from_secs(2), "it never went");
     }
-    eprintln!("at most {worst:?}");
     // A pod that is not ready is no endpoint any more.
     publish(
         &machine,
@@ -307,10 +313,8 @@ fn the_server_behind_its_service_is_what_pods_ask() {
     .exits(6);
 }
 
-/// Names of elsewhere do not exist, unless somebody is named who knows them.
-#[test]
-fn elsewhere_is_asked_only_if_said() {
-    let machine = lab_with_rules("2-pods");
+/// A server that knows the name `www.example.svc.com`, on the machine's loopback.
+pub(crate) fn elsewhere(machine: &Machine) -> Running {
     machine.sh("mkdir -p /run/elsewhere").ok();
     let world = json!({"apiVersion": "v1", "kind": "Service",
         "metadata": {"name": "www", "namespace": "example"}, "spec": {"clusterIP": "192.0.2.53"}});
@@ -319,22 +323,25 @@ fn elsewhere_is_asked_only_if_said() {
         .input(&world.to_string())
         .run()
         .ok();
-    let elsewhere = [
-        "--registry",
-        "/run/elsewhere",
-        "--domain",
-        "com",
-        "--listen",
-        "127.0.0.1:5300",
-    ];
-    let _world = machine
-        .command(["netns-lab", "dns"].iter().chain(&elsewhere).copied())
-        .start();
+    let words = format!("netns-lab dns --registry /run/elsewhere --domain com --listen {ELSEWHERE}");
+    let world = machine.command(words.split(' ')).start();
+    world.wait_for("names of com");
+    world
+}
+
+/// Where that server is.
+pub(crate) const ELSEWHERE: &str = "127.0.0.1:5300";
+
+/// Names of elsewhere do not exist, unless somebody is named who knows them.
+#[test]
+fn elsewhere_is_asked_only_if_said() {
+    let machine = lab_with_rules("2-pods");
+    let _world = elsewhere(&machine);
     let foo = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "foo"},
         "spec": {"type": "ExternalName", "externalName": "www.example.svc.com"}});
     publish(&machine, "foo", &foo);
     // The server is in a pod, whom it asks is on the node's loopback: two network namespaces.
-    let _server = serve(&machine, &["--netns", "web-2", "--upstream", "127.0.0.1:5300"]);
+    let _server = serve(&machine, &["--netns", "web-2", "--upstream", ELSEWHERE]);
     for words in [&["+short"][..], &["+short", "+tcp"]] {
         let with = |name: &'static str| dig(&machine, &[words, &[name]].concat()).stdout;
         assert_eq!(with("www.example.svc.com"), "192.0.2.53\n");

@@ -1,5 +1,6 @@
 //! Objects: `expose`, `apply`, `delete` and `get`, as the API server and kubectl have them.
 
+use lab_tests::machine::Machine;
 use lab_tests::registry::publish;
 use serde_json::json;
 
@@ -81,14 +82,22 @@ fn expose_allocates_and_rules_follow() {
     machine
         .lab(["expose", "web-1", "--port", "99"])
         .ok()
-        .complains("--target-port");
+        .complains("without --target-port")
+        .complains("8080 (http)");
     machine
         .lab(["get", "svc"])
         .ok()
         .says("door")
         .says("80:30086/TCP")
         .never_says("other");
-    // Another lab on the same node: its own addresses, the same node ports.
+}
+
+/// Another lab on the same node has its own addresses, and the same node ports.
+#[test]
+fn node_ports_are_the_nodes_and_addresses_the_labs() {
+    let machine = lab_with_rules("1-pod");
+    let door = ["expose", "web", "--name", "door", "--port", "80", "--type", "NodePort"];
+    machine.lab(door).ok();
     machine.lab(["up", "1-pod", "--name", "blue"]).ok();
     let words = [
         "expose", "web", "--lab", "blue", "--name", "x", "--port", "80", "--type", "NodePort", "-o", "json",
@@ -194,17 +203,89 @@ fn apply_takes_what_kubectl_takes() {
     apply(&pod.to_string()).ok().says("pod/db created");
     machine.lab(["delete", "deploy", "front"]).ok();
     assert_eq!(names(), ["db"]);
-    machine
-        .lab(["delete", "pod", "db"])
-        .exits(1)
-        .complains("at least one pod");
-    assert_eq!(names(), ["db"]);
+    machine.lab(["delete", "pod", "db", "--grace", "0s"]).ok();
+    assert!(names().is_empty());
     machine
         .lab(["delete", "svc", "nobody"])
         .exits(1)
         .complains("not found");
     cleanup_and_down(&machine);
     machine.run(["test", "-e", "/run/netns-lab"]).exits(1);
+}
+
+#[test]
+fn get_takes_what_kubectl_takes() {
+    let machine = Machine::start();
+    machine.lab(["up", "2-nodes-3-pods", "--dual-stack"]).ok();
+    machine
+        .lab(["get", "svc,po"])
+        .ok()
+        .says("service/web")
+        .says("pod/web-1")
+        .never_says("<unknown>");
+    let named = machine.lab(["get", "po,svc", "-o", "name", "-l", "app=web"]).ok();
+    assert_eq!(named.stdout, "pod/web-1\npod/web-2\npod/web-3\n");
+    machine.lab(["get", "po", "-l", "app in (web)"]).exits(2);
+    let slices = machine.lab(["get", "endpointslices", "-o", "json"]).ok().json();
+    let of = |family: &str| {
+        let mut all = slices["items"].as_array().expect("items").iter();
+        let found = all.find(|slice| slice["addressType"] == family).expect("a slice");
+        found["endpoints"].as_array().expect("endpoints").len()
+    };
+    assert_eq!((of("IPv4"), of("IPv6")), (3, 3));
+    machine
+        .lab(["get", "svc", "web", "-o", "wide"])
+        .ok()
+        .says("10.96.0.80,fd00:10:96::50");
+    machine
+        .lab(["get", "pods", "-o", "wide"])
+        .ok()
+        .says(",fd00:10:244");
+    machine
+        .lab(["status"])
+        .ok()
+        .says("fd00:10:244")
+        .says(", and kube-dns, ready");
+    // A name that is taken, and a Service of the second family alone.
+    machine
+        .lab(["expose", "web", "--port", "80"])
+        .exits(1)
+        .complains("the lab came with it")
+        .complains("--name web-2");
+    let six = [
+        "expose",
+        "web",
+        "--name",
+        "six",
+        "--port",
+        "8080",
+        "--ip-families",
+        "IPv6",
+    ];
+    machine.lab(six).ok().says("curl -s [fd00:10:96::");
+    let both = [
+        "expose",
+        "web",
+        "--name",
+        "both",
+        "--port",
+        "8080",
+        "--ip-family-policy",
+        "RequireDualStack",
+    ];
+    machine.lab(both).ok();
+    let both = machine.lab(["get", "svc", "both", "-o", "json"]).ok().json();
+    assert_eq!(both["spec"]["clusterIPs"].as_array().map(Vec::len), Some(2));
+    // What was made keeps its time, and a second `up` has nothing to do.
+    let time = |machine: &Machine| {
+        let pod = machine.lab(["get", "pod", "web-1", "-o", "json"]).ok().json();
+        pod["metadata"]["creationTimestamp"].clone()
+    };
+    let made = time(&machine);
+    machine.lab(["pod", "unready", "web-1"]).ok();
+    machine.lab(["status"]).ok().says("netns-lab pod ready web-1");
+    machine.lab(["up"]).ok();
+    assert_eq!(time(&machine), made);
 }
 
 #[test]

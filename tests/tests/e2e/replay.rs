@@ -194,9 +194,9 @@ impl World {
         Packet {
             source,
             protocol: if protocol == "udp" {
-                Protocol::Udp
+                Protocol::Udp.into()
             } else {
-                Protocol::Tcp
+                Protocol::Tcp.into()
             },
             destination: to.ip(),
             port: to.port(),

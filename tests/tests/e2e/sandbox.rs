@@ -85,6 +85,42 @@ fn the_main_job_without_root() {
         .says("finished");
 }
 
+/// Several nodes, a name server and packets across nodes.
+const NODES_JOB: &str = "
+set -eu
+netns-lab up 2-nodes-4-pods
+miniproxy sync
+netns-lab exec web-1 -- curl -sS --max-time 5 http://web
+netns-lab exec web-1 -- curl -sS --max-time 5 10.96.0.80
+netns-lab exec node-2 -- curl -sS --max-time 5 10.96.0.80
+netns-lab status
+netns-lab down
+echo finished
+";
+
+#[test]
+fn several_nodes_without_root() {
+    let folder = programs_for_all();
+    as_plain_user(
+        &folder,
+        &["netns-lab", "sandbox", "--", "sh", "-c", NODES_JOB],
+        "",
+    )
+    .ok()
+    .says("2 nodes, 4 pods, 4 ready")
+    .says("finished");
+}
+
+/// Namespaces as `unshare` makes them, where one user exists and no process has a view of its own.
+#[test]
+fn a_bare_namespace_will_do() {
+    let folder = programs_for_all();
+    let script = "mount -t tmpfs tmpfs /run && netns-lab up 2-pods && netns-lab exec web-1 -c app -- id -u && netns-lab down";
+    as_plain_user(&folder, &["unshare", "-Urnm", "sh", "-euc", script], "")
+        .ok()
+        .says("2 pods, 2 ready");
+}
+
 #[test]
 fn a_shell_reads_from_a_pipe_and_passes_its_exit_code() {
     let folder = programs_for_all();

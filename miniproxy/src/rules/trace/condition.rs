@@ -5,11 +5,13 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use super::super::parse::mark;
 use super::super::rule::{Match, Rule, Side, Target};
 use super::super::set::{Found, TableName};
+use super::SOME_INTERFACE;
+use super::Transport;
 use super::state::State;
 use super::{NodeFacts, Packet};
-use crate::model::Protocol;
 
 /// What a condition, or a whole rule, says about a packet.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -114,8 +116,10 @@ impl<'a> Scene<'a> {
                 negated,
             } => self.address(*side, *network, *negated, state),
             Match::Interface { side, name, negated } => interface(self.link(*side, state), name, *negated),
-            Match::Protocol(protocol) => Met::of(*protocol == self.packet.protocol, false),
-            Match::DestinationPort(port) => Met::of(*port == state.port, false),
+            Match::Protocol(protocol) => Met::of(Transport::Of(*protocol) == self.packet.protocol, false),
+            Match::DestinationPort(port) => {
+                Met::of(self.packet.protocol.has_ports() && *port == state.port, false)
+            }
             Match::Comment(_) | Match::RecentSet { .. } => Met::YES,
             Match::Mark { value, mask, negated } => Met::of(state.mark & mask == *value, *negated),
             Match::CtState { states, negated } => {
@@ -164,6 +168,7 @@ impl<'a> Scene<'a> {
                 // Kernels differ in whether they still know it there.
                 Some(_) => Link::Unknown,
             },
+            (_, Side::Source) if self.arriving == Some(SOME_INTERFACE) => Link::Elsewhere,
             (_, Side::Source) => self.arriving.map_or(Link::Absent, Link::Named),
             // Routed before DNAT, and the hook keeps what routing said then.
             (Hook::Output, Side::Destination) => leaving_to(self.packet.destination),
@@ -197,21 +202,100 @@ impl<'a> Scene<'a> {
             ["!", rest @ ..] => (true, rest),
             all => (false, all),
         };
+        let port_of = |ports: &str| match in_ports(ports, state.port) {
+            _ if !self.packet.protocol.has_ports() => Met::of(false, negated),
+            Some(met) => Met::of(met, negated),
+            None => Met::Unknown,
+        };
         match words {
-            ["-p" | "--protocol", name] => Met::of(is_protocol(name, self.packet.protocol), negated),
-            // Loading these says nothing, and counting bytes stops no packet.
-            ["-m", "multiport" | "nfacct" | "state"] | ["--nfacct-name", _] if !negated => Met::YES,
+            ["-p" | "--protocol", name] => Met::of(self.packet.protocol.is_called(name), negated),
+            // Counting bytes stops no packet.
+            ["--nfacct-name", _] if !negated => Met::YES,
+            ["-m", module] if !negated && says_nothing(module) => Met::YES,
             [
                 "--dport" | "--destination-port" | "--dports" | "--destination-ports",
                 ports,
-            ] => match in_ports(ports, state.port) {
-                Some(met) => Met::of(met, negated),
-                None => Met::Unknown,
-            },
+            ] => port_of(ports),
+            ["-m", "connmark", "--mark", mark] => conn_mark(mark, negated, state),
+            ["-m", "connmark", "!", "--mark", mark] => conn_mark(mark, !negated, state),
             ["--state", states] => self.ct_state(states.split(','), negated, state),
+            // What pings is an echo request; the first packet of a TCP connection is a SYN.
+            ["--icmp-type", kind] => self.echo(&["8", "8/0", "echo-request"], kind, negated),
+            ["--icmpv6-type", kind] => self.echo(&["128", "128/0", "echo-request"], kind, negated),
+            ["--syn"] | ["--tcp-flags", "FIN,SYN,RST,ACK", "SYN"] => {
+                Met::of(self.packet.protocol.is_called("tcp"), negated)
+            }
+            ["--dst-type" | "--src-type", "MULTICAST"] => self.multicast(words, negated, state),
+            ["--src-range" | "--dst-range", range] => self.range(words[0], range, negated, state),
             _ => Met::Unknown,
         }
     }
+
+    fn echo(&self, echo: &[&str], kind: &str, negated: bool) -> Met {
+        if self.packet.protocol.has_ports() {
+            return Met::No;
+        }
+        Met::of(echo.contains(&kind) || kind == "any", negated)
+    }
+
+    fn multicast(&self, words: &[&str], negated: bool, state: &State) -> Met {
+        let of_destination = words.first() == Some(&"--dst-type");
+        let address = if of_destination {
+            state.destination
+        } else {
+            self.packet.source
+        };
+        Met::of(address.is_multicast(), negated)
+    }
+
+    fn range(&self, option: &str, range: &str, negated: bool, state: &State) -> Met {
+        let address = match option {
+            "--dst-range" => state.destination,
+            _ if state.masqueraded => return Met::Unknown,
+            _ => self.packet.source,
+        };
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        match (first.parse::<IpAddr>(), last.parse::<IpAddr>()) {
+            (Ok(first), Ok(last)) => Met::of((first..=last).contains(&address), negated),
+            _ => Met::Unknown,
+        }
+    }
+}
+
+/// The mark of the connection, which a new one has not unless a rule gave it one.
+fn conn_mark(text: &str, negated: bool, state: &State) -> Met {
+    match mark(text) {
+        Some((value, mask)) => Met::of(state.conn_mark & mask == value, negated),
+        None => Met::Unknown,
+    }
+}
+
+/// Modules that match nothing by themselves: what is asked stands in their options.
+fn says_nothing(module: &str) -> bool {
+    matches!(
+        module,
+        "multiport"
+            | "nfacct"
+            | "state"
+            | "set"
+            | "physdev"
+            | "iprange"
+            | "icmp"
+            | "icmp6"
+            | "mac"
+            | "owner"
+            | "length"
+            | "pkttype"
+            | "string"
+            | "addrtype"
+            | "tcp"
+            | "udp"
+            | "sctp"
+            | "conntrack"
+            | "mark"
+            | "recent"
+            | "comment"
+    )
 }
 
 /// The lists that the rules which lead to the remembered endpoint write to.
@@ -246,16 +330,6 @@ fn interface(link: Link<'_>, pattern: &str, negated: bool) -> Met {
         Link::Elsewhere if pattern == "lo" => Met::of(false, negated),
         Link::Elsewhere | Link::Unknown => Met::Unknown,
     }
-}
-
-/// `tcp`, `6`, `all`, or a protocol that no Service has.
-fn is_protocol(name: &str, protocol: Protocol) -> bool {
-    let number = match protocol {
-        Protocol::Tcp => "6",
-        Protocol::Udp => "17",
-        Protocol::Sctp => "132",
-    };
-    name == protocol.lower() || name == number || matches!(name, "all" | "0")
 }
 
 /// Whether a port is in `80,443,1000:2000`.

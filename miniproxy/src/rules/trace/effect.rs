@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use super::super::parse::mark;
 use super::super::rule::{Match, Rule, Target};
 use super::Verdict;
 
@@ -19,9 +20,59 @@ pub(super) enum Effect<'r> {
     Accept,
     Stop(Verdict),
     Mark { value: u32, mask: u32 },
+    ConnMark(ConnMark),
     Dnat { ip: IpAddr, port: Option<u16> },
     Masquerade,
     Unknown,
+}
+
+/// What CONNMARK does between the mark of the packet and that of its connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ConnMark {
+    Set { value: u32, mask: u32 },
+    Save { packet: u32, connection: u32 },
+    Restore { packet: u32, connection: u32 },
+}
+
+impl ConnMark {
+    fn of(words: &[String]) -> Option<Self> {
+        let value = |option: &str| {
+            let at = words.iter().position(|word| word == option)?;
+            words
+                .get(at + 1)
+                .and_then(|value| mark(value))
+                .map(|(value, _)| value)
+        };
+        let masks = || {
+            let both = value("--mask");
+            let of = |option| value(option).or(both).unwrap_or(u32::MAX);
+            (of("--nfmask"), of("--ctmask"))
+        };
+        match words.first().map(String::as_str) {
+            Some("--set-xmark") => {
+                let (value, mask) = mark(words.get(1)?)?;
+                Some(Self::Set { value, mask })
+            }
+            Some("--save-mark") => {
+                let (packet, connection) = masks();
+                Some(Self::Save { packet, connection })
+            }
+            Some("--restore-mark") => {
+                let (packet, connection) = masks();
+                Some(Self::Restore { packet, connection })
+            }
+            _ => None,
+        }
+    }
+
+    /// The marks of packet and connection afterwards.
+    pub(super) fn applied(self, mark: u32, conn_mark: u32) -> (u32, u32) {
+        match self {
+            Self::Set { value, mask } => (mark, (conn_mark & !mask) ^ value),
+            Self::Save { packet, connection } => (mark, (conn_mark & !connection) ^ (mark & packet)),
+            Self::Restore { packet, connection } => ((mark & !packet) ^ (conn_mark & connection), conn_mark),
+        }
+    }
 }
 
 pub(super) fn effect(rule: &Rule) -> Effect<'_> {
@@ -43,9 +94,23 @@ pub(super) fn effect(rule: &Rule) -> Effect<'_> {
                 chain,
                 comes_back: false,
             },
+            [option, name, rest @ ..] if option == "-j" && name == "CONNMARK" => {
+                ConnMark::of(rest).map_or(Effect::Unknown, Effect::ConnMark)
+            }
+            [option, name, rest @ ..] if option == "-j" && name == "DNAT" => dnat_words(rest),
             [option, name, ..] if option == "-j" => foreign(name),
             _ => Effect::Unknown,
         },
+    }
+}
+
+/// How an address is kept for a client is no matter where there is one address.
+fn dnat_words(words: &[String]) -> Effect<'_> {
+    let words = words.iter().map(String::as_str);
+    let mut rest = words.filter(|word| !matches!(*word, "--persistent" | "--random" | "--random-fully"));
+    match (rest.next(), rest.next(), rest.next()) {
+        (Some("--to-destination"), Some(to), None) => dnat(to),
+        _ => Effect::Unknown,
     }
 }
 

@@ -13,6 +13,7 @@ mod effect;
 mod nearest;
 mod outcome;
 mod state;
+mod transport;
 mod walk;
 
 #[cfg(test)]
@@ -24,8 +25,9 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 use serde::Serialize;
 
+pub use transport::Transport;
+
 use super::set::{Found, TableName};
-use crate::model::Protocol;
 
 /// The first packet of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,17 +35,20 @@ pub struct Packet {
     /// Where it comes from.
     pub source: IpAddr,
     /// Its protocol.
-    pub protocol: Protocol,
+    pub protocol: Transport,
     /// Where it goes to.
     pub destination: IpAddr,
-    /// The port it goes to.
+    /// The port it goes to; 0 where the protocol has none.
     pub port: u16,
-    /// The interface it arrives at; `None` when this node made it.
+    /// The interface it arrives at, or [`SOME_INTERFACE`]; `None` when this node made it.
     pub arriving: Option<String>,
     /// The endpoint (`ip:port`) that session affinity remembers for this client; `None` for a
     /// client that is new.
     pub remembered: Option<SocketAddr>,
 }
+
+/// The interface of a packet that arrives, nobody knows where: no interface can have this name.
+pub const SOME_INTERFACE: &str = ":";
 
 /// What a dump does not say about its node.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -172,6 +172,9 @@ impl<'a> Search<'a> {
                 None => "made by this node".to_string(),
             },
             Match::Protocol(_) => format!("protocol {}", packet.protocol.lower()),
+            Match::DestinationPort(_) if !packet.protocol.has_ports() => {
+                format!("{}, which has no ports", packet.protocol)
+            }
             Match::DestinationPort(_) => format!("destination port {}", packet.port),
             Match::Statistic(_) => "the dice decide".to_string(),
             Match::RecentCheck { .. } => "a client that is not remembered there".to_string(),

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use super::super::rule::Rule;
 use super::super::set::{Found, TableName};
 use super::super::text::rule_text;
-use super::effect::{Effect, effect};
+use super::effect::{ConnMark, Effect, effect};
 use super::nearest;
 use super::state::{Spot, State};
 use super::walk::Walk;
@@ -216,6 +216,8 @@ fn did(rule: &Rule, table: TableName) -> String {
         Effect::Mark { value, mask: 0 } => format!("flips mark {value:#x}"),
         Effect::Mark { value, mask } if value == mask => format!("marks {value:#x}"),
         Effect::Mark { value, mask } => format!("sets mark {value:#x} of {mask:#x}"),
+        Effect::ConnMark(ConnMark::Restore { .. }) => "takes over the mark of the connection".to_string(),
+        Effect::ConnMark(_) => "marks the connection".to_string(),
         Effect::Dnat { ip, port: Some(port) } => format!("sends it to {}", SocketAddr::new(ip, port)),
         Effect::Dnat { ip, port: None } => format!("sends it to {ip}"),
         Effect::Masquerade => "rewrites its source".to_string(),

@@ -21,6 +21,8 @@ pub(super) struct State<'a> {
     pub(super) destination: IpAddr,
     pub(super) port: u16,
     pub(super) mark: u32,
+    /// The mark of its connection.
+    pub(super) conn_mark: u32,
     /// The mark before POSTROUTING.
     pub(super) mark_before: Option<u32>,
     /// A DNAT rule took it.
@@ -44,6 +46,7 @@ impl State<'_> {
             destination,
             port,
             mark: 0,
+            conn_mark: 0,
             mark_before: None,
             rewritten: false,
             masqueraded: false,

@@ -337,6 +337,20 @@ impl<'a> Walk<'a> {
                     add(here, State { mark, ..state }, share);
                 }
             }
+            Effect::ConnMark(change) => {
+                for (state, share) in states {
+                    let (mark, conn_mark) = change.applied(state.mark, state.conn_mark);
+                    add(
+                        here,
+                        State {
+                            mark,
+                            conn_mark,
+                            ..state
+                        },
+                        share,
+                    );
+                }
+            }
             Effect::Dnat { ip, port } if self.may_rewrite(Side::Destination) => {
                 for (state, share) in states {
                     let rewritten = State {

@@ -58,6 +58,12 @@ fn nf_table(name: &str) -> NfTable {
     }
 }
 
+/// Whether iptables-legacy has a table here. Unlike iptables-legacy-save, to ask so makes none.
+pub fn legacy_table_exists(name: &str) -> bool {
+    let names = std::fs::read_to_string("/proc/thread-self/net/ip_tables_names").unwrap_or_default();
+    names.lines().any(|line| line == name)
+}
+
 /// Whether iptables-nft has made a table here.
 pub fn nf_table_exists(name: &str) -> bool {
     let tables = NfTables::open().and_then(|mut kernel| kernel.tables());

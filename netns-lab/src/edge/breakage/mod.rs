@@ -11,10 +11,10 @@ pub mod shaping;
 use std::thread;
 
 use labkit::Failure;
-use nix::sched::{CloneFlags, setns};
+use nix::sched::{CloneFlags, setns, unshare};
 
 use super::{joined, namespace, store, sysctl};
-use crate::model::breakage::record::{Change, What};
+use crate::model::breakage::record::{Change, TableFate, What};
 use crate::model::name::Label;
 
 /// Does something in a network namespace, on a thread of its own; where none is named, here.
@@ -29,6 +29,20 @@ pub fn inside<T: Send>(
             setns(&file, CloneFlags::CLONE_NEWNET).map_err(|error| {
                 Failure::failed(format!("cannot enter the network namespace {name}: {error}"))
                     .hint("use sudo")
+            })?;
+            work()
+        });
+        joined(there)
+    })
+}
+
+/// Does something in a network namespace that is made for it and goes with it, so that what it makes
+/// the kernel make is nobody's.
+pub fn in_an_empty_one<T: Send>(work: impl FnOnce() -> Result<T, Failure> + Send) -> Result<T, Failure> {
+    thread::scope(|scope| {
+        let there = scope.spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).map_err(|error| {
+                Failure::failed(format!("cannot make a network namespace: {error}")).hint("use sudo")
             })?;
             work()
         });
@@ -80,12 +94,12 @@ pub fn undo(lab: &Label, change: &Change) -> Result<(), Failure> {
             table,
             chain,
             hunk,
-            new_table,
+            table_fate,
         } => {
             if let Some(now) = chains::read(program, table, chain)? {
                 chains::write(program, table, chain, &hunk.way_back(&now))?;
             }
-            if *new_table {
+            if *table_fate == TableFate::Goes {
                 chains::remove_nf_table(table)?;
             }
             Ok(())

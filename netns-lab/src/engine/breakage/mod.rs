@@ -4,6 +4,7 @@
 //! and for `down`.
 
 mod check;
+mod drops;
 mod ground;
 mod link;
 mod prepare;

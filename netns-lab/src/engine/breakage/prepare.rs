@@ -1,21 +1,22 @@
 //! What is to be changed for each failure. Nothing is changed here.
 
 use std::net::SocketAddrV4;
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 
-use ipnet::Ipv4Net;
-use labkit::xtables::{Family, Flavour, Xtables};
-use labkit::{Failure, tool};
+use labkit::Failure;
 
+use super::drops;
 use super::ground::{Ground, Spot};
 use crate::edge::breakage::{chains, inside, routes};
 use crate::edge::node::Node;
-use crate::edge::{store, sysctl};
+use crate::edge::watcher::watcher;
+use crate::edge::{namespace, store, sysctl};
 use crate::model::breakage::Name;
+use crate::model::breakage::catalogue::Need;
 use crate::model::breakage::hunk::{self, Hunk};
-use crate::model::breakage::record::{Change, Flow, What, nobodys};
+use crate::model::breakage::record::{Change, Flow, TableFate, What, nobodys};
 use crate::model::breakage::service::{self, Port, Target};
-use crate::model::rule;
 use crate::model::settings::BRIDGE_NF;
 
 /// The port of the pod whose flow goes stale.
@@ -33,26 +34,17 @@ pub(super) struct Plan {
 /// # Errors
 /// What is missing for it, and what to type.
 pub(super) fn prepare(ground: &Ground, name: Name) -> Result<Plan, Failure> {
+    if name.entry().needs.contains(&Need::NoWatch) {
+        unwatched(ground)?;
+    }
     match name {
         Name::BrNetfilterOff => everywhere(ground, "on each node", |_| {
             bridge_netfilter().map(|what| vec![what])
         }),
         Name::HairpinOff => everywhere(ground, "of all pods", hairpin),
         Name::MasqueradeMissing => everywhere(ground, "of all Services", |_| masquerade(ground)),
-        Name::ForwardDrop => everywhere(ground, "on each node", |_| drop_first(ground, &ground.iptables)),
-        Name::OtherIptablesDrop => {
-            let other = other_iptables(&ground.iptables)?;
-            everywhere(ground, "on each node", |_| {
-                let is_new = is_new_table(&other, "filter")?;
-                let mut whats = drop_first(ground, &other)?;
-                for what in &mut whats {
-                    if let What::Chain { new_table, .. } = what {
-                        *new_table = is_new;
-                    }
-                }
-                Ok(whats)
-            })
-        }
+        Name::ForwardDrop => drops::forward(ground),
+        Name::OtherIptablesDrop => drops::other(ground),
         Name::WrongProbabilities => probabilities(ground),
         Name::NoReject => no_reject(ground),
         Name::DeadEndpoint => dead_endpoint(ground),
@@ -64,7 +56,7 @@ pub(super) fn prepare(ground: &Ground, name: Name) -> Result<Plan, Failure> {
 }
 
 /// The same on each node, each in its own namespace.
-fn everywhere(
+pub(super) fn everywhere(
     ground: &Ground,
     target: &str,
     plan: impl Fn(&Spot) -> Result<Vec<What>, Failure> + Sync,
@@ -127,13 +119,19 @@ fn hairpin(spot: &Spot) -> Result<Vec<What>, Failure> {
     })
 }
 
-fn chain_change(program: &Path, table: &str, chain: &str, before: &[String], after: &[String]) -> What {
+pub(super) fn chain_change(
+    program: &Path,
+    table: &str,
+    chain: &str,
+    before: &[String],
+    after: &[String],
+) -> What {
     What::Chain {
         program: program.to_path_buf(),
         table: table.into(),
         chain: chain.into(),
         hunk: Hunk::between(before, after),
-        new_table: false,
+        table_fate: TableFate::WasThere,
     }
 }
 
@@ -161,46 +159,19 @@ fn no_rules() -> Failure {
     Failure::failed("no Service has rules on the node").hint("write them first: miniproxy sync")
 }
 
-/// A DROP with the lab's mark, so that even a `down` that knows nothing else finds it.
-fn drop_first(ground: &Ground, program: &Path) -> Result<Vec<What>, Failure> {
-    let before = chains::read(program, "filter", "FORWARD")?.unwrap_or_default();
-    let dropping = drop_rule(&ground.lab, ground.pods);
-    let after: Vec<String> = std::iter::once(dropping).chain(before.iter().cloned()).collect();
-    Ok(vec![chain_change(program, "filter", "FORWARD", &before, &after)])
-}
-
-/// Whether iptables has yet to make a table here. One of iptables-legacy cannot be removed again.
-fn is_new_table(program: &Path, table: &str) -> Result<bool, Failure> {
-    let flavour = Xtables::detect(Some(program))?.flavour;
-    Ok(flavour == Flavour::Nft && !chains::nf_table_exists(table))
-}
-
-/// The rule that loses all that goes to pods.
-fn drop_rule(lab: &crate::model::name::Label, pods: Ipv4Net) -> String {
-    format!("-d {pods} -m comment --comment \"{}\" -j DROP", rule::mark(lab))
-}
-
-fn other_iptables(ours: &Path) -> Result<PathBuf, Failure> {
-    let ours = Xtables::detect(Some(ours))?;
-    let name = match ours.flavour {
-        Flavour::Nft => "iptables-legacy",
-        Flavour::Legacy => "iptables-nft",
+/// What is written again at once cannot be broken.
+fn unwatched(ground: &Ground) -> Result<(), Failure> {
+    let caller = namespace::current()?.metadata().map(|found| found.ino()).ok();
+    let nodes = ground.spots.iter();
+    let nodes = nodes.filter_map(|spot| namespace::inode(spot.namespace.as_deref()?));
+    let Some(pid) = watcher(&nodes.chain(caller).collect()) else {
+        return Ok(());
     };
-    let lacks = |why: String| {
-        Failure::host_lacks(format!("{name} {why}, and a DROP in it is what this failure is"))
-            .hint(tool::install_hint("iptables"))
-    };
-    let found = tool::find(name).ok_or_else(|| lacks("was not found".into()))?;
-    let other = Xtables::detect(Some(&found))?;
-    if other.flavour == ours.flavour {
-        return Err(lacks(format!("is of the same flavour as {}", ours.typed())));
-    }
-    let program = other.iptables(Family::V4);
-    // A kernel may lack the one of them.
-    match chains::dump(&program, "filter") {
-        Ok(_) => Ok(program),
-        Err(failure) => Err(lacks(format!("does not work here ({})", failure.message()))),
-    }
+    Err(Failure::failed(format!(
+        "`miniproxy sync --watch` runs (process {pid}) and would mend this at once"
+    ))
+    .hint(format!("end it first, its rules stay: kill {pid}"))
+    .hint("others can be had beside it: hairpin-off, forward-drop, dead-endpoint, no-vip-route"))
 }
 
 /// A Service and a port of it that has rules on a node.
@@ -218,10 +189,10 @@ fn services(ground: &Ground) -> Vec<Target> {
     service::services(&store::registry_files(&ground.lab))
 }
 
-/// The first Service with at least so many endpoints in the rules of this network namespace.
-fn ruled(ground: &Ground, dump: &str, wanted: impl Fn(&Port, &[String]) -> bool) -> Option<Ruled> {
+/// The first of these Services with at least so many endpoints in the rules of this network namespace.
+fn ruled(services: Vec<Target>, dump: &str, wanted: impl Fn(&Port, &[String]) -> bool) -> Option<Ruled> {
     let dispatch = hunk::chain(dump, "KUBE-SERVICES")?;
-    services(ground).into_iter().find_map(|target| {
+    services.into_iter().find_map(|target| {
         target.ports.clone().into_iter().find_map(|port| {
             let rule = target.rule(&dispatch, &port)?;
             let name = service::jump(&rule)?.to_string();
@@ -277,7 +248,7 @@ fn of_one_service(
     for spot in &ground.spots {
         let found = inside(spot.namespace.as_deref(), || {
             let dump = dump(ground)?;
-            let found = ruled(ground, &dump, |_, chain| endpoints(chain) >= wanted);
+            let found = ruled(services(ground), &dump, |_, chain| endpoints(chain) >= wanted);
             Ok(found.map(|found| (named(&found), plan(&dump, &found))))
         })?;
         if let Some((name, what)) = found {
@@ -311,7 +282,8 @@ fn no_reject(ground: &Ground) -> Result<Plan, Failure> {
 fn dead_endpoint(ground: &Ground) -> Result<Plan, Failure> {
     let (service, addresses) = on_first(ground, |_| {
         let dump = dump(ground)?;
-        let found = ruled(ground, &dump, |_, chain| endpoints(chain) >= 1).ok_or_else(|| too_few(1))?;
+        let found =
+            ruled(services(ground), &dump, |_, chain| endpoints(chain) >= 1).ok_or_else(|| too_few(1))?;
         let chains = found.chain.iter().filter(|line| service::chooses(line));
         let addresses: Vec<SocketAddrV4> = chains.filter_map(|line| destination(&dump, line)).collect();
         Ok((named(&found), addresses))
@@ -347,8 +319,9 @@ fn stale_flow(ground: &Ground) -> Result<Plan, Failure> {
         .ok_or_else(|| Failure::failed("the lab has no pod").hint("netns-lab up 3-pods"))?;
     let (service, ip, port, endpoint) = inside(spot.namespace.as_deref(), || {
         let dump = dump(ground)?;
+        let all = service::all_services(&store::registry_files(&ground.lab));
         let udp = |port: &Port, chain: &[String]| port.protocol == "udp" && endpoints(chain) > 0;
-        let found = ruled(ground, &dump, udp).ok_or_else(no_udp)?;
+        let found = ruled(all, &dump, udp).ok_or_else(no_udp)?;
         let chosen = found.chain.iter().find(|line| service::chooses(line));
         let endpoint = chosen
             .and_then(|line| destination(&dump, line))

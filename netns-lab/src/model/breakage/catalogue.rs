@@ -64,6 +64,24 @@ pub enum Need {
     OtherIptables,
     /// A Service that selects pods.
     Selector,
+    /// Nobody who writes the rules again at once.
+    NoWatch,
+}
+
+impl fmt::Display for Need {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BridgeNetfilter => f.write_str("br_netfilter in the kernel"),
+            Self::Rules(0) => f.write_str("rules of a Service"),
+            Self::Rules(1) => f.write_str("rules of a Service that has endpoints"),
+            Self::Rules(number) => write!(f, "rules of a Service with {number} endpoints"),
+            Self::UdpService => f.write_str("rules of a UDP Service; kube-dns is one"),
+            Self::TwoNodes => f.write_str("two nodes"),
+            Self::OtherIptables => f.write_str("the iptables of the other flavour"),
+            Self::Selector => f.write_str("a Service that selects pods"),
+            Self::NoWatch => f.write_str("no watch"),
+        }
+    }
 }
 
 /// One failure in words.
@@ -80,6 +98,8 @@ pub struct Entry {
     pub signature: Signature,
     /// What it needs.
     pub needs: &'static [Need],
+    /// Whether it hits IPv6 as well as IPv4.
+    pub ipv6: bool,
     /// Hints, each telling more than the one before; the last one is the cure.
     pub hints: [&'static str; 3],
 }
@@ -142,7 +162,17 @@ pub fn table() -> String {
         let Signature { word, time, share } = entry.signature;
         table.row([entry.name.as_str(), word, time, share]);
     }
-    table.render()
+    let mut text = table.render();
+    let mut needs = Table::new(&["NAME", "NEEDS", "BREAKS"]);
+    for entry in &ENTRIES {
+        let said: Vec<_> = entry.needs.iter().map(ToString::to_string).collect();
+        let families = if entry.ipv6 { "IPv4, IPv6" } else { "IPv4 only" };
+        needs.row([entry.name.as_str(), &said.join(", "), families]);
+    }
+    text.push('\n');
+    text.push_str(&needs.render());
+    text.push_str("no watch: `miniproxy sync --watch` would write the rules again at once\n");
+    text
 }
 
 const TIMED_OUT: &str = "timed out";
@@ -163,6 +193,7 @@ pub const ENTRIES: [Entry; 12] = [
             share: "pod to another pod of its node",
         },
         needs: &[Need::BridgeNetfilter],
+        ipv6: false,
         hints: [
             "The node reaches the Service, and so does a pod that is lucky enough to draw itself.",
             "Capture in the client: the answer arrives, but from the pod's address and not from the Service's. \
@@ -182,6 +213,7 @@ pub const ENTRIES: [Entry; 12] = [
             share: "1/n, from a pod of the Service",
         },
         needs: &[],
+        ipv6: true,
         hints: [
             "Only pods of the Service have the trouble, each with one answer in n.",
             "Count who answers to a pod: every pod but itself. Where must a packet go whose source and \
@@ -200,7 +232,8 @@ pub const ENTRIES: [Entry; 12] = [
             time: FULL,
             share: "1/n, from a pod of the Service",
         },
-        needs: &[Need::Rules(1)],
+        needs: &[Need::Rules(1), Need::NoWatch],
+        ipv6: false,
         hints: [
             "Only pods of the Service have the trouble, each with one answer in n; hairpin is on.",
             "The packet arrives at the pod, but look at its source. KUBE-MARK-MASQ marks such packets; what is the \
@@ -219,6 +252,7 @@ pub const ENTRIES: [Entry; 12] = [
             share: "all from pods, none from the node",
         },
         needs: &[],
+        ipv6: false,
         hints: [
             "The node reaches the Service, no pod does. What does a packet of a pod pass that one of the node does \
              not?",
@@ -237,6 +271,7 @@ pub const ENTRIES: [Entry; 12] = [
             share: "all from pods, none from the node",
         },
         needs: &[Need::OtherIptables],
+        ipv6: false,
         hints: [
             "No pod reaches the Service, and `iptables -S` has nothing that could drop it.",
             "Rules can stand where `iptables` does not look. Which flavours are there? (`netns-lab doctor` says)",
@@ -253,7 +288,8 @@ pub const ENTRIES: [Entry; 12] = [
             time: FULL,
             share: "(1-1/n)^n: 29.6 % of 3 pods",
         },
-        needs: &[Need::Rules(2)],
+        needs: &[Need::Rules(2), Need::NoWatch],
+        ipv6: false,
         hints: [
             "Some calls are lost, from everywhere, and no pod is down. Count many: who answers how often?",
             "The first pod is asked more often than the second, the second more often than the third. Read the \
@@ -272,6 +308,7 @@ pub const ENTRIES: [Entry; 12] = [
             share: "1/n",
         },
         needs: &[Need::Rules(1)],
+        ipv6: true,
         hints: [
             "One call in n is lost, from everywhere. Which pod never answers?",
             "Ask for each pod by ARP: netns-lab arp POD-ADDRESS. Then look at the links: ip link",
@@ -289,6 +326,7 @@ pub const ENTRIES: [Entry; 12] = [
             share: "one source port of one pod",
         },
         needs: &[Need::UdpService],
+        ipv6: false,
         hints: [
             "The Service answers, but not to one source port of one pod. The rules are right.",
             "The kernel has read the rules for this flow once, and remembers what they said: conntrack -L -p udp",
@@ -305,7 +343,8 @@ pub const ENTRIES: [Entry; 12] = [
             time: FULL,
             share: "all",
         },
-        needs: &[Need::Rules(0)],
+        needs: &[Need::Rules(0), Need::NoWatch],
+        ipv6: false,
         hints: [
             "Nobody reaches the Service, and nobody is refused either.",
             "Which rule speaks of the virtual IP? iptables-save | grep ADDRESS",
@@ -323,6 +362,7 @@ pub const ENTRIES: [Entry; 12] = [
             share: "between pods of two nodes",
         },
         needs: &[Need::TwoNodes],
+        ipv6: false,
         hints: [
             "Pods of the same node reach each other. Which nodes can talk to which?",
             "Ask each node for its way: netns-lab exec NODE -- ip route get POD-ADDRESS",
@@ -340,6 +380,7 @@ pub const ENTRIES: [Entry; 12] = [
             share: "all from the node, none from pods",
         },
         needs: &[],
+        ipv6: false,
         hints: [
             "Every pod reaches the Service, the node does not, and it knows that at once.",
             "For its own packets the node asks for a route first, and only then iptables: ip route get ADDRESS",
@@ -357,6 +398,7 @@ pub const ENTRIES: [Entry; 12] = [
             share: "all",
         },
         needs: &[Need::Selector],
+        ipv6: true,
         hints: [
             "Everybody is refused at once: something answers, and it is no pod.",
             "A rule refuses: iptables-save | grep REJECT. What does it say about endpoints?",

@@ -75,9 +75,9 @@ pub enum What {
         chain: String,
         /// What of it.
         hunk: Hunk,
-        /// The table is made for it, and goes with it.
+        /// What becomes of its table.
         #[serde(default)]
-        new_table: bool,
+        table_fate: TableFate,
     },
     /// Bridge ports that sent back by the port a frame came in, and do not now.
     Hairpin {
@@ -109,6 +109,19 @@ pub enum What {
     },
 }
 
+/// What becomes of a table when a rule in it is undone.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum TableFate {
+    /// It was there before.
+    #[default]
+    WasThere,
+    /// It was made for the rule, and goes with it.
+    Goes,
+    /// It was made for the rule, and the kernel has no way to remove it before its namespace ends.
+    Stays,
+}
+
 /// A UDP flow that was translated to somebody who is no more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Flow {
@@ -120,6 +133,22 @@ pub struct Flow {
     pub dead: SocketAddrV4,
 }
 
+impl Broken {
+    /// Whether an empty table of iptables-legacy is left where people still are.
+    pub fn leaves_a_table(&self) -> bool {
+        let stays = |change: &Change| {
+            matches!(
+                change.what,
+                What::Chain {
+                    table_fate: TableFate::Stays,
+                    ..
+                }
+            )
+        };
+        self.changes.iter().any(stays)
+    }
+}
+
 impl Record {
     /// Whether nothing is broken.
     pub fn is_empty(&self) -> bool {
@@ -129,6 +158,11 @@ impl Record {
     /// The failure of a name.
     pub fn failure(&self, name: Name) -> Option<&Broken> {
         self.failures.iter().find(|broken| broken.name == name)
+    }
+
+    /// Whether something is broken by surprise, so that nobody may tell what.
+    pub fn has_secret(&self) -> bool {
+        self.failures.iter().any(|broken| broken.secret)
     }
 
     /// What `status` says of it, one line each.
@@ -185,7 +219,7 @@ mod tests {
                 table: "nat".into(),
                 chain: "KUBE-POSTROUTING".into(),
                 hunk: Hunk::between(&["a".into()], &[]),
-                new_table: false,
+                table_fate: TableFate::Stays,
             },
         ];
         let record = Record {

@@ -16,6 +16,8 @@ pub struct Target {
     pub ip: Ipv4Addr,
     /// Protocol in lower case, port, and the target port's text.
     pub ports: Vec<Port>,
+    /// It is the cluster's own.
+    pub is_system: bool,
     /// Its selector.
     pub selector: BTreeMap<String, String>,
 }
@@ -31,15 +33,23 @@ pub struct Port {
     pub target: Value,
 }
 
-/// The Services of a registry that have a virtual IPv4 address, `web` first.
+/// The Services of a registry that have a virtual IPv4 address, `web` first. That of the name server
+/// is not among them: without names nobody could look for what is wrong.
 pub fn services(files: &BTreeMap<String, Vec<u8>>) -> Vec<Target> {
+    let mut found = all_services(files);
+    found.retain(|target| !target.is_system);
+    found
+}
+
+/// The same with that of the name server, which is the last one.
+pub fn all_services(files: &BTreeMap<String, Vec<u8>>) -> Vec<Target> {
     let candidates = files
         .iter()
         .filter(|(name, _)| !name.ends_with(".pod.json") && !name.ends_with(".node.json"));
     let mut found: Vec<Target> = candidates
         .filter_map(|(file, content)| target(file, &serde_json::from_slice(content).ok()?))
         .collect();
-    found.sort_by_key(|target| !target.name.ends_with("/web"));
+    found.sort_by_key(|target| (target.is_system, !target.name.ends_with("/web")));
     found
 }
 
@@ -49,14 +59,11 @@ fn target(file: &str, object: &Value) -> Option<Target> {
         return None;
     }
     let namespace = metadata["namespace"].as_str().unwrap_or("default");
-    // Without names nobody could look for what is wrong.
-    if namespace == crate::model::name_server::NAMESPACE {
-        return None;
-    }
     let selector = spec["selector"].as_object().into_iter().flatten();
     let ports = spec["ports"].as_array().into_iter().flatten();
     Some(Target {
         file: file.to_string(),
+        is_system: namespace == crate::model::name_server::NAMESPACE,
         name: format!("{namespace}/{}", metadata["name"].as_str()?),
         ip: spec["clusterIP"].as_str()?.parse().ok()?,
         ports: ports.filter_map(port).collect(),

@@ -6,6 +6,7 @@ use super::super::super::rule::{Clauses, Match, Probability, Rule, Side, Target}
 use super::super::super::set::{Chains, Wanted};
 use super::super::*;
 use super::{dice, node, packet, pod};
+use crate::model::Protocol;
 
 fn any_condition() -> impl Strategy<Value = Match> {
     let side = || prop_oneof![Just(Side::Source), Just(Side::Destination)];

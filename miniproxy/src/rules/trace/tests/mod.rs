@@ -6,12 +6,13 @@ use super::super::parse::parse;
 use super::super::rule::{Match, Probability, Rule, Side, Target};
 use super::super::set::{Chains, Wanted};
 use super::*;
+use crate::model::Protocol;
 
 fn packet(source: &str, to: &str, arriving: Option<&str>) -> Packet {
     let to: SocketAddr = to.parse().unwrap();
     Packet {
         source: source.parse().unwrap(),
-        protocol: Protocol::Tcp,
+        protocol: Protocol::Tcp.into(),
         destination: to.ip(),
         port: to.port(),
         arriving: arriving.map(str::to_string),
@@ -128,7 +129,7 @@ fn hops_say_where_a_packet_came_by_with_the_chance_of_each() {
 fn the_nearest_rule_and_its_first_failed_condition_tell_why_not() {
     let found = dice(&[None]);
     let mut udp = packet("10.244.0.5", "10.96.0.1:80", Some("cni0"));
-    udp.protocol = Protocol::Udp;
+    udp.protocol = Protocol::Udp.into();
     let table = [
         (
             packet("10.244.0.5", "10.96.0.1:81", Some("cni0")),

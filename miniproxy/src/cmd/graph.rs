@@ -1,0 +1,34 @@
+//! `miniproxy graph`: one Service drawn.
+
+use labkit::screen::{Glyphs, Look, hide};
+use labkit::shell::emit;
+use labkit::{Failure, Outcome};
+
+use super::question::Asked;
+use crate::cli::{GraphArgs, GraphFormat};
+use crate::graph;
+
+/// Prints the drawing.
+pub(super) fn run(args: &GraphArgs) -> Result<Outcome, Failure> {
+    let report = Asked::new(&args.question)?.report(None)?;
+    let look = Look {
+        glyphs: if args.ascii {
+            Glyphs::Ascii
+        } else {
+            Glyphs::Unicode
+        },
+        ..Look::default()
+    };
+    let text = match args.format {
+        GraphFormat::Text => graph::text(&report, &look),
+        GraphFormat::Mermaid => graph::mermaid(&report),
+        GraphFormat::Dot => graph::dot(&report),
+        GraphFormat::Svg => graph::svg(&report),
+    };
+    emit(&if args.hide_addresses {
+        hide::addresses(&text)
+    } else {
+        text
+    })?;
+    Ok(Outcome::Done)
+}

@@ -1,0 +1,189 @@
+//! The report in sentences, one fact a line: for screen readers and for pasting.
+
+use labkit::text::{count, printable};
+
+use super::{Masquerade, Report, Verdict, fraction, percent};
+
+/// The verdict in one sentence.
+pub(super) fn sentence(report: &Report) -> String {
+    let backends = count(report.backends.len(), "backend");
+    let lost = report.falls_through > 1e-9;
+    match report.verdict {
+        Verdict::Dnat if lost => format!(
+            "It is sent to one of {backends}, and {} of all new connections are lost: no rule takes them.",
+            percent(report.falls_through)
+        ),
+        Verdict::Dnat if !report.certain => {
+            format!("It is sent to one of {backends}, if rules that are not understood here let it pass.")
+        }
+        Verdict::Dnat => format!("It is sent to one of {backends}."),
+        Verdict::Reject => "It is rejected: the caller is told at once.".into(),
+        Verdict::Drop => "It is dropped: the caller waits until it gives up.".into(),
+        Verdict::NoRule => "No rule takes it.".into(),
+        Verdict::Accept => "No rule rewrites it: it goes to the address as it is.".into(),
+        Verdict::Unknown => "Nobody can tell from these rules alone.".into(),
+    }
+}
+
+/// All of it.
+pub fn plain(report: &Report) -> String {
+    let mut lines = vec![
+        packet(report),
+        format!("Verdict: {}. {}", report.verdict.word(), report.sentence),
+    ];
+    lines.extend(report.notes.iter().map(|note| format!("Note: {note}.")));
+    for hop in &report.hops {
+        lines.push(format!(
+            "Table {}, chain {}, rule {} of {}: asks for {}; {} ({} of all new connections).",
+            hop.table,
+            hop.chain,
+            hop.rule,
+            hop.of,
+            hop.asks,
+            hop.did,
+            percent(hop.matched)
+        ));
+    }
+    lines.extend(dice(report));
+    lines.extend(ends(report));
+    lines.extend(report.checks.iter().map(|check| {
+        let word = match check.ok {
+            Some(true) => "good",
+            Some(false) => "BAD",
+            None => "not known",
+        };
+        format!("Check, {word}: {}.", check.text)
+    }));
+    lines
+        .iter()
+        .map(|line| format!("{}\n", printable(line)))
+        .collect()
+}
+
+fn packet(report: &Report) -> String {
+    let packet = &report.packet;
+    let from = packet
+        .from
+        .as_ref()
+        .map(|name| format!(" ({name})"))
+        .unwrap_or_default();
+    let chosen = packet
+        .chosen
+        .as_ref()
+        .map(|why| format!(", {why}"))
+        .unwrap_or_default();
+    let port = packet
+        .port
+        .map(|port| format!(" port {port}"))
+        .unwrap_or_default();
+    let service = packet
+        .service
+        .as_ref()
+        .map(|name| format!(", the {} of {name}", packet.door));
+    let way = match (&packet.interface, packet.made_here) {
+        (_, true) => "made by the node itself".to_string(),
+        (Some(interface), false) => format!("arrives by {interface}"),
+        (None, false) => "arrives by an interface that is not known".to_string(),
+    };
+    format!(
+        "A {} packet, the first of its connection, from {}{from}{chosen} to {}{port}{}; {way}. Rules: {} of {}.",
+        packet.protocol,
+        packet.source,
+        packet.destination,
+        service.unwrap_or_default(),
+        count(report.rules.count, "rule"),
+        report.rules.from
+    )
+}
+
+fn dice(report: &Report) -> Vec<String> {
+    let mut lines = Vec::new();
+    for roll in &report.dice {
+        let backend = &report.backends[roll.goes_to];
+        let name = backend
+            .name
+            .as_ref()
+            .map(|name| format!("{name}, "))
+            .unwrap_or_default();
+        let rolls = match roll.rolls {
+            Some(chance) => format!("takes {} of what comes to it", fraction(chance)),
+            None => "takes all that comes to it".into(),
+        };
+        let counted = roll
+            .packets
+            .map(|packets| format!(", {packets} so far"))
+            .unwrap_or_default();
+        lines.push(format!(
+            "Dice, {} rule {}: {rolls}, which is {}: {} of ALL new connections go to {name}{}{counted}.",
+            roll.chain,
+            roll.rule,
+            percent(roll.still_here),
+            percent(roll.share),
+            backend.address
+        ));
+    }
+    if !report.dice.is_empty() {
+        lines.push(format!(
+            "Falls through all rules: {} of all new connections.",
+            percent(report.falls_through)
+        ));
+    }
+    lines
+}
+
+fn ends(report: &Report) -> Vec<String> {
+    let mut lines = Vec::new();
+    for end in &report.ends {
+        if let Some(by) = &end.by {
+            lines.push(format!(
+                "The end of {}: {}, by {by}.",
+                percent(end.share),
+                end.verdict
+            ));
+        }
+    }
+    if report.verdict == Verdict::Dnat {
+        lines.push(match report.masquerade {
+            Masquerade::No => "No masquerade: the source stays as it is.".into(),
+            Masquerade::Yes => format!("Masquerade (mark {}): the source is rewritten.", report.mark),
+            Masquerade::Some => format!(
+                "Masquerade (mark {}) for some: a caller that reaches itself.",
+                report.mark
+            ),
+        });
+        let address = report
+            .backend_sees
+            .as_ref()
+            .map(|ip| format!("{ip}, "))
+            .unwrap_or_default();
+        lines.push(format!(
+            "The backend will see: {address}{}.",
+            report.backend_sees_what
+        ));
+    }
+    if let Some(near) = &report.nearest {
+        lines.push(format!(
+            "Why not: the nearest rule is {} {} rule {}: {}. It says: {}",
+            near.table, near.chain, near.rule, near.what, near.text
+        ));
+    }
+    for rule in &report.not_understood {
+        let owner = rule
+            .owner
+            .map(|owner| format!(" (of {owner})"))
+            .unwrap_or_default();
+        let number = rule
+            .rule
+            .map_or("policy".into(), |number| format!("rule {number}"));
+        lines.push(format!(
+            "Not understood: {} {}{owner} {number}: {}; {} of all new connections hang on it. It says: {}",
+            rule.table,
+            rule.chain,
+            rule.why,
+            percent(rule.share),
+            rule.text
+        ));
+    }
+    lines.push(format!("The way back: {}.", report.way_back));
+    lines
+}

@@ -1,0 +1,59 @@
+//! For Graphviz.
+
+use super::{Drawing, fill};
+use crate::explain::Report;
+
+/// A graph for `dot`.
+pub fn dot(report: &Report) -> String {
+    let drawing = Drawing::of(report);
+    let mut text = format!(
+        "digraph service {{\n  graph [rankdir=LR, bgcolor=white, fontname=\"sans-serif\", labelloc=t, label={}];\n  node [fontname=\"sans-serif\", fontcolor=\"#111111\", color=\"#111111\", style=filled, fillcolor=white, shape=box];\n  edge [fontname=\"sans-serif\", fontcolor=\"#111111\", color=\"#333333\"];\n",
+        quoted(&drawing.title)
+    );
+    text.push_str(&format!("  caller [label={}];\n", quoted(&drawing.caller)));
+    text.push_str(&format!(
+        "  service [label={}, shape=ellipse, style=\"filled,dashed\"];\n  caller -> service;\n",
+        quoted(&drawing.service)
+    ));
+    let mut before = ("service".to_string(), String::new());
+    for (index, question) in drawing.questions.iter().enumerate() {
+        let name = format!("dice{index}");
+        let asks = quoted(&format!("{}\n{}", question.asks, question.place));
+        text.push_str(&format!("  {name} [label={asks}, shape=diamond];\n"));
+        text.push_str(&format!("  {} -> {name}{};\n", before.0, before.1));
+        text.push_str(&format!(
+            "  backend{0} [label={1}, fillcolor=\"{2}\"];\n",
+            question.index,
+            quoted(&question.backend),
+            fill(question.index)
+        ));
+        let style = if question.never { ", style=dashed" } else { "" };
+        text.push_str(&format!(
+            "  {name} -> backend{} [label={}{style}];\n",
+            question.index,
+            quoted(&question.yes)
+        ));
+        let no = question.no.as_ref().map(|no| format!(" [label={}]", quoted(no)));
+        before = (name, no.unwrap_or_default());
+    }
+    if drawing.is_lost() {
+        let lost = quoted(&drawing.lost_words());
+        text.push_str(&format!(
+            "  lost [label={lost}, shape=octagon];\n  {} -> lost{};\n",
+            before.0, before.1
+        ));
+    } else if drawing.questions.is_empty() {
+        let verdict = quoted(&drawing.verdict);
+        text.push_str(&format!("  verdict [label={verdict}];\n  service -> verdict;\n"));
+    }
+    text.push_str("}\n");
+    text
+}
+
+fn quoted(text: &str) -> String {
+    let inside = text
+        .replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\n', "\\n");
+    format!("\"{inside}\"")
+}

@@ -1,0 +1,121 @@
+//! One Service drawn: each rule of the dice is a question with yes → out and no ↓ next. Pure.
+//!
+//! Made of the report that `explain` makes. Never the whole table: a node has thousands of rules.
+
+mod dot;
+mod mermaid;
+mod svg;
+mod text;
+
+#[cfg(test)]
+mod tests;
+
+use labkit::screen::{Look, Mark};
+use labkit::text::printable;
+
+use crate::explain::{Backend, Report, Roll, fraction, percent};
+
+pub use dot::dot;
+pub use mermaid::mermaid;
+pub use svg::svg;
+pub use text::text;
+
+/// What is drawn.
+struct Drawing {
+    title: String,
+    caller: String,
+    service: String,
+    questions: Vec<Question>,
+    /// What no rule takes.
+    lost: f64,
+    /// How it ends where no dice are thrown.
+    verdict: String,
+}
+
+/// One rule of the dice.
+struct Question {
+    /// `1/3 ?`, or `the rest`
+    asks: String,
+    place: String,
+    yes: String,
+    /// `None` where nothing is left.
+    no: Option<String>,
+    backend: String,
+    /// Counters are there, and it never matched.
+    never: bool,
+    index: usize,
+}
+
+impl Drawing {
+    fn of(report: &Report) -> Self {
+        let packet = &report.packet;
+        let from = packet.from.clone().unwrap_or_else(|| packet.source.clone());
+        let port = packet.port.map(|port| format!(":{port}")).unwrap_or_default();
+        let address = format!("{}{port}/{}", packet.destination, packet.protocol);
+        let service = packet
+            .service
+            .clone()
+            .map_or_else(String::new, |name| format!("svc/{name} "));
+        let counted = report
+            .dice
+            .iter()
+            .any(|roll| roll.packets.is_some_and(|packets| packets > 0));
+        Self {
+            title: safe(&format!("{service}{address}: where new connections go")),
+            caller: safe(&from),
+            service: safe(&format!("{service}{address}")),
+            questions: report
+                .dice
+                .iter()
+                .map(|roll| question(report, roll, counted))
+                .collect(),
+            lost: report.falls_through,
+            verdict: format!("{}: {}", report.verdict.word(), report.sentence),
+        }
+    }
+
+    fn is_lost(&self) -> bool {
+        self.lost > 1e-9
+    }
+
+    fn lost_words(&self) -> String {
+        format!("LOST {}", percent(self.lost))
+    }
+}
+
+fn question(report: &Report, roll: &Roll, counted: bool) -> Question {
+    let backend = &report.backends[roll.goes_to];
+    let left = roll.still_here - roll.share;
+    let packets = roll.packets.filter(|_| counted);
+    let count = packets.map(|packets| format!(" ({packets})")).unwrap_or_default();
+    Question {
+        asks: roll
+            .rolls
+            .map_or("the rest".into(), |chance| format!("{} ?", fraction(chance))),
+        place: safe(&format!("{} #{}", roll.chain, roll.rule)),
+        yes: format!("yes {}{count}", percent(roll.share)),
+        no: (left > 1e-9).then(|| format!("no {}", percent(left))),
+        backend: safe(&label(backend, roll.goes_to)),
+        never: packets == Some(0),
+        index: roll.goes_to,
+    }
+}
+
+fn label(backend: &Backend, index: usize) -> String {
+    let shape = Mark::of(index).shape(&Look::default());
+    match &backend.name {
+        Some(name) => format!("{shape} {name} {}", backend.address),
+        None => format!("{shape} {}", backend.address),
+    }
+}
+
+fn safe(text: &str) -> String {
+    printable(text).into_owned()
+}
+
+/// Colours of Okabe and Ito, pale enough for dark text.
+const FILLS: [&str; 4] = ["#cfe5f5", "#fbe3b0", "#c5eadd", "#f0d4e4"];
+
+fn fill(index: usize) -> &'static str {
+    FILLS[index % FILLS.len()]
+}

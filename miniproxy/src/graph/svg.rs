@@ -1,0 +1,103 @@
+//! A picture that stands by itself: white ground, dark text, nothing fetched.
+
+use super::{Drawing, Question, fill};
+use crate::explain::Report;
+
+const ROW: usize = 96;
+const TOP: usize = 70;
+const DICE: usize = 330;
+const BACKEND: usize = 560;
+const WIDTH: usize = 900;
+const TEXT: &str = "font-family=\"sans-serif\" font-size=\"16\" fill=\"#111111\"";
+
+/// An SVG picture.
+pub fn svg(report: &Report) -> String {
+    let drawing = Drawing::of(report);
+    let rows = drawing.questions.len() + usize::from(drawing.is_lost() || drawing.questions.is_empty());
+    let height = TOP + ROW * rows.max(1) + 20;
+    let mut text = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{height}\" viewBox=\"0 0 {WIDTH} {height}\" role=\"img\" aria-labelledby=\"title\">\n<title id=\"title\">{0}</title>\n<rect width=\"{WIDTH}\" height=\"{height}\" fill=\"#ffffff\"/>\n<defs><marker id=\"to\" viewBox=\"0 0 10 10\" refX=\"9\" refY=\"5\" markerWidth=\"8\" markerHeight=\"8\" orient=\"auto\"><path d=\"M0 0 L10 5 L0 10 z\" fill=\"#333333\"/></marker></defs>\n<text x=\"20\" y=\"32\" {TEXT} font-weight=\"bold\">{0}</text>\n",
+        escaped(&drawing.title)
+    );
+    let middle = TOP + ROW / 2;
+    text.push_str(&boxed(20, middle, 200, &drawing.caller, "#ffffff"));
+    text.push_str(&line((220, middle), (DICE - 70, middle), false));
+    for (index, question) in drawing.questions.iter().enumerate() {
+        text.push_str(&row(question, TOP + ROW * index + ROW / 2));
+        let more = index + 1 < drawing.questions.len() || drawing.is_lost();
+        if let Some(no) = question.no.as_ref().filter(|_| more) {
+            let y = TOP + ROW * index + ROW / 2;
+            text.push_str(&line((DICE, y + 36), (DICE, y + ROW - 36), false));
+            text.push_str(&label(DICE + 8, y + ROW / 2 + 5, no));
+        }
+    }
+    let last = TOP + ROW * drawing.questions.len() + ROW / 2;
+    if drawing.is_lost() {
+        text.push_str(&boxed(DICE - 70, last, 140, &drawing.lost_words(), "#ffffff"));
+    } else if drawing.questions.is_empty() {
+        text.push_str(&boxed(
+            DICE - 70,
+            last,
+            WIDTH - DICE + 50,
+            &drawing.verdict,
+            "#ffffff",
+        ));
+    }
+    text.push_str("</svg>\n");
+    text
+}
+
+fn row(question: &Question, y: usize) -> String {
+    let mut text = format!(
+        "<path d=\"M{} {y} L{DICE} {} L{} {y} L{DICE} {} z\" fill=\"#ffffff\" stroke=\"#111111\" stroke-width=\"1.5\"/>\n",
+        DICE - 70,
+        y - 36,
+        DICE + 70,
+        y + 36
+    );
+    text.push_str(&format!(
+        "<text x=\"{DICE}\" y=\"{}\" {TEXT} text-anchor=\"middle\">{}<title>{}</title></text>\n",
+        y + 5,
+        escaped(&question.asks),
+        escaped(&question.place)
+    ));
+    text.push_str(&line((DICE + 70, y), (BACKEND, y), question.never));
+    text.push_str(&label(DICE + 76, y - 8, &question.yes));
+    text.push_str(&boxed(
+        BACKEND,
+        y,
+        WIDTH - BACKEND - 20,
+        &question.backend,
+        fill(question.index),
+    ));
+    text
+}
+
+fn boxed(x: usize, y: usize, width: usize, words: &str, fill: &str) -> String {
+    format!(
+        "<rect x=\"{x}\" y=\"{}\" width=\"{width}\" height=\"48\" rx=\"4\" fill=\"{fill}\" stroke=\"#111111\" stroke-width=\"1.5\"/>\n<text x=\"{}\" y=\"{}\" {TEXT} text-anchor=\"middle\">{}</text>\n",
+        y - 24,
+        x + width / 2,
+        y + 6,
+        escaped(words)
+    )
+}
+
+fn label(x: usize, y: usize, words: &str) -> String {
+    format!("<text x=\"{x}\" y=\"{y}\" {TEXT}>{}</text>\n", escaped(words))
+}
+
+fn line(from: (usize, usize), to: (usize, usize), dashed: bool) -> String {
+    let dashes = if dashed { " stroke-dasharray=\"6 5\"" } else { "" };
+    format!(
+        "<path d=\"M{} {} L{} {}\" stroke=\"#333333\" stroke-width=\"2\" fill=\"none\"{dashes} marker-end=\"url(#to)\"/>\n",
+        from.0, from.1, to.0, to.1
+    )
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&quot;")
+}

@@ -1,0 +1,94 @@
+use labkit::screen::print;
+
+use super::*;
+use crate::talk::read;
+
+const TALK: &str = r#"
+## 1. One rule makes it exist
+> predict: will curl work?
+
+Write the rule, then call.
+```sh run hidden
+true
+```
+```sh run keep expect="web-1"
+iptables -t nat -A PREROUTING -j DNAT
+curl -s 10.96.0.10
+```
+<!-- hint: a rule, then curl -->
+```sh run fails
+ping -c1 10.96.0.10
+```
+## 2. Last
+```sh run
+ip 'a'
+```
+"#;
+
+fn lesson() -> Lesson {
+    let mut lesson = Lesson::new(read::script(TALK).unwrap());
+    assert_eq!(lesson.begin(1), Ask::Run("true".into()));
+    assert_eq!(lesson.ended("", End::Code(0)), Ask::Draw);
+    lesson
+}
+
+fn tries(lesson: &mut Lesson, line: &str, says: &str, code: u8) -> String {
+    assert_eq!(lesson.line(line), Ask::Run(line.into()));
+    lesson.ended(says, End::Code(code));
+    lesson.board().entries.last().map(Entry::plain).unwrap()
+}
+
+#[test]
+fn whatever_shows_what_must_be_seen_is_right() {
+    let mut lesson = lesson();
+    // Another rule than the talk's own: it is no miss, and what curl shows then decides.
+    tries(&mut lesson, "iptables -t nat -I PREROUTING -j DNAT", "", 0);
+    assert_eq!(tries(&mut lesson, "wget -qO- 10.96.0.10", "web-1\n", 0), "right: right\n");
+    assert!(tries(&mut lesson, "ping -c1 10.96.0.11", "", 1).contains("fails, as it should"));
+    assert_eq!(lesson.line(""), Ask::Next);
+    lesson.begin(2);
+    assert!(tries(&mut lesson, "true", "", 0).starts_with("wrong"), "anything succeeds");
+    assert_eq!(tries(&mut lesson, "ip a", "", 0), "right: right\n");
+    assert!(lesson.is_over());
+    assert_eq!(lesson.line(""), Ask::Quit);
+}
+
+#[test]
+fn two_misses_bring_a_hint_and_three_the_command() {
+    let mut lesson = lesson();
+    assert!(tries(&mut lesson, "curl x", "no\n", 7).starts_with("wrong"));
+    assert_eq!(tries(&mut lesson, "crul x", "not found\n", 127), "hint: a rule, then curl\n");
+    assert!(tries(&mut lesson, "curl y", "no\n", 7).contains("curl -s 10.96.0.10"));
+}
+
+#[test]
+fn a_command_that_is_nowhere_is_not_the_failure_that_is_meant() {
+    let mut lesson = lesson();
+    tries(&mut lesson, "curl", "web-1", 0);
+    assert!(tries(&mut lesson, "ping", "", 127).starts_with("wrong"));
+}
+
+#[test]
+fn words_in_place_of_commands() {
+    let mut lesson = lesson();
+    assert_eq!(lesson.line("again"), Ask::GoTo(1));
+    assert_eq!(lesson.line("skip"), Ask::GoTo(2));
+    assert_eq!(lesson.line("quit"), Ask::Quit);
+    lesson.line("show");
+    assert!(lesson.board().entries.last().unwrap().plain().contains("type this"));
+}
+
+#[test]
+fn the_screen_at_each_size() {
+    let mut lesson = lesson();
+    tries(&mut lesson, "curl x", "curl: (7) Failed to connect\n", 7);
+    for letter in "curl".chars() {
+        lesson.press(Key::Char(letter));
+    }
+    lesson.press(Key::Backspace);
+    for (width, height) in [(80, 24), (100, 30), (60, 20), (200, 60)] {
+        let look = Look::sized(width, height);
+        let text = print::to_string(&lesson.page(&look).draw(&look, 0), &look);
+        insta::assert_snapshot!(format!("lesson_{width}x{height}"), text);
+    }
+}
