@@ -1,6 +1,7 @@
 //! The command line: shapes and words only.
 
 mod explain;
+mod live;
 mod node;
 mod trace;
 mod why;
@@ -13,6 +14,7 @@ use labkit::screen::ScreenArgs;
 use labkit::shell::OutputFormat;
 
 pub use explain::{ExplainArgs, GraphArgs, GraphFormat, QuestionArgs};
+pub use live::LiveArgs;
 pub use node::NodeArgs;
 pub use trace::TraceArgs;
 pub use why::WhyArgs;
@@ -105,6 +107,16 @@ does not trace.")]
     /// Say why a Service does not answer, and which command cures it
     #[command(after_help = why::EXAMPLES)]
     Why(WhyArgs),
+    /// Watch new connections: who gets how many, and what luck alone explains
+    #[command(after_help = "\
+Examples:
+  sudo miniproxy watch svc/web                a screen that stays
+  sudo miniproxy watch web --for 10 --plain   ten seconds, in sentences
+  sudo miniproxy watch web --follow -o json   a line of JSON each second
+  sudo miniproxy watch                        all Services
+
+Without a terminal it counts for 5 seconds, prints once and ends.")]
+    Watch(LiveArgs),
     /// Remove every rule and chain that miniproxy made, and nothing else
     Cleanup(CleanupArgs),
     /// Print a completion script for a shell

@@ -23,6 +23,7 @@ pub mod explain;
 pub mod graph;
 pub mod journey;
 pub mod lab;
+pub mod live;
 pub mod model;
 pub mod node;
 pub mod observe;

@@ -9,6 +9,7 @@ mod drive;
 mod explain;
 mod graph;
 mod host;
+mod live;
 mod nodes;
 mod nodes_report;
 mod observe;
@@ -44,6 +45,7 @@ pub fn run(cli: Cli) -> Result<Outcome, Failure> {
         Command::Graph(args) => graph::run(&args),
         Command::Trace(args) => trace::run(&args),
         Command::Why(args) => why::run(&args),
+        Command::Watch(args) => live::run(&args),
         Command::Cleanup(args) => cleanup::run(&args),
         Command::Completions { shell } => shell::emit_completions(Cli::command(), shell),
         Command::Man => shell::emit_man(Cli::command()),

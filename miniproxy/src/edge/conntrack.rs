@@ -16,12 +16,12 @@ use super::links;
 use crate::conntrack::{Flow, Frontends, NodeAddresses, UDP, Zone};
 
 const NFNL_SUBSYS_CTNETLINK: u16 = 1 << 8;
-const CT_GET: u16 = NFNL_SUBSYS_CTNETLINK | 1;
+pub(super) const CT_GET: u16 = NFNL_SUBSYS_CTNETLINK | 1;
 const CT_DELETE: u16 = NFNL_SUBSYS_CTNETLINK | 2;
 
-const CTA_TUPLE_ORIG: u16 = 1;
-const CTA_TUPLE_REPLY: u16 = 2;
-const CTA_ID: u16 = 12;
+pub(super) const CTA_TUPLE_ORIG: u16 = 1;
+pub(super) const CTA_TUPLE_REPLY: u16 = 2;
+pub(super) const CTA_ID: u16 = 12;
 const CTA_ZONE: u16 = 18;
 const CTA_FILTER: u16 = 25;
 const CTA_TUPLE_IP: u16 = 1;
@@ -201,7 +201,7 @@ impl Table {
     }
 }
 
-const NFGEN: usize = 4;
+pub(super) const NFGEN: usize = 4;
 
 fn is_missing(error: &io::Error) -> bool {
     matches!(
@@ -287,12 +287,13 @@ fn flow(entry: &[u8]) -> Option<Flow> {
 
 /// One direction of a connection.
 pub(super) struct Tuple {
-    protocol: u8,
+    pub(super) protocol: u8,
     pub(super) source: SocketAddr,
     pub(super) destination: SocketAddr,
     zone: Option<u16>,
 }
 
+/// Reads one direction; `None` for a protocol without ports.
 pub(super) fn tuple(value: &[u8]) -> Option<Tuple> {
     let addresses = attribute(value, CTA_TUPLE_IP)?;
     let proto = attribute(value, CTA_TUPLE_PROTO)?;

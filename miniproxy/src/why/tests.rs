@@ -171,7 +171,9 @@ fn each_change_of_the_rules_is_named() {
     let registry = registry("web");
     let lines = |text: &str, keep: &dyn Fn(&str) -> bool| {
         let lines = text.lines().filter(|line| keep(line));
-        lines.flat_map(|line| [line.to_string(), "\n".to_string()]).collect::<String>()
+        lines
+            .flat_map(|line| [line.to_string(), "\n".to_string()])
+            .collect::<String>()
     };
     let cases: [(&str, &dyn Fn(String) -> String); 4] = [
         ("masquerade-missing", &|text| {

@@ -1,0 +1,372 @@
+//! `miniproxy watch`: new connections as they come, from each node's kernel.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use labkit::screen::{Flow, Key as Pressed, Look, Mode, Page, Show, hide, print, terminal};
+use labkit::shell::{emit, tell};
+use labkit::xtables::{Family, Xtables};
+use labkit::{Failure, Outcome};
+
+use super::nodes;
+use super::render::family;
+use crate::cli::LiveArgs;
+use crate::edge::flow_events::{FlowEvents, are_told};
+use crate::edge::rule_events::RuleEvents;
+use crate::edge::{addresses, counted, netns};
+use crate::lab::Home;
+use crate::live::overview::Overview;
+use crate::live::page::{self, Face};
+use crate::live::report::{Names, Report};
+use crate::live::services::Key;
+use crate::live::watch::Reading;
+use crate::live::{News, Watch, sentences};
+use crate::rules::set::Found;
+
+/// Without a terminal, and without another wish.
+const USUAL_SECONDS: u64 = 5;
+/// Rules are read at most so often, and never more than a fifth of the time.
+const SOONEST: Duration = Duration::from_secs(1);
+
+enum Word {
+    News(usize, Vec<News>),
+    Rules(usize, Box<Reading>),
+    Failed(Failure),
+}
+
+/// Counts until it is to end.
+pub(super) fn run(args: &LiveArgs) -> Result<Outcome, Failure> {
+    let family = family(args.family)?;
+    let homes = nodes::homes(&args.registry, args.node.as_deref()).unwrap_or_default();
+    if !are_told() {
+        return Err(Failure::host_lacks("the kernel tells of no connections")
+            .hint("sudo sysctl -w net.netfilter.nf_conntrack_events=1"));
+    }
+    let mut live = Live::begin(args, family, &homes)?;
+    let result = live.show(args);
+    live.ended.store(true, Relaxed);
+    result.map(|()| Outcome::Done)
+}
+
+struct Live {
+    watch: Watch,
+    names: Names,
+    receiver: Receiver<Word>,
+    ended: Arc<AtomicBool>,
+    began: Instant,
+    frozen: Option<Page>,
+    failed: Option<Failure>,
+}
+
+impl Live {
+    /// Starts to listen on every node, and returns when all of them are heard.
+    fn begin(args: &LiveArgs, family: Family, homes: &[Home]) -> Result<Self, Failure> {
+        let (sender, receiver) = channel();
+        let ended = Arc::new(AtomicBool::new(false));
+        let places: Vec<Option<Home>> = if homes.is_empty() {
+            vec![None]
+        } else {
+            homes.iter().cloned().map(Some).collect()
+        };
+        for (index, home) in places.iter().enumerate() {
+            let listener = Listener {
+                index,
+                home: home.clone(),
+                iptables: args.iptables.clone(),
+                family,
+                sender: sender.clone(),
+                ended: Arc::clone(&ended),
+            };
+            listener.start();
+        }
+        let names = places
+            .iter()
+            .map(|home| home.as_ref().map(|home| home.node.clone()));
+        let mut live = Self {
+            watch: Watch::new(None, names),
+            names: pods(args),
+            receiver,
+            ended,
+            began: Instant::now(),
+            frozen: None,
+            failed: None,
+        };
+        live.first(places.len())?;
+        live.watch.only = args
+            .service
+            .as_deref()
+            .map(|name| live.chosen(name))
+            .transpose()?;
+        live.began = Instant::now();
+        Ok(live)
+    }
+
+    /// Waits until each node's table and rules were read once; nothing is counted before.
+    fn first(&mut self, nodes: usize) -> Result<(), Failure> {
+        let (mut tables, mut rules) = (0, 0);
+        while tables < nodes || rules < nodes {
+            match self.receiver.recv_timeout(Duration::from_secs(30)) {
+                Ok(Word::Failed(failure)) => return Err(failure),
+                Ok(word) => {
+                    tables += usize::from(matches!(word, Word::News(..)));
+                    rules += usize::from(matches!(word, Word::Rules(..)));
+                    self.take(word);
+                }
+                Err(_) => return Err(Failure::failed("a node's rules could not be read in 30 seconds")),
+            }
+        }
+        Ok(())
+    }
+
+    /// Which Service a person means.
+    fn chosen(&self, text: &str) -> Result<Key, Failure> {
+        let name = ["svc/", "service/", "services/"]
+            .iter()
+            .find_map(|kind| text.strip_prefix(kind))
+            .unwrap_or(text);
+        let keys = self.watch.keys();
+        let means = |key: &&Key| {
+            let bare = key.name.strip_prefix("default/").unwrap_or(&key.name);
+            let address = self.watch.service(key).and_then(|service| service.address);
+            let without_port = |full: &str| full.split_once(':').map_or(full, |(name, _)| name) == name;
+            name == key.name
+                || name == bare
+                || without_port(&key.name)
+                || without_port(bare)
+                || address.is_some_and(|address| address.to_string() == name)
+        };
+        let found: Vec<&Key> = keys.iter().filter(means).collect();
+        match found.as_slice() {
+            [key] => Ok((*key).clone()),
+            [] => Err(
+                Failure::usage(format!("no Service {text:?} is in the kernel's rules"))
+                    .hint("see all of them: miniproxy watch --for 1"),
+            ),
+            several => {
+                let names: Vec<&str> = several.iter().map(|key| key.name.as_str()).collect();
+                Err(Failure::usage(format!(
+                    "{text:?} may be any of: {}",
+                    names.join(", ")
+                )))
+            }
+        }
+    }
+
+    fn take(&mut self, word: Word) {
+        match word {
+            Word::News(node, news) => news.into_iter().for_each(|news| self.watch.news(node, news)),
+            Word::Rules(node, reading) => self.watch.read(node, *reading),
+            Word::Failed(failure) => self.failed = Some(failure),
+        }
+    }
+
+    fn take_all(&mut self) -> Result<(), Failure> {
+        self.watch.advance(self.began.elapsed().as_secs());
+        while let Ok(word) = self.receiver.try_recv() {
+            self.take(word);
+        }
+        self.failed.take().map_or(Ok(()), Err)
+    }
+
+    fn show(&mut self, args: &LiveArgs) -> Result<(), Failure> {
+        let look = args.screen.look();
+        let mode = args.screen.mode();
+        if mode == Mode::Live {
+            terminal::run(self, look, Duration::from_millis(500))?;
+            return self.failed.take().map_or(Ok(()), Err);
+        }
+        let seconds = args
+            .seconds
+            .or((args.count.is_none() && !args.follow).then_some(USUAL_SECONDS));
+        tell("watching: the kernel's news are heard from now on");
+        let mut told = None;
+        loop {
+            self.take_all()?;
+            let over = seconds.is_some_and(|seconds| self.began.elapsed().as_secs() >= seconds)
+                || args.count.is_some_and(|count| self.connections() >= count);
+            if args.follow && mode == Mode::Json && told != Some(self.watch.seconds) {
+                told = Some(self.watch.seconds);
+                self.emit_json(look.hide, false)?;
+            }
+            if over {
+                break;
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+        match mode {
+            Mode::Json => self.emit_json(look.hide, !args.follow),
+            Mode::Plain => emit(&hidden(self.sentences(), look.hide)),
+            _ => print::once(&self.draw(&look), &look),
+        }
+    }
+
+    fn connections(&self) -> u64 {
+        match &self.watch.only {
+            Some(key) => self
+                .watch
+                .tally(key)
+                .map_or(0, crate::live::tally::Tally::connections),
+            None => Overview::of(&self.watch, &self.names).connections,
+        }
+    }
+
+    fn sentences(&self) -> String {
+        match &self.watch.only {
+            Some(key) => sentences::of_service(&Report::of(&self.watch, key, &self.names)),
+            None => sentences::of_all(&Overview::of(&self.watch, &self.names)),
+        }
+    }
+
+    fn emit_json(&self, hides: bool, pretty: bool) -> Result<(), Failure> {
+        let value = match &self.watch.only {
+            Some(key) => serde_json::to_value(Report::of(&self.watch, key, &self.names)),
+            None => serde_json::to_value(Overview::of(&self.watch, &self.names)),
+        };
+        let value = value.map_err(|error| Failure::failed(error.to_string()))?;
+        let text = if pretty {
+            format!("{value:#}\n")
+        } else {
+            format!("{value}\n")
+        };
+        emit(&hidden(text, hides))
+    }
+
+    fn draw(&self, look: &Look) -> Page {
+        let face = Face {
+            state: if self.frozen.is_some() {
+                "frozen".into()
+            } else {
+                format!("{} s", self.watch.seconds)
+            },
+            ..Face::default()
+        };
+        match &self.watch.only {
+            Some(key) => page::of_service(&Report::of(&self.watch, key, &self.names), &face, look),
+            None => page::of_all(&Overview::of(&self.watch, &self.names), &face, look),
+        }
+    }
+}
+
+impl Show for Live {
+    fn page(&mut self, look: &Look) -> Page {
+        self.frozen.clone().unwrap_or_else(|| self.draw(look))
+    }
+
+    fn key(&mut self, key: Pressed) -> Flow {
+        match key {
+            Pressed::Char('z') => {
+                self.watch.zero();
+                Flow::Draw
+            }
+            Pressed::Char(' ') => {
+                self.frozen = match self.frozen.take() {
+                    Some(_) => None,
+                    None => Some(self.draw(&Look::default())),
+                };
+                Flow::Draw
+            }
+            _ => Flow::Pass,
+        }
+    }
+
+    fn tick(&mut self) -> Flow {
+        match self.take_all() {
+            Ok(()) => Flow::Draw,
+            Err(failure) => {
+                self.failed = Some(failure);
+                Flow::Quit
+            }
+        }
+    }
+}
+
+fn hidden(text: String, hides: bool) -> String {
+    if hides { hide::addresses(&text) } else { text }
+}
+
+/// The names of pods; none where there is no registry.
+fn pods(args: &LiveArgs) -> Names {
+    let registry = super::source(&args.registry).and_then(|source| source.read());
+    let pods = registry.map(|registry| registry.pods).unwrap_or_default();
+    let named = pods.values().flatten().filter_map(|(name, pod)| {
+        let ip = pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok()?;
+        Some((ip, name.clone()))
+    });
+    named.collect()
+}
+
+/// What listens on one node.
+#[derive(Clone)]
+struct Listener {
+    index: usize,
+    home: Option<Home>,
+    iptables: Option<std::path::PathBuf>,
+    family: Family,
+    sender: Sender<Word>,
+    ended: Arc<AtomicBool>,
+}
+
+impl Listener {
+    fn start(self) {
+        let other = self.clone();
+        thread::spawn(move || self.guarded(Self::flows));
+        thread::spawn(move || other.guarded(Self::rules));
+    }
+
+    fn guarded(&self, work: fn(&Self) -> Result<(), Failure>) {
+        let entered = self
+            .home
+            .as_ref()
+            .map_or(Ok(()), |home| netns::enter(&home.namespace));
+        if let Err(failure) = entered.and_then(|()| work(self)) {
+            // Nobody listens once the command ends.
+            let _ = self.sender.send(Word::Failed(failure));
+        }
+    }
+
+    fn flows(&self) -> Result<(), Failure> {
+        let mut events = FlowEvents::open()?;
+        let mut news: Vec<News> = events.listed()?.into_iter().map(News::Found).collect();
+        while !self.ended.load(Relaxed) && self.sender.send(Word::News(self.index, news)).is_ok() {
+            news = events.next()?;
+        }
+        Ok(())
+    }
+
+    fn rules(&self) -> Result<(), Failure> {
+        let xtables = Xtables::detect(self.iptables.as_deref())?;
+        let mut events = RuleEvents::open()?;
+        let (mut by, mut generation, mut like) = (Vec::new(), None, Found::default());
+        let mut due = Instant::now();
+        while !self.ended.load(Relaxed) {
+            if Instant::now() >= due {
+                let began = Instant::now();
+                let counted = counted::read(&xtables, self.family, &like)?;
+                due = began + SOONEST.max(began.elapsed() * 5);
+                like = counted.found.clone();
+                let reading = Reading {
+                    counted,
+                    addresses: addresses::interface_addresses()?.into_iter().collect(),
+                    generation,
+                    by: std::mem::take(&mut by),
+                    time: jiff::Timestamp::now().strftime("%H:%M:%S").to_string(),
+                };
+                if self
+                    .sender
+                    .send(Word::Rules(self.index, Box::new(reading)))
+                    .is_err()
+                {
+                    break;
+                }
+            }
+            for heard in events.next()?.generations {
+                generation = Some(heard.number);
+                by.extend(heard.by.filter(|who| !by.contains(who)));
+            }
+        }
+        Ok(())
+    }
+}

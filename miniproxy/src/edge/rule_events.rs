@@ -1,0 +1,139 @@
+//! Who writes rules: nf_tables tells of each new generation, and by which process it came.
+//!
+//! The old `ip_tables` tell nothing; there changes are seen when rules are read, without a who.
+
+use std::fs;
+use std::io;
+
+use labkit::Failure;
+use labkit::netlink::{self, attribute, be32};
+use netlink_sys::Socket;
+use nix::libc;
+
+use super::flow_events::{listen, refused};
+use crate::live::changes::Who;
+
+const NFNLGRP_NFTABLES: u32 = 7;
+const NFT_MSG_NEWGEN: u16 = 10 << 8 | 15;
+const NFTA_GEN_ID: u16 = 1;
+const NFTA_GEN_PROC_PID: u16 = 2;
+const NFTA_GEN_PROC_NAME: u16 = 3;
+const NFGEN: usize = 4;
+const ROOM: usize = 8 << 20;
+
+/// A new generation of the rules.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Generation {
+    /// Its number.
+    pub number: u32,
+    /// Who made it.
+    pub by: Option<Who>,
+}
+
+/// What one look brought.
+#[derive(Debug, Default)]
+pub struct Heard {
+    /// New generations, in their order.
+    pub generations: Vec<Generation>,
+    /// Some may have been lost.
+    pub lost: bool,
+}
+
+/// The news of this thread's network namespace.
+pub struct RuleEvents {
+    socket: Socket,
+    buffer: Vec<u8>,
+}
+
+impl RuleEvents {
+    /// Listens from now on.
+    ///
+    /// # Errors
+    /// `HostLacks` without the privilege to listen.
+    pub fn open() -> Result<Self, Failure> {
+        let socket =
+            listen(&[NFNLGRP_NFTABLES], ROOM).map_err(|error| refused("changes of rules", &error))?;
+        Ok(Self {
+            socket,
+            buffer: Vec::with_capacity(1 << 18),
+        })
+    }
+
+    /// Waits a moment for news.
+    ///
+    /// # Errors
+    /// When the socket fails.
+    pub fn next(&mut self) -> Result<Heard, Failure> {
+        let mut heard = Heard::default();
+        match netlink::receive(&self.socket, &mut self.buffer, 0) {
+            Ok(()) => heard.generations = netlink::messages(&self.buffer).filter_map(generation).collect(),
+            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => heard.lost = true,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(refused("changes of rules", &error)),
+        }
+        Ok(heard)
+    }
+}
+
+fn generation(message: netlink::Message<'_>) -> Option<Generation> {
+    (message.kind == NFT_MSG_NEWGEN).then_some(())?;
+    let attributes = message.body.get(NFGEN..)?;
+    let number = attribute(attributes, NFTA_GEN_ID).and_then(be32)?;
+    let pid = attribute(attributes, NFTA_GEN_PROC_PID).and_then(be32);
+    let name = attribute(attributes, NFTA_GEN_PROC_NAME).map(text);
+    let by = pid.zip(name).map(|(pid, name)| Who {
+        parent: parent(pid, &name),
+        pid,
+        name,
+    });
+    Some(Generation { number, by })
+}
+
+fn text(bytes: &[u8]) -> String {
+    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(&bytes[..end]).into_owned()
+}
+
+/// Who started a process, as long as it is there and is the one that is meant: in a PID namespace its
+/// number may be somebody else's.
+fn parent(pid: u32, name: &str) -> Option<String> {
+    let (found, parent) = status(pid)?;
+    let (parent_name, _) = (found == name).then(|| status(parent)).flatten()?;
+    Some(format!("{parent_name}[{parent}]"))
+}
+
+/// A process' name and parent, from `/proc/PID/stat`; the name stands in brackets, whatever is in it.
+fn status(pid: u32) -> Option<(String, u32)> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (head, tail) = stat.rsplit_once(')')?;
+    let name = head.split_once('(')?.1.to_string();
+    Some((name, tail.split_whitespace().nth(1)?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use labkit::netlink::{message, messages, put};
+
+    use super::*;
+
+    #[test]
+    fn a_generation_says_who_made_it() {
+        let mut body = vec![0; NFGEN];
+        put(&mut body, NFTA_GEN_ID, &74_u32.to_be_bytes());
+        put(&mut body, NFTA_GEN_PROC_PID, &u32::MAX.to_be_bytes());
+        put(&mut body, NFTA_GEN_PROC_NAME, b"iptables-restor\0");
+        let bytes = message(NFT_MSG_NEWGEN, 0, 0, &body);
+        let read = messages(&bytes).find_map(generation).unwrap();
+        assert_eq!(read.number, 74);
+        assert_eq!(read.by.unwrap().text(), format!("iptables-restor[{}]", u32::MAX));
+        for cut in 0..bytes.len() {
+            let _ = messages(&bytes[..cut]).find_map(generation);
+        }
+    }
+
+    #[test]
+    fn we_have_a_name_and_a_parent() {
+        let (name, parent) = status(std::process::id()).unwrap();
+        assert!(!name.is_empty() && parent > 0);
+    }
+}
