@@ -11,6 +11,7 @@ use labkit::shell::{emit, tell};
 use labkit::xtables::{Family, Xtables};
 use labkit::{Failure, Outcome};
 
+use super::hands::Hands;
 use super::nodes;
 use super::render::family;
 use crate::cli::LiveArgs;
@@ -58,6 +59,8 @@ struct Live {
     ended: Arc<AtomicBool>,
     began: Instant,
     frozen: Option<Page>,
+    look: Look,
+    hands: Hands,
     failed: Option<Failure>,
 }
 
@@ -92,6 +95,8 @@ impl Live {
             ended,
             began: Instant::now(),
             frozen: None,
+            look: Look::default(),
+            hands: Hands::new(args),
             failed: None,
         };
         live.first(places.len())?;
@@ -252,27 +257,42 @@ impl Live {
 
 impl Show for Live {
     fn page(&mut self, look: &Look) -> Page {
-        self.frozen.clone().unwrap_or_else(|| self.draw(look))
+        self.look = look.clone();
+        let mut page = self.frozen.clone().unwrap_or_else(|| self.draw(look));
+        page.keys = Hands::keys(self.watch.only.is_some());
+        if let Some(said) = self.hands.said() {
+            page.state = said;
+        }
+        page
     }
 
     fn key(&mut self, key: Pressed) -> Flow {
         match key {
-            Pressed::Char('z') => {
-                self.watch.zero();
-                Flow::Draw
-            }
+            Pressed::Char('z') => self.watch.zero(),
             Pressed::Char(' ') => {
                 self.frozen = match self.frozen.take() {
                     Some(_) => None,
-                    None => Some(self.draw(&Look::default())),
+                    None => Some(self.draw(&self.look)),
                 };
-                Flow::Draw
             }
-            _ => Flow::Pass,
+            Pressed::Char(letter) => {
+                let Some(key) = &self.watch.only else {
+                    return Flow::Pass;
+                };
+                let report = Report::of(&self.watch, key, &self.names);
+                return self.hands.key(letter, &report);
+            }
+            _ => return Flow::Pass,
         }
+        Flow::Draw
+    }
+
+    fn back(&mut self, failed: Option<std::io::Error>) {
+        self.hands.back(failed);
     }
 
     fn tick(&mut self) -> Flow {
+        self.hands.look_after();
         match self.take_all() {
             Ok(()) => Flow::Draw,
             Err(failure) => {
@@ -331,7 +351,7 @@ impl Listener {
         let mut events = FlowEvents::open()?;
         let mut news: Vec<News> = events.listed()?.into_iter().map(News::Found).collect();
         while !self.ended.load(Relaxed) && self.sender.send(Word::News(self.index, news)).is_ok() {
-            news = events.next()?;
+            news = events.hear()?;
         }
         Ok(())
     }
@@ -362,7 +382,7 @@ impl Listener {
                     break;
                 }
             }
-            for heard in events.next()?.generations {
+            for heard in events.hear()?.generations {
                 generation = Some(heard.number);
                 by.extend(heard.by.filter(|who| !by.contains(who)));
             }

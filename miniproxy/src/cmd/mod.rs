@@ -8,6 +8,7 @@ mod diff;
 mod drive;
 mod explain;
 mod graph;
+mod hands;
 mod host;
 mod live;
 mod nodes;

@@ -84,7 +84,7 @@ impl FlowEvents {
     ///
     /// # Errors
     /// When the socket fails.
-    pub fn next(&mut self) -> Result<Vec<News>, Failure> {
+    pub fn hear(&mut self) -> Result<Vec<News>, Failure> {
         match netlink::receive(&self.socket, &mut self.buffer, 0) {
             Ok(()) => Ok(netlink::messages(&self.buffer).filter_map(news).collect()),
             Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {

@@ -63,7 +63,7 @@ impl RuleEvents {
     ///
     /// # Errors
     /// When the socket fails.
-    pub fn next(&mut self) -> Result<Heard, Failure> {
+    pub fn hear(&mut self) -> Result<Heard, Failure> {
         let mut heard = Heard::default();
         match netlink::receive(&self.socket, &mut self.buffer, 0) {
             Ok(()) => heard.generations = netlink::messages(&self.buffer).filter_map(generation).collect(),

@@ -119,5 +119,5 @@ fn count_of(number: u64, thing: &str) -> String {
 }
 
 fn finished(lines: &[String]) -> String {
-    lines.iter().map(|line| format!("{line}\n")).collect()
+    lines.join("\n") + "\n"
 }

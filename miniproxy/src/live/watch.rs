@@ -200,7 +200,9 @@ impl Watch {
                     .iter()
                     .filter(|((of, _), open)| *of == node && !open.listed);
                 let gone: Vec<u32> = of_node.map(|((_, id), _)| *id).collect();
-                gone.into_iter().for_each(|id| self.ended(node, id, None));
+                for id in gone {
+                    self.ended(node, id, None);
+                }
             }
         }
     }

@@ -20,6 +20,7 @@ mod harness;
 mod kill;
 mod kube_dns;
 mod life;
+mod live;
 mod names;
 mod no_trace;
 mod nodes;
