@@ -24,3 +24,6 @@ pub mod watch;
 
 pub use flow::{Flow, News};
 pub use watch::Watch;
+
+#[cfg(test)]
+mod tests;
