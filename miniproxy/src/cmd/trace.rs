@@ -104,12 +104,12 @@ impl Tracer {
         let book = book(&registry, family)?;
         let transport = args.udp.then_some(Transport::Of(Protocol::Udp));
         let from = args.from.as_deref().map(Caller::parse).transpose()?;
+        let homes = homes(&registry);
         let from = match from {
-            None if first_pod(&book, &target, transport, family).is_none() => Some(Caller::parse("node")?),
+            None => Some(usual_caller(&book, &target, transport, family, &homes)?),
             given => given,
         };
         let call = resolve(&book, family, &target, from.as_ref(), transport)?;
-        let homes = homes(&registry);
         let caller = call
             .sender
             .name
@@ -323,10 +323,18 @@ fn book(registry: &Registry, family: Family) -> Result<Book, Failure> {
     Ok(book)
 }
 
-/// Whether a pod can be the caller where none was named.
-fn first_pod(book: &Book, target: &Target, transport: Option<Transport>, family: Family) -> Option<()> {
-    let call = resolve(book, family, target, None, transport).ok()?;
-    (call.sender.kind == SenderKind::Pod).then_some(())
+/// Who calls where nobody was named: a pod that is no endpoint, else the first pod, else the node.
+fn usual_caller(
+    book: &Book,
+    target: &Target,
+    transport: Option<Transport>,
+    family: Family,
+    homes: &BTreeMap<String, Home>,
+) -> Result<Caller, Failure> {
+    let call = resolve(book, family, target, None, transport)?;
+    let usual = call.sender.name.filter(|name| homes.contains_key(name));
+    let name = usual.or_else(|| homes.keys().next().cloned());
+    Caller::parse(name.as_deref().unwrap_or("node"))
 }
 
 fn homes(registry: &Registry) -> BTreeMap<String, Home> {

@@ -150,6 +150,8 @@ fn churn(flavour: Flavour) {
     }
     client.close_input();
     assert_eq!(client.end(Duration::from_secs(60)), 0, "{}", client.said());
+    // Its end may be seen before its last line is read.
+    client.wait_for("\"rounds\"");
     let said = client.said();
     let report: Value = serde_json::from_str(said.lines().last().expect("a report")).expect("JSON");
     for kind in ["held", "fresh"] {
