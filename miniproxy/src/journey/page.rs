@@ -22,7 +22,13 @@ pub fn page(report: &Report, look: &Look, told: Option<usize>, all: bool) -> Pag
     let columns = Columns::of(look);
     body.push(Line::from(look.text(Role::Strong, columns.header(look))));
     let mut focus = None;
+    let mut node = None;
     for (index, hop) in hops.iter().take(count).enumerate() {
+        if hop.node != node {
+            node.clone_from(&hop.node);
+            let name = node.clone().unwrap_or_default();
+            body.push(Line::from(look.text(Role::Strong, format!(" on {name}"))));
+        }
         if Some(index) == at {
             focus = Some(body.len());
         }
@@ -59,7 +65,10 @@ fn shown(report: &Report, all: bool) -> Vec<&Hop> {
             .is_none_or(|next| next.what == "RETURN" || next.hook != hop.hook);
         let leads_nowhere = hop.what.starts_with("jump ") && {
             let chain = hop.what.trim_start_matches("jump ");
-            !report.hops[index + 1..].iter().any(|later| later.chain == chain)
+            let later = &report.hops[index + 1..];
+            !later
+                .iter()
+                .any(|later| later.chain == chain && later.node == hop.node)
         };
         let silent = hop.what == "policy ACCEPT"
             && (hop.table == "raw" || hop.table == "mangle" || hop.chain == "POSTROUTING");
@@ -273,6 +282,9 @@ fn ending(report: &Report, look: &Look) -> Vec<Line<'static>> {
             look.text(Role::Strong, " NOT    "),
             look.text(Role::Plain, format!("taken: {}{more}", roads.join(", "))),
         ]));
+    }
+    if let Some(lost) = super::plain::lost(report) {
+        lines.push(Line::from(look.text(Role::Hot, format!(" LOST   {lost}"))));
     }
     let (sign, role) = match report.outcome {
         Word::Answered => (Sign::Yes, Role::Good),
