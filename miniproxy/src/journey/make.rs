@@ -221,6 +221,10 @@ fn mark(text: &str) -> String {
         .find_map(|option| word_after(text, option));
     match value.and_then(|value| value.split('/').next()) {
         Some("0x0") => "the mark is cleared".into(),
+        // Of the bits that are kept, these are turned over: a mark that was set is taken back.
+        Some(bits) if value.is_some_and(|value| value.ends_with("/0x0")) => {
+            format!("mark {bits} is taken back")
+        }
         Some(value) => format!("marked {value}"),
         None => "marked".into(),
     }
@@ -384,10 +388,15 @@ fn reply(known: &Known, legs: &[Leg<'_>], cables: &[OnCable]) -> Reply {
         (_, Some(seen)) if seen != known.destination => {
             "it came past conntrack: the caller hears a stranger and answers with a reset"
         }
-        (Some(_), None) => "the answer left the backend and never came to the caller",
+        (Some(_), None) if known.cables.iter().any(|cable| cable.is_callers) => {
+            "the answer left the backend and never came to the caller"
+        }
         (None, Some(_)) => "the node itself answered",
-        _ if known.called.word == Word::Answered => {
+        _ if known.called.word == Word::Answered && nat_rules == Some(0) => {
             "no nat rule was read; conntrack undid what was rewritten"
+        }
+        _ if known.called.word == Word::Answered => {
+            "conntrack undid what was rewritten; the way was not traced"
         }
         _ => "there was none",
     };

@@ -172,7 +172,12 @@ pub fn plain(report: &Report) -> String {
         ));
     }
     if report.same_packet {
-        lines.push("It is the same packet: only its destination was rewritten.".into());
+        let rewritten = if report.masquerade {
+            "its source and its destination were"
+        } else {
+            "only its destination was"
+        };
+        lines.push(format!("It is the same packet: {rewritten} rewritten."));
     }
     let mut node = None;
     for hop in &report.hops {

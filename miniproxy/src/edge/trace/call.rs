@@ -96,7 +96,7 @@ fn calls(
         .or_else(|| facts::source_towards(plan.to.ip()))
         .ok_or_else(|| {
             Failure::failed(format!("the caller has no route to {}", plan.to.ip()))
-                .hint("is the lab whole? see: netns-lab status")
+                .hint("only nodes and pods have routes to virtual IPs; from outside, call a node port")
         })?;
     let failed = |error: io::Error| Failure::failed(format!("cannot take a port of {from}: {error}"));
     let runtime = tokio::runtime::Builder::new_current_thread()
