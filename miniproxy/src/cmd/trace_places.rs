@@ -188,7 +188,8 @@ impl Seen<'_> {
         if keeps || call.port.is_none() {
             return BTreeSet::new();
         }
-        ports.into_iter().take(PORTS).collect()
+        // Another node may be called by its own address, which is rewritten there only.
+        ports.into_iter().take(PORTS).chain([call.packet.port]).collect()
     }
 
     /// The caller's cable, then those of the backends.

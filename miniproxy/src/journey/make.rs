@@ -416,10 +416,14 @@ fn masquerade(legs: &[Leg<'_>]) -> bool {
 }
 
 fn conntrack(legs: &[Leg<'_>]) -> Option<Conntrack> {
-    let tracked = legs
-        .iter()
-        .map(|leg| &leg.tracked)
-        .find(|tracked| !tracked.is_empty())?;
+    // That of the node that chose the backend, else the first.
+    let rewrites = |leg: &&Leg<'_>| {
+        let mut told = leg.tracked.iter();
+        told.any(|told| told.reply_source != told.destination)
+    };
+    let is_told = |leg: &&Leg<'_>| !leg.tracked.is_empty();
+    let leg = legs.iter().find(rewrites).or_else(|| legs.iter().find(is_told))?;
+    let tracked = &leg.tracked;
     let last = tracked
         .iter()
         .rfind(|told| told.kind != "DESTROY")
