@@ -108,21 +108,21 @@ impl Places {
 
     /// What is to be traced on each node.
     pub(super) fn spots(&self, protocol: &'static str, source: SocketAddr) -> Vec<Spot> {
-        let from_node = self.from_node();
+        let by_node = self.is_called_by_node();
         let spots = self.nodes.iter().enumerate().map(|(index, (node, home))| Spot {
             node: node.clone(),
             home: home.clone(),
             wanted: Wanted {
                 protocol,
                 source,
-                from_here: from_node && index == 0,
+                from_here: by_node && index == 0,
                 ports: self.ports.clone(),
             },
         });
         spots.collect()
     }
 
-    fn from_node(&self) -> bool {
+    fn is_called_by_node(&self) -> bool {
         matches!(self.call.sender.kind, SenderKind::Node | SenderKind::OtherNode)
     }
 }

@@ -287,10 +287,8 @@ fn not_taken(known: &Known, hops: &[Hop]) -> Vec<NotTaken> {
                 return None;
             }
             let rolls = word_after(text, "--probability").and_then(|chance| chance.parse().ok());
-            let endpoint = rules("nat", goes_to).iter();
-            let to = endpoint
-                .filter_map(|rule| word_after(rule, "--to-destination"))
-                .next();
+            let mut endpoint = rules("nat", goes_to).iter();
+            let to = endpoint.find_map(|rule| word_after(rule, "--to-destination"));
             Some(NotTaken {
                 rule: index + 1,
                 rolls: rolls.unwrap_or(1.0),

@@ -46,9 +46,7 @@ pub(super) fn why(
         .seen_as
         .as_ref()
         .is_some_and(|seen| *seen != called.to_string());
-    if stranger
-        || (reply.source.is_some() && reply.seen_as.is_none() && bridge_nf(known).as_deref() == Some("0"))
-    {
+    if stranger || (reply.source.is_some() && reply.seen_as.is_none() && bridge_nf(known) == Some("0")) {
         let source = reply.seen_as.as_ref().or(reply.source.as_ref());
         return (
             format!(
@@ -120,8 +118,8 @@ fn stopped_by(hops: &[Hop]) -> Option<&Hop> {
 }
 
 /// The setting of the node that the caller is on.
-fn bridge_nf(known: &Known) -> &Option<String> {
-    known.nodes.first().map_or(&None, |node| &node.bridge_nf)
+fn bridge_nf(known: &Known) -> Option<&str> {
+    known.nodes.first()?.bridge_nf.as_deref()
 }
 
 fn place(hop: &Hop) -> String {

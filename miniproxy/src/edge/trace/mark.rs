@@ -90,8 +90,8 @@ impl Mark {
 
 /// All of it, or nothing.
 fn restore(xtables: &Xtables, family: Family, command: &str, rules: &[String]) -> Result<(), Failure> {
-    let lines: String = rules.iter().map(|rule| format!("{command} {rule}\n")).collect();
-    let document = format!("*raw\n{lines}COMMIT\n");
+    let lines: Vec<String> = rules.iter().map(|rule| format!("{command} {rule}")).collect();
+    let document = format!("*raw\n{}\nCOMMIT\n", lines.join("\n"));
     let words = ["--noflush", "-w", "5"];
     tool::run_ok(&xtables.restore(family), &words, Some(document.as_bytes())).map(|_| ())
 }
