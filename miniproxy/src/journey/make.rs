@@ -110,7 +110,10 @@ fn on_node(leg: &Leg<'_>, goes_to: &mut SocketAddr) -> Vec<Hop> {
                     // One mark is enough; others are for the way back, or another trace's.
                     continue;
                 }
-                let told = told(&text, stopped);
+                let mut told = told(&text, stopped);
+                if is_rest(&leg.node.texts, event, &text) {
+                    told.what = REST.into();
+                }
                 destination = told.to.unwrap_or(destination);
                 Hop {
                     node: None,
@@ -182,6 +185,21 @@ fn text(texts: &Texts, event: &Event, number: Option<usize>) -> String {
     found
         .cloned()
         .unwrap_or_else(|| "(a rule that is gone by now)".into())
+}
+
+/// What is said of the last rule of the dice, which takes what the others left over.
+pub(super) const REST: &str = "takes what is left";
+
+/// Whether the rule leads to an endpoint without a dice, behind others with one.
+fn is_rest(texts: &Texts, event: &Event, text: &str) -> bool {
+    let rolls = |rule: &str| word_after(rule, "--probability").is_some();
+    let chain = (event.table.clone(), event.chain.clone());
+    !rolls(text)
+        && word_after(text, "-j").is_some_and(is_endpoint)
+        && !text.contains("--rcheck")
+        && texts
+            .get(&chain)
+            .is_some_and(|rules| rules.iter().any(|rule| rolls(rule)))
 }
 
 /// What a rule's text says that it does.
@@ -378,10 +396,10 @@ fn reply(known: &Known, legs: &[Leg<'_>], cables: &[OnCable]) -> Reply {
     });
     let sentence = match (source, seen_as) {
         (Some(_), Some(seen)) if seen == known.destination && nat_rules.is_none() => {
-            "conntrack put the address that was called back as the source; the way was not traced"
+            "conntrack wrote the called address back; the way was not traced"
         }
         (Some(_), Some(seen)) if seen == known.destination => {
-            "no nat rule was read; conntrack put the address that was called back as the source"
+            "no nat rule was read; conntrack wrote the called address back as source"
         }
         (_, Some(seen)) if seen != known.destination => {
             "it came past conntrack: the caller hears a stranger and answers with a reset"
