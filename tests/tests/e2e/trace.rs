@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::kill::dies_at;
-use crate::support::{lab_with_rules, up_and_sync};
+use crate::support::{From, lab_with_rules, load, up_and_sync};
 
 /// The rules without the lines that hold the time.
 fn rules(machine: &Machine) -> String {
@@ -148,6 +148,62 @@ fn twenty_at_once_are_not_mixed() {
         assert_eq!(report["cables"][0]["source"], report["call"]["source"]);
     }
     assert_eq!(rules(&machine), before);
+}
+
+/// Callers of both nodes and outside; with legacy rules one trace waits for another, on each node.
+#[test]
+fn ten_at_once_over_two_nodes_are_not_mixed() {
+    for flavour in [Flavour::Nft, Flavour::Legacy] {
+        let machine = Machine::builder().flavour(flavour).start();
+        up_and_sync(&machine, "2-nodes-4-pods");
+        let script = "d=$(mktemp -d); for n in $(seq 1 10); do
+            from=$(echo web-1 web-2 kube-dns node-1 node-2 | cut -d' ' -f$((n % 5 + 1)))
+            miniproxy trace svc/web --from $from --timeout 10 -o json > $d/$n & done; wait; jq -s . $d/*";
+        let all = machine.sh(script).ok().json();
+        let all = all.as_array().unwrap();
+        assert_eq!(all.len(), 10);
+        for report in all {
+            assert_eq!(report["reply"]["natRules"], 0, "{report:#}");
+            let name = words(&report["backend"], "name").trim_start_matches("default/");
+            assert!(
+                words(report, "answer").starts_with(&format!("{name} ")),
+                "{report:#}"
+            );
+        }
+    }
+}
+
+/// A reader that is stopped has no room at some time, and says what it did not hear.
+#[test]
+fn events_that_were_lost_are_told() {
+    let machine = lab_with_rules("1-pod");
+    let words = [
+        "miniproxy",
+        "trace",
+        "10.96.0.99:80",
+        "--from",
+        "web-1",
+        "--timeout",
+        "5",
+        "--plain",
+    ];
+    let mut running = machine.command(words).start();
+    eventually("it waits for an answer", || {
+        rules(&machine).contains("miniproxy-trace:")
+    });
+    running.signal(Signal::SIGSTOP);
+    // Each connection is told several times; eight megabytes hold some ten thousand words.
+    for _ in 0..4 {
+        let tally = load(&machine, From::Node, "http", "10.244.0.2:8080", 2000);
+        assert!(tally.answered() > 1900, "{tally:?}");
+    }
+    running.signal(Signal::SIGCONT);
+    assert_eq!(running.end(Duration::from_secs(60)), 1);
+    assert!(
+        running.said().contains("lost: the kernel had too much"),
+        "{}",
+        running.said()
+    );
 }
 
 #[test]

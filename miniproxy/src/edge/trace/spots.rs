@@ -33,7 +33,8 @@ pub struct Spot {
 #[derive(Default)]
 pub struct Running {
     stop: Vec<Sender<()>>,
-    threads: Vec<JoinHandle<Result<OnNode, Failure>>>,
+    /// With each node's place among those that were asked for.
+    threads: Vec<(usize, JoinHandle<Result<OnNode, Failure>>)>,
 }
 
 impl Running {
@@ -43,23 +44,24 @@ impl Running {
     /// When one of them cannot be traced; then none is.
     pub fn begin(spots: Vec<Spot>, family: Family) -> Result<Self, Failure> {
         let mut running = Self::default();
-        let mut waits: Vec<Receiver<()>> = Vec::new();
-        for spot in spots {
+        let mut spots: Vec<(usize, Spot)> = spots.into_iter().enumerate().collect();
+        // One after the other, and all traces in the same order: of two that want the same two nodes,
+        // where only one at a time can listen, neither waits for what the other holds.
+        spots.sort_by(|(_, one), (_, other)| one.home.cmp(&other.home));
+        for (index, spot) in spots {
             let (stop, stopped) = channel();
             let (ready, is_ready) = channel();
+            let thread = thread::spawn(move || trace(&spot, family, &ready, &stopped));
             running.stop.push(stop);
-            running
-                .threads
-                .push(thread::spawn(move || trace(&spot, family, &ready, &stopped)));
-            waits.push(is_ready);
+            running.threads.push((index, thread));
+            if is_ready.recv().is_err() {
+                return Err(match running.end() {
+                    Err(failure) => failure,
+                    Ok(_) => Failure::failed("a listener ended"),
+                });
+            }
         }
-        if waits.iter().all(|ready| ready.recv().is_ok()) {
-            return Ok(running);
-        }
-        Err(match running.end() {
-            Err(failure) => failure,
-            Ok(_) => Failure::failed("a listener ended"),
-        })
+        Ok(running)
     }
 
     /// Ends them, and gives what they heard, in the order in which they were given.
@@ -68,10 +70,11 @@ impl Running {
     /// The first thing that went wrong.
     pub fn end(mut self) -> Result<Vec<OnNode>, Failure> {
         self.stop.clear();
-        let threads = std::mem::take(&mut self.threads);
+        let mut threads = std::mem::take(&mut self.threads);
+        threads.sort_by_key(|(index, _)| *index);
         let answers: Vec<_> = threads
             .into_iter()
-            .map(|thread| {
+            .map(|(_, thread)| {
                 let lost = || Failure::failed("a thread of a node ended in the middle");
                 thread.join().unwrap_or_else(|_| Err(lost()))
             })
@@ -83,7 +86,7 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         self.stop.clear();
-        for thread in self.threads.drain(..) {
+        for (_, thread) in self.threads.drain(..) {
             // What it would tell is asked by nobody any more.
             let _ = thread.join();
         }
