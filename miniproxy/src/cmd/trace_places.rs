@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use labkit::Failure;
 use labkit::xtables::{Family, Xtables};
 
+use super::nodes;
 use super::question::place;
 use super::sync::options;
 use crate::cli::{NodeArgs, TraceArgs};
@@ -14,8 +15,8 @@ use crate::edge::facts;
 use crate::edge::trace::mark::Wanted;
 use crate::edge::trace::spots::Spot;
 use crate::journey::Cable;
-use crate::lab::{self, INTERFACE_ANNOTATION, NAMESPACE_ANNOTATION};
-use crate::model::Protocol;
+use crate::lab::{self, Home, INTERFACE_ANNOTATION, NAMESPACE_ANNOTATION};
+use crate::model::{Protocol, ServicePort};
 use crate::registry::Registry;
 use crate::registry::store::Store;
 use crate::rules::trace::Transport;
@@ -28,8 +29,14 @@ const NODES: usize = 16;
 /// So many ports of backends get rules of their own.
 const PORTS: usize = 8;
 
+/// So many addresses of nodes get rules of their own.
+const ADDRESSES: usize = 64;
+
+/// A node's name, where it is one of several, and its network namespace; `None` for this one.
+type Traced = (Option<String>, Option<PathBuf>);
+
 /// Where a pod's network namespace and its cable are.
-struct Home {
+struct PodHome {
     namespace: PathBuf,
     interface: String,
     node: Option<String>,
@@ -50,9 +57,11 @@ pub(super) struct Places {
     /// Names of addresses.
     pub(super) names: BTreeMap<IpAddr, String>,
     /// The nodes to trace on, the caller's first.
-    nodes: Vec<(Option<String>, Option<PathBuf>)>,
+    nodes: Vec<Traced>,
     /// Ports of backends, where the source may be rewritten on the way.
     ports: BTreeSet<u16>,
+    /// The addresses of these nodes.
+    addresses: BTreeSet<IpAddr>,
 }
 
 impl Places {
@@ -93,9 +102,16 @@ impl Places {
             homes: &homes,
             nodes: &nodes,
         };
+        let on_nodes = seen.on_nodes();
+        let ports = seen.rewritten(&ports);
         Ok(Self {
-            nodes: seen.on_nodes(),
-            ports: seen.rewritten(ports),
+            addresses: if ports.is_empty() {
+                BTreeSet::new()
+            } else {
+                addresses(&on_nodes, family)?
+            },
+            nodes: on_nodes,
+            ports,
             cables: seen.cables(&caller),
             names: names(&book, &call),
             from: (call.sender.kind == SenderKind::Pod).then_some(call.packet.source),
@@ -117,6 +133,7 @@ impl Places {
                 source,
                 from_here: by_node && index == 0,
                 ports: self.ports.clone(),
+                nodes: self.addresses.clone(),
             },
         });
         spots.collect()
@@ -131,7 +148,7 @@ impl Places {
 struct Seen<'a> {
     call: &'a Call,
     book: &'a Book,
-    homes: &'a BTreeMap<String, Home>,
+    homes: &'a BTreeMap<String, PodHome>,
     nodes: &'a BTreeMap<String, PathBuf>,
 }
 
@@ -146,7 +163,7 @@ impl Seen<'_> {
 
     /// The caller's node, the one that is called, and those of the backends; all of them where any may
     /// be the first.
-    fn on_nodes(&self) -> Vec<(Option<String>, Option<PathBuf>)> {
+    fn on_nodes(&self) -> Vec<Traced> {
         if self.nodes.is_empty() {
             return vec![(None, None)];
         }
@@ -167,7 +184,7 @@ impl Seen<'_> {
             // Routes of several hops choose one of them.
             wanted.extend(self.nodes.keys().cloned());
         }
-        let mut found: Vec<(Option<String>, Option<PathBuf>)> = Vec::new();
+        let mut found: Vec<Traced> = Vec::new();
         for name in wanted {
             let Some(home) = self.nodes.get(&name) else {
                 continue;
@@ -180,14 +197,18 @@ impl Seen<'_> {
     }
 
     /// A pod that is no endpoint and calls the virtual IP keeps its address on all the way.
-    fn rewritten(&self, ports: BTreeSet<u16>) -> BTreeSet<u16> {
+    fn rewritten(&self, ports: &[ServicePort]) -> BTreeSet<u16> {
         let call = self.call;
         let keeps = call.sender.kind == SenderKind::Pod
             && call.door == Door::ClusterIp
             && !self.endpoints().contains(&call.packet.source);
-        if keeps || call.port.is_none() {
+        let Some(called) = call.port.as_ref().filter(|_| !keeps) else {
             return BTreeSet::new();
-        }
+        };
+        let endpoints = ports.iter().filter(|port| port.name == called.name);
+        let ports: BTreeSet<u16> = endpoints
+            .flat_map(|port| port.endpoints.iter().map(|endpoint| endpoint.port))
+            .collect();
         // Another node may be called by its own address, which is rewritten there only.
         ports.into_iter().take(PORTS).chain([call.packet.port]).collect()
     }
@@ -225,14 +246,14 @@ fn registry(args: &TraceArgs) -> Result<Registry, Failure> {
     Ok(store.into_registry())
 }
 
-/// What is known of names, seen from the node that the packet comes to first, and the ports of backends.
+/// What is known of names, seen from the node that the packet comes to first, and the ports of Services.
 fn book(
     registry: &Registry,
     target: &Target,
     caller: Option<&Caller>,
     family: Family,
     nodes: &BTreeMap<String, PathBuf>,
-) -> Result<(Book, BTreeSet<u16>), Failure> {
+) -> Result<(Book, Vec<ServicePort>), Failure> {
     let options = options(&NodeArgs::default())?;
     let first = place(registry, &options, target, caller, family).filter(|name| nodes.contains_key(name));
     let here = first.or_else(|| nodes.keys().next().cloned());
@@ -246,13 +267,44 @@ fn book(
     let addresses = book.nodes.iter().flat_map(|node| node.addresses.iter().copied());
     book.own = addresses.collect();
     if nodes.is_empty() {
-        let host = facts::host(&Xtables::detect(None)?)?;
-        let own = host.interfaces.iter().map(|(_, network)| network.addr());
-        book.own
-            .extend(own.filter(|ip| ip.is_ipv4() == (family == Family::V4)));
+        book.own.extend(own_addresses(family)?);
     }
-    let endpoints = ports.iter().flat_map(|port| &port.endpoints);
-    Ok((book, endpoints.map(|endpoint| endpoint.port).collect()))
+    Ok((book, ports))
+}
+
+/// The addresses of this thread's network namespace.
+fn own_addresses(family: Family) -> Result<BTreeSet<IpAddr>, Failure> {
+    let host = facts::host(&Xtables::detect(None)?)?;
+    let own = host.interfaces.iter().map(|(_, network)| network.addr());
+    Ok(own.filter(|ip| ip.is_ipv4() == (family == Family::V4)).collect())
+}
+
+/// Those that a node may write as the source.
+fn addresses(nodes: &[Traced], family: Family) -> Result<BTreeSet<IpAddr>, Failure> {
+    let homes: Vec<Home> = nodes
+        .iter()
+        .filter_map(|(node, home)| {
+            Some(Home {
+                node: node.clone()?,
+                namespace: home.clone()?,
+            })
+        })
+        .collect();
+    let mut found = if homes.is_empty() {
+        own_addresses(family)?
+    } else {
+        let (told, mut failures) = nodes::failures(nodes::on_each(&homes, |_| own_addresses(family)));
+        if let Some(failure) = failures.pop() {
+            return Err(failure);
+        }
+        told.into_iter().flat_map(|(_, own)| own).collect()
+    };
+    let is_local = |ip: &IpAddr| match ip {
+        IpAddr::V4(ip) => ip.is_loopback(),
+        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unicast_link_local(),
+    };
+    found.retain(|ip| !is_local(ip));
+    Ok(found.into_iter().take(ADDRESSES).collect())
 }
 
 /// Who calls where nobody was named: a pod that is no endpoint, else the first pod, else the node.
@@ -261,7 +313,7 @@ fn usual_caller(
     target: &Target,
     transport: Option<Transport>,
     family: Family,
-    homes: &BTreeMap<String, Home>,
+    homes: &BTreeMap<String, PodHome>,
 ) -> Result<Caller, Failure> {
     let call = resolve(book, family, target, None, transport)?;
     let usual = call.sender.name.filter(|name| homes.contains_key(name));
@@ -269,7 +321,7 @@ fn usual_caller(
     Caller::parse(name.as_deref().unwrap_or("node"))
 }
 
-fn homes(registry: &Registry) -> BTreeMap<String, Home> {
+fn homes(registry: &Registry) -> BTreeMap<String, PodHome> {
     let mut homes = BTreeMap::new();
     for (namespace, pods) in &registry.pods {
         for (name, pod) in pods {
@@ -278,7 +330,7 @@ fn homes(registry: &Registry) -> BTreeMap<String, Home> {
             let (Some(path), Some(interface)) = (of(NAMESPACE_ANNOTATION), of(INTERFACE_ANNOTATION)) else {
                 continue;
             };
-            let home = Home {
+            let home = PodHome {
                 namespace: path.into(),
                 interface: interface.clone(),
                 node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
@@ -293,7 +345,7 @@ fn homes(registry: &Registry) -> BTreeMap<String, Home> {
 fn caller_namespace(
     call: &Call,
     caller: &str,
-    homes: &BTreeMap<String, Home>,
+    homes: &BTreeMap<String, PodHome>,
     nodes: &BTreeMap<String, PathBuf>,
     registry: &Registry,
 ) -> Result<Option<PathBuf>, Failure> {

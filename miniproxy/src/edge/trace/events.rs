@@ -65,6 +65,8 @@ const STATES: [&str; 10] = [
 pub(super) const NFGEN: usize = 4;
 /// Enough for the events of many connections that are made meanwhile.
 const BUFFER: usize = 8 << 20;
+/// So many messages are read before somebody asks whether to go on: more than there is room for.
+pub(super) const AT_ONCE: usize = 16_384;
 /// More changes of the connection table are not kept: a trace is over before.
 const MOST: usize = 100_000;
 
@@ -136,7 +138,8 @@ impl Ear {
     /// # Errors
     /// What the socket says.
     pub fn hear(&mut self) -> io::Result<()> {
-        loop {
+        // Others may bring more than can be read at all: the end of the call must be seen, too.
+        for _ in 0..AT_ONCE {
             match netlink::receive(&self.socket, &mut self.buffer, libc::MSG_DONTWAIT) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 other => other?,
@@ -151,6 +154,7 @@ impl Ear {
                 }
             }
         }
+        Ok(())
     }
 }
 

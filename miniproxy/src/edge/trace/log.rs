@@ -13,7 +13,7 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::{Socket, SocketAddr as NetlinkAddr};
 use nix::libc;
 
-use super::events::{At, NFGEN, Raw, lost, room, text};
+use super::events::{AT_ONCE, At, NFGEN, Raw, lost, room, text};
 use crate::journey::wire;
 
 /// NFNL_SUBSYS_ULOG with NFULNL_MSG_PACKET and NFULNL_MSG_CONFIG.
@@ -33,6 +33,9 @@ const COPY_PACKET: u8 = 2;
 const RANGE: u32 = 128;
 /// The group is one program's at a time; another trace ends soon.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// So many events of others may come between two of one packet.
+const NEAR: usize = 1000;
 
 /// A socket that hears group 0, to which TRACE logs.
 pub struct Log {
@@ -88,7 +91,8 @@ impl Log {
     /// # Errors
     /// What the socket says.
     pub fn hear(&mut self, into: &mut Vec<Raw>) -> io::Result<()> {
-        loop {
+        // Others may bring more than can be read at all: the end of the call must be seen, too.
+        for _ in 0..AT_ONCE {
             match netlink::receive(&self.socket, &mut self.buffer, libc::MSG_DONTWAIT) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 other => other?,
@@ -99,6 +103,7 @@ impl Log {
                 into.extend(told.map(|told| first_only(into, told)));
             }
         }
+        Ok(())
     }
 
     /// How many events the kernel had no room for.
@@ -109,7 +114,8 @@ impl Log {
 
 /// nf_tables repeats the packet at the start of each built-in chain only, and so does this.
 fn first_only(heard: &[Raw], mut told: Raw) -> Raw {
-    let before = heard.iter().rfind(|raw| raw.id == told.id);
+    // A packet's events come close together; what is far back is another packet.
+    let before = heard.iter().rev().take(NEAR).find(|raw| raw.id == told.id);
     if before.is_some_and(|before| before.table == told.table && before.chain == told.chain) {
         told.seen = None;
     }

@@ -1,7 +1,7 @@
 //! The rules that make the kernel trace one connection.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use labkit::rundir::{Record, RunDirectory};
@@ -24,9 +24,11 @@ pub struct Wanted {
     pub source: SocketAddr,
     /// Whether the caller is this node itself.
     pub from_here: bool,
-    /// Ports of backends. Where the source may be rewritten, to an address and port that nobody knows
-    /// before, first packets to and from them are traced, whoever sends them.
+    /// Ports of backends. Where the source may be rewritten, to a port that nobody knows before, first
+    /// packets between them and addresses of nodes are traced, whoever sends them.
     pub ports: BTreeSet<u16>,
+    /// The addresses of nodes, one of which may be written as the source.
+    pub nodes: BTreeSet<IpAddr>,
 }
 
 impl Wanted {
@@ -40,8 +42,14 @@ impl Wanted {
             _ => ("", ""),
         };
         for number in &self.ports {
-            found.push(format!("PREROUTING -p {protocol} --sport {number}{answers}"));
-            found.push(format!("PREROUTING -p {protocol} --dport {number}{opens}"));
+            for node in &self.nodes {
+                found.push(format!(
+                    "PREROUTING -d {node} -p {protocol} --sport {number}{answers}"
+                ));
+                found.push(format!(
+                    "PREROUTING -s {node} -p {protocol} --dport {number}{opens}"
+                ));
+            }
         }
         found.push(format!("PREROUTING -d {ip} -p {protocol} --dport {port}"));
         let chain = if self.from_here { "OUTPUT" } else { "PREROUTING" };

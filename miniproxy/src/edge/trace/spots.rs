@@ -106,10 +106,6 @@ fn traced(spot: &Spot, family: Family, ready: &Sender<()>, stop: &Receiver<()>) 
         netns::enter(home)?;
     }
     let xtables = Xtables::detect(None)?;
-    let mut ear = Ear::open().map_err(|error| {
-        Failure::host_lacks(format!("cannot listen to the kernel's traces: {error}"))
-            .hint("run as root (sudo), or inside `netns-lab sandbox`")
-    })?;
     let mut log = match xtables.flavour {
         Flavour::Nft => None,
         Flavour::Legacy => Some(Log::open().map_err(|error| {
@@ -125,6 +121,11 @@ fn traced(spot: &Spot, family: Family, ready: &Sender<()>, stop: &Receiver<()>) 
     let mut places = Places::default();
     places.read(&xtables, family)?;
     let before = places.texts.clone();
+    // Not before all that takes its time: who does not listen at once loses what others do meanwhile.
+    let mut ear = Ear::open().map_err(|error| {
+        Failure::host_lacks(format!("cannot listen to the kernel's traces: {error}"))
+            .hint("run as root (sudo), or inside `netns-lab sandbox`")
+    })?;
     let failed =
         |error: std::io::Error| Failure::failed(format!("the kernel's traces cannot be read: {error}"));
     // Who does not wait for it has ended, and so will this.
@@ -139,6 +140,7 @@ fn traced(spot: &Spot, family: Family, ready: &Sender<()>, stop: &Receiver<()>) 
     if let Some(log) = &mut log {
         log.hear(&mut ear.traces).map_err(failed)?;
     }
+    let lost = ear.lost() + log.as_ref().map_or(0, Log::lost);
     places.read(&xtables, family)?;
     drop(mark);
     drop(logger);
@@ -150,7 +152,7 @@ fn traced(spot: &Spot, family: Family, ready: &Sender<()>, stop: &Receiver<()>) 
         } else {
             places.texts
         },
-        lost: ear.lost() + log.as_ref().map_or(0, Log::lost),
+        lost,
         tracked: ear.tracked,
         bridge_nf: bridge_nf(),
     })
