@@ -33,6 +33,14 @@ pub fn homes(registry: &Registry) -> Vec<Home> {
     homes.collect()
 }
 
+/// The network namespace of the host outside: a lab names it as it names its nodes, `lab-node-1` and
+/// `lab-outside`. `None` in a lab whose node is here.
+pub fn outside(homes: &[Home]) -> Option<PathBuf> {
+    let home = homes.first()?;
+    let path = home.namespace.to_str()?.strip_suffix(home.node.as_str())?;
+    Some(PathBuf::from(format!("{path}outside")))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -61,6 +69,8 @@ mod tests {
             node("here", "{}"),
         ];
         let homes = homes(&Registry::read(&files).unwrap());
+        assert_eq!(outside(&homes), Some("/run/netns/lab-outside".into()));
+        assert_eq!(outside(&[]), None);
         let names: Vec<_> = homes.iter().map(|home| home.node.as_str()).collect();
         assert_eq!(names, ["node-1", "node-2"]);
         assert_eq!(homes[0].namespace, PathBuf::from("/run/netns/lab-node-1"));

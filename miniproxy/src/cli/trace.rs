@@ -14,8 +14,8 @@ pub struct TraceArgs {
     /// What is called: svc/web, ns/web:http, 10.96.0.80:80, node:30080
     #[arg(value_name = "TARGET")]
     pub target: String,
-    /// Who calls: a pod of the lab, or `node` [default: a pod that is no endpoint, else the first]
-    #[arg(long, value_name = "POD|node")]
+    /// Who calls: a pod or node of the lab, or `outside` [default: a pod that is no endpoint]
+    #[arg(long, value_name = "POD|NODE|outside")]
     pub from: Option<String>,
     /// A UDP packet
     #[arg(long)]

@@ -18,6 +18,7 @@ mod question;
 mod render;
 mod sync;
 mod trace;
+mod trace_places;
 mod watch;
 mod why;
 mod why_places;

@@ -300,7 +300,7 @@ fn from_kernel(
 }
 
 /// The node whose rules the packet meets first: that of the caller, or the one that is called.
-fn place(
+pub(super) fn place(
     registry: &Registry,
     options: &NodeOptions,
     target: &Target,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 
 use crate::edge::{netns, place, probe};
-use crate::lab::{Home, NAMESPACE_ANNOTATION};
+use crate::lab::{self, Home, NAMESPACE_ANNOTATION};
 use crate::model::{Protocol, ServicePort, TrafficPolicy};
 use crate::registry::Registry;
 use crate::why::call::{Call, Kind, Via, Word};
@@ -119,11 +119,8 @@ fn named<'a>(registry: &'a Registry, name: &str) -> Option<&'a k8s_openapi::api:
     registry.pods.get(space)?.get(name).map(AsRef::as_ref)
 }
 
-/// A lab names the host outside as it names its nodes: `lab-node-1`, `lab-outside`.
 fn outside(homes: &[Home]) -> Option<Place> {
-    let home = homes.first()?;
-    let path = home.namespace.to_str()?.strip_suffix(home.node.as_str())?;
-    let namespace = PathBuf::from(format!("{path}outside"));
+    let namespace = lab::outside(homes)?;
     namespace.exists().then(|| Place {
         kind: Kind::Outside,
         name: "outside".into(),

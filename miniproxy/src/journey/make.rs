@@ -2,19 +2,26 @@
 
 use std::net::SocketAddr;
 
+use super::follow::{self, Leg};
 use super::wire::{self, Seen};
 use super::{
-    Backend, Cable, Call, Capture, Conntrack, Deed, Event, Hop, Known, NotTaken, OnCable, Reply, Report, Word,
+    Backend, Cable, Call, Capture, Conntrack, Deed, Event, Hop, Known, MARK, NotTaken, OnCable, Reply,
+    Report, Texts, Word,
 };
 
 /// Tells the story.
 pub fn journey(known: &Known) -> Report {
-    let (first, back) = ways(known);
-    let hops = hops(known, &first);
+    let legs = follow::legs(known);
+    let first = legs.first().and_then(|leg| leg.there.first());
+    let mut hops = Vec::new();
+    let mut destination = known.destination;
+    for leg in &legs {
+        hops.extend(on_node(leg, &mut destination));
+    }
     let backend = backend(known, &hops);
-    let cables = cables(known);
+    let cables = cables(known, first.and_then(|event| event.seen));
     let same_packet = matches!(&cables[..], [a, b] if a.sequence.is_some() && a.sequence == b.sequence);
-    let reply = reply(known, &back, &cables);
+    let reply = reply(known, &legs, &cables);
     let (sentence, cure) = super::plain::why(known, &hops, &cables, &reply, backend.as_ref());
     Report {
         schema: 1,
@@ -36,15 +43,17 @@ pub fn journey(known: &Known) -> Report {
         same_packet,
         not_taken: not_taken(known, &hops),
         hops,
-        trace_id: first.first().map(|event| format!("{:08x}", event.id)),
+        trace_id: first.map(|event| format!("{:08x}", event.id)),
         reply,
-        conntrack: conntrack(known),
+        masquerade: masquerade(&legs),
+        conntrack: conntrack(&legs),
+        lost: known.nodes.iter().map(|node| node.lost).sum(),
     }
 }
 
-/// Of what was heard, the packets of the connection from `source`: by its addresses, and where those were
-/// rewritten, by the addresses under which its first packet went on.
-pub fn own(captures: Vec<Capture>, source: SocketAddr) -> Vec<Capture> {
+/// Of what was heard, the packets of the connection: to and from the addresses that its caller had, and
+/// where one of them is not known, those under which its first packet went on.
+pub fn own(captures: Vec<Capture>, sources: &[SocketAddr]) -> Vec<Capture> {
     let seen: Vec<Option<Seen>> = captures
         .iter()
         .map(|capture| wire::of_frame(&capture.bytes))
@@ -55,18 +64,17 @@ pub fn own(captures: Vec<Capture>, source: SocketAddr) -> Vec<Capture> {
         .iter()
         .flatten()
         .filter(opens)
-        .find(|packet| packet.source == source)
+        .find(|packet| sources.contains(&packet.source))
         .and_then(number);
     let ends: Vec<(SocketAddr, SocketAddr)> = seen
         .iter()
         .flatten()
-        .filter(|packet| {
-            packet.source == source || (first.is_some() && opens(packet) && number(packet) == first)
-        })
+        .filter(|packet| first.is_some() && opens(packet) && number(packet) == first)
         .map(|packet| (packet.source, packet.destination))
         .collect();
     let is_own = |packet: &Seen| {
-        packet.destination == source
+        sources.contains(&packet.source)
+            || sources.contains(&packet.destination)
             || ends.contains(&(packet.source, packet.destination))
             || ends.contains(&(packet.destination, packet.source))
     };
@@ -76,45 +84,14 @@ pub fn own(captures: Vec<Capture>, source: SocketAddr) -> Vec<Capture> {
         .collect()
 }
 
-/// The events of the first packet, and those of the first answer.
-///
-/// An id may come back for another packet, so a packet is told by its addresses, which the kernel
-/// repeats at the start of each built-in chain, and a second visit to the first chain begins another.
-fn ways(known: &Known) -> (Vec<&Event>, Vec<&Event>) {
-    let (mut there, mut back) = (Vec::new(), Vec::new());
-    // By id: which way its packet goes, or that it is none of ours.
-    let mut now: std::collections::BTreeMap<u32, Option<bool>> = std::collections::BTreeMap::new();
-    let (mut there_done, mut back_done) = (false, false);
-    for event in &known.events {
-        if let Some(seen) = event.seen {
-            let begins = event.table == "raw" && matches!(event.chain.as_str(), "PREROUTING" | "OUTPUT");
-            let way = if seen.source == known.source {
-                there_done |= begins && !there.is_empty();
-                (!there_done).then_some(true)
-            } else if seen.destination == known.source {
-                back_done |= begins && !back.is_empty();
-                (!back_done).then_some(false)
-            } else {
-                None
-            };
-            now.insert(event.id, way);
-        }
-        match now.get(&event.id) {
-            Some(Some(true)) => there.push(event),
-            Some(Some(false)) => back.push(event),
-            _ => {}
-        }
-    }
-    (there, back)
-}
-
 const HOOKS: [&str; 5] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
 
-fn hops(known: &Known, events: &[&Event]) -> Vec<Hop> {
+/// What the first packet met on one node, and where it goes then.
+fn on_node(leg: &Leg<'_>, goes_to: &mut SocketAddr) -> Vec<Hop> {
     let mut hops: Vec<Hop> = Vec::new();
-    let mut destination = known.destination;
-    let (mut hook, mut routed) = (String::new(), false);
-    for event in events {
+    let mut destination = *goes_to;
+    let (mut hook, mut routed, mut marked) = (String::new(), false, false);
+    for event in &leg.there {
         if HOOKS.contains(&event.chain.as_str()) {
             hook.clone_from(&event.chain);
         }
@@ -128,10 +105,19 @@ fn hops(known: &Known, events: &[&Event]) -> Vec<Hop> {
         let hop = match event.deed {
             Deed::Policy { accepts } => policy(event, &hook, accepts, destination),
             Deed::Rule { number, stopped } => {
-                let text = text(known, event, number);
-                let told = told(&text, stopped);
+                let text = text(&leg.node.texts, event, number);
+                if text.contains(MARK) && std::mem::replace(&mut marked, true) {
+                    // One mark is enough; others are for the way back, or another trace's.
+                    continue;
+                }
+                let mut told = told(&text, stopped);
+                if is_rest(&leg.node.texts, event, &text) {
+                    told.what = REST.into();
+                }
                 destination = told.to.unwrap_or(destination);
                 Hop {
+                    node: None,
+                    stopped,
                     hook: hook.clone(),
                     table: event.table.clone(),
                     chain: event.chain.clone(),
@@ -146,6 +132,10 @@ fn hops(known: &Known, events: &[&Event]) -> Vec<Hop> {
         };
         hops.push(hop);
     }
+    *goes_to = destination;
+    for hop in &mut hops {
+        hop.node.clone_from(&leg.node.node);
+    }
     hops
 }
 
@@ -157,6 +147,8 @@ fn routing(event: &Event, destination: SocketAddr) -> Hop {
         format!("{} to {}", by(&event.arriving), by(&event.leaving))
     };
     Hop {
+        node: None,
+        stopped: false,
         hook: String::new(),
         table: String::new(),
         chain: "routing".into(),
@@ -172,6 +164,8 @@ fn routing(event: &Event, destination: SocketAddr) -> Hop {
 fn policy(event: &Event, hook: &str, accepts: bool, destination: SocketAddr) -> Hop {
     let word = if accepts { "ACCEPT" } else { "DROP" };
     Hop {
+        node: None,
+        stopped: !accepts,
         hook: hook.to_string(),
         table: event.table.clone(),
         chain: event.chain.clone(),
@@ -184,13 +178,28 @@ fn policy(event: &Event, hook: &str, accepts: bool, destination: SocketAddr) -> 
     }
 }
 
-fn text(known: &Known, event: &Event, number: Option<usize>) -> String {
+fn text(texts: &Texts, event: &Event, number: Option<usize>) -> String {
     let chain = (event.table.clone(), event.chain.clone());
-    let rules = known.texts.get(&chain);
+    let rules = texts.get(&chain);
     let found = number.and_then(|number| rules?.get(number - 1));
     found
         .cloned()
         .unwrap_or_else(|| "(a rule that is gone by now)".into())
+}
+
+/// What is said of the last rule of the dice, which takes what the others left over.
+pub(super) const REST: &str = "takes what is left";
+
+/// Whether the rule leads to an endpoint without a dice, behind others with one.
+fn is_rest(texts: &Texts, event: &Event, text: &str) -> bool {
+    let rolls = |rule: &str| word_after(rule, "--probability").is_some();
+    let chain = (event.table.clone(), event.chain.clone());
+    !rolls(text)
+        && word_after(text, "-j").is_some_and(is_endpoint)
+        && !text.contains("--rcheck")
+        && texts
+            .get(&chain)
+            .is_some_and(|rules| rules.iter().any(|rule| rolls(rule)))
 }
 
 /// What a rule's text says that it does.
@@ -230,6 +239,10 @@ fn mark(text: &str) -> String {
         .find_map(|option| word_after(text, option));
     match value.and_then(|value| value.split('/').next()) {
         Some("0x0") => "the mark is cleared".into(),
+        // Of the bits that are kept, these are turned over: a mark that was set is taken back.
+        Some(bits) if value.is_some_and(|value| value.ends_with("/0x0")) => {
+            format!("mark {bits} is taken back")
+        }
         Some(value) => format!("marked {value}"),
         None => "marked".into(),
     }
@@ -275,25 +288,32 @@ fn not_taken(known: &Known, hops: &[Hop]) -> Vec<NotTaken> {
     else {
         return Vec::new();
     };
-    let Some(rules) = known.texts.get(&(hit.table.clone(), hit.chain.clone())) else {
-        return Vec::new();
+    let node = known.nodes.iter().find(|node| node.node == hit.node);
+    let rules = |table: &str, chain: &str| -> &[String] {
+        let texts = node.and_then(|node| node.texts.get(&(table.to_string(), chain.to_string())));
+        texts.map(Vec::as_slice).unwrap_or_default()
     };
-    let roads = rules.iter().enumerate().filter_map(|(index, text)| {
-        let goes_to = word_after(text, "-j").filter(|chain| is_endpoint(chain))?;
-        if Some(index + 1) == hit.rule || word_after(text, "--rcheck").is_some() || text.contains("--rcheck")
-        {
-            return None;
-        }
-        let rolls = word_after(text, "--probability").and_then(|chance| chance.parse().ok());
-        let chain = known.texts.get(&("nat".to_string(), goes_to.to_string()));
-        let to = chain.and_then(|rules| rules.iter().find_map(|rule| word_after(rule, "--to-destination")));
-        Some(NotTaken {
-            rule: index + 1,
-            rolls: rolls.unwrap_or(1.0),
-            goes_to: goes_to.to_string(),
-            backend: to.and_then(|to| to.parse().ok()).map(|to| named(known, to)),
-        })
-    });
+    let roads = rules(&hit.table, &hit.chain)
+        .iter()
+        .enumerate()
+        .filter_map(|(index, text)| {
+            let goes_to = word_after(text, "-j").filter(|chain| is_endpoint(chain))?;
+            if Some(index + 1) == hit.rule
+                || word_after(text, "--rcheck").is_some()
+                || text.contains("--rcheck")
+            {
+                return None;
+            }
+            let rolls = word_after(text, "--probability").and_then(|chance| chance.parse().ok());
+            let mut endpoint = rules("nat", goes_to).iter();
+            let to = endpoint.find_map(|rule| word_after(rule, "--to-destination"));
+            Some(NotTaken {
+                rule: index + 1,
+                rolls: rolls.unwrap_or(1.0),
+                goes_to: goes_to.to_string(),
+                backend: to.and_then(|to| to.parse().ok()).map(|to| named(known, to)),
+            })
+        });
     roads.collect()
 }
 
@@ -302,11 +322,11 @@ fn is_endpoint(chain: &str) -> bool {
 }
 
 /// The packet on the caller's cable, and the same packet on a backend's.
-fn cables(known: &Known) -> Vec<OnCable> {
+fn cables(known: &Known, first: Option<Seen>) -> Vec<OnCable> {
     let seen = |capture: &Capture| wire::of_frame(&capture.bytes);
     let opens = |found: &Seen| found.tcp.is_none_or(|tcp| tcp.opens);
     let mut found = Vec::new();
-    let mut sequence = None;
+    let mut sequence = first.and_then(|packet| packet.tcp).map(|tcp| tcp.sequence);
     let at_caller = known.captures.iter().find_map(|capture| {
         let cable = known.cables.get(capture.cable).filter(|cable| cable.is_callers)?;
         let packet = seen(capture).filter(|packet| packet.source == known.source && opens(packet))?;
@@ -321,7 +341,8 @@ fn cables(known: &Known) -> Vec<OnCable> {
         let packet = seen(capture).filter(opens)?;
         let same = match packet.tcp {
             Some(tcp) => sequence.is_none_or(|wanted| wanted == tcp.sequence),
-            None => packet.source == known.source,
+            // What was kept has the caller's address, or the one that was written in its place.
+            None => packet.destination.ip() == cable.address && packet.source.ip() != cable.address,
         };
         (same && packet.destination.ip() == cable.address && packet.destination != known.destination)
             .then_some((cable, packet))
@@ -343,14 +364,17 @@ fn on_cable(end: &'static str, cable: &Cable, packet: &Seen) -> OnCable {
     }
 }
 
-fn reply(known: &Known, events: &[&Event], cables: &[OnCable]) -> Reply {
+fn reply(known: &Known, legs: &[Leg<'_>], cables: &[OnCable]) -> Reply {
+    // The way back goes by the same nodes.
+    let events: Vec<&&Event> = legs.iter().rev().flat_map(|leg| &leg.back).collect();
     let tables: Vec<String> = events.iter().fold(Vec::new(), |mut tables, event| {
         if !tables.contains(&event.table) {
             tables.push(event.table.clone());
         }
         tables
     });
-    let nat_rules = (!events.is_empty()).then(|| events.iter().filter(|event| event.table == "nat").count());
+    let traced = !legs.is_empty() && legs.iter().all(|leg| !leg.back.is_empty());
+    let nat_rules = traced.then(|| events.iter().filter(|event| event.table == "nat").count());
     let packets = || {
         known
             .captures
@@ -372,18 +396,23 @@ fn reply(known: &Known, events: &[&Event], cables: &[OnCable]) -> Reply {
     });
     let sentence = match (source, seen_as) {
         (Some(_), Some(seen)) if seen == known.destination && nat_rules.is_none() => {
-            "conntrack put the address that was called back as the source; the way was not traced"
+            "conntrack wrote the called address back; the way was not traced"
         }
         (Some(_), Some(seen)) if seen == known.destination => {
-            "no nat rule was read; conntrack put the address that was called back as the source"
+            "no nat rule was read; conntrack wrote the called address back as source"
         }
         (_, Some(seen)) if seen != known.destination => {
             "it came past conntrack: the caller hears a stranger and answers with a reset"
         }
-        (Some(_), None) => "the answer left the backend and never came to the caller",
+        (Some(_), None) if known.cables.iter().any(|cable| cable.is_callers) => {
+            "the answer left the backend and never came to the caller"
+        }
         (None, Some(_)) => "the node itself answered",
-        _ if known.called.word == Word::Answered => {
+        _ if known.called.word == Word::Answered && nat_rules == Some(0) => {
             "no nat rule was read; conntrack undid what was rewritten"
+        }
+        _ if known.called.word == Word::Answered => {
+            "conntrack undid what was rewritten; the way was not traced"
         }
         _ => "there was none",
     };
@@ -396,13 +425,26 @@ fn reply(known: &Known, events: &[&Event], cables: &[OnCable]) -> Reply {
     }
 }
 
-fn conntrack(known: &Known) -> Option<Conntrack> {
-    let last = known
-        .tracked
+/// As the connection tables tell it; they know it when the answer is expected elsewhere.
+fn masquerade(legs: &[Leg<'_>]) -> bool {
+    let mut told = legs.iter().flat_map(|leg| &leg.tracked);
+    told.any(|told| told.reply_destination != told.source)
+}
+
+fn conntrack(legs: &[Leg<'_>]) -> Option<Conntrack> {
+    // That of the node that chose the backend, else the first.
+    let rewrites = |leg: &&Leg<'_>| {
+        let mut told = leg.tracked.iter();
+        told.any(|told| told.reply_source != told.destination)
+    };
+    let is_told = |leg: &&Leg<'_>| !leg.tracked.is_empty();
+    let leg = legs.iter().find(rewrites).or_else(|| legs.iter().find(is_told))?;
+    let tracked = &leg.tracked;
+    let last = tracked
         .iter()
         .rfind(|told| told.kind != "DESTROY")
-        .or(known.tracked.last())?;
-    let events = known.tracked.iter().map(|told| match told.state {
+        .or(tracked.last())?;
+    let events = tracked.iter().map(|told| match told.state {
         Some(state) => format!("{} {state}", told.kind),
         None => told.kind.to_string(),
     });
@@ -410,12 +452,11 @@ fn conntrack(known: &Known) -> Option<Conntrack> {
         expects_from: last.reply_source.to_string(),
         expects_to: last.reply_destination.to_string(),
         // When the answer is shown, the other end has often closed already.
-        state: known
-            .tracked
+        state: tracked
             .iter()
             .find_map(|told| told.state.filter(|state| *state == "ESTABLISHED"))
             .or(last.state),
-        assured: known.tracked.iter().any(|told| told.assured),
+        assured: tracked.iter().any(|told| told.assured),
         events: events.collect(),
     })
 }

@@ -2,6 +2,7 @@
 //!
 //! Events and captures → [`make::journey`] → [`Report`] → screen, sentences, JSON. Pure.
 
+pub mod follow;
 pub mod make;
 pub mod page;
 pub mod plain;
@@ -123,9 +124,33 @@ pub struct Cable {
     pub is_callers: bool,
 }
 
-/// What the connection table told of the connection.
+/// How the comment of each rule begins that marks a connection for tracing; its owner follows.
+pub const MARK: &str = "miniproxy-trace:";
+
+/// What one node told.
+#[derive(Debug, Clone, Default)]
+pub struct OnNode {
+    /// Its name, where it is one of several.
+    pub node: Option<String>,
+    /// The kernel's words, in their order.
+    pub events: Vec<Event>,
+    /// The rules.
+    pub texts: Texts,
+    /// What the connection table told, of all connections.
+    pub tracked: Vec<Tracked>,
+    /// How many events the kernel had no room for.
+    pub lost: usize,
+    /// The value of `net.bridge.bridge-nf-call-iptables`, where there is one.
+    pub bridge_nf: Option<String>,
+}
+
+/// What the connection table told of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tracked {
+    /// Where its first packet came from.
+    pub source: SocketAddr,
+    /// Where it was sent.
+    pub destination: SocketAddr,
     /// `NEW`, `UPDATE`, `DESTROY`.
     pub kind: &'static str,
     /// Where the reply is expected from.
@@ -153,20 +178,14 @@ pub struct Known {
     pub destination: SocketAddr,
     /// What the caller saw.
     pub called: Called,
-    /// The kernel's words, in their order.
-    pub events: Vec<Event>,
-    /// The rules.
-    pub texts: Texts,
+    /// What the nodes told, the caller's or the one that was called first.
+    pub nodes: Vec<OnNode>,
     /// The cables that were listened on.
     pub cables: Vec<Cable>,
     /// What went over them.
     pub captures: Vec<Capture>,
-    /// What the connection table told.
-    pub tracked: Vec<Tracked>,
     /// Names of addresses.
     pub names: BTreeMap<std::net::IpAddr, String>,
-    /// The value of `net.bridge.bridge-nf-call-iptables`, where there is one.
-    pub bridge_nf: Option<String>,
 }
 
 /// The story, as JSON.
@@ -198,8 +217,10 @@ pub struct Report {
     pub cables: Vec<OnCable>,
     /// Whether both are the same packet, by its TCP sequence number.
     pub same_packet: bool,
-    /// What the first packet met.
+    /// What the first packet met, node by node.
     pub hops: Vec<Hop>,
+    /// Whether a node put its own address as the source.
+    pub masquerade: bool,
     /// The kernel's number of the packet, in hexadecimal digits.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trace_id: Option<String>,
@@ -210,6 +231,8 @@ pub struct Report {
     /// What the connection table holds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub conntrack: Option<Conntrack>,
+    /// How many of the kernel's words were lost, for there were too many at once.
+    pub lost: usize,
 }
 
 /// The call.
@@ -263,6 +286,9 @@ pub struct OnCable {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Hop {
+    /// The node, where it is one of several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
     /// The hook: `PREROUTING`; empty for `routing`.
     pub hook: String,
     /// The table; empty for `routing`.
@@ -282,6 +308,9 @@ pub struct Hop {
     pub rewrites: bool,
     /// Whether a dice was hit here.
     pub dice: bool,
+    /// Whether the packet went no further.
+    #[serde(skip)]
+    pub stopped: bool,
 }
 
 /// A road that the dice did not take.
@@ -309,8 +338,7 @@ pub struct Reply {
     /// Who it came from, as the caller's cable had it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seen_as: Option<String>,
-    /// How many rules of the nat table it met: none, ever. `None` where it was not traced, as when a pod
-    /// reaches itself: the packets on the way carry the node's address.
+    /// How many rules of the nat table it met: none, ever. `None` where it was not traced on each node.
     pub nat_rules: Option<usize>,
     /// The tables that it did meet.
     pub tables: Vec<String>,

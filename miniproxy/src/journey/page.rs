@@ -4,6 +4,7 @@ use labkit::screen::look::{Role, Sign};
 use labkit::screen::page::fit;
 use labkit::screen::{Line, Look, Page, Span};
 
+use super::make::REST;
 use super::{Hop, Report, Word};
 
 /// The screen with so many hops of the story told; all of them where `None`.
@@ -14,7 +15,7 @@ pub fn page(report: &Report, look: &Look, told: Option<usize>, all: bool) -> Pag
         Some(_) => count.checked_sub(1),
         None => hops
             .iter()
-            .position(|hop| hop.dice)
+            .position(|hop| hop.dice || hop.what == REST)
             .or_else(|| hops.len().checked_sub(1)),
     };
     let mut body = cables(report, look, told.is_none() || count >= hops.len());
@@ -22,7 +23,13 @@ pub fn page(report: &Report, look: &Look, told: Option<usize>, all: bool) -> Pag
     let columns = Columns::of(look);
     body.push(Line::from(look.text(Role::Strong, columns.header(look))));
     let mut focus = None;
+    let mut node = None;
     for (index, hop) in hops.iter().take(count).enumerate() {
+        if hop.node != node {
+            node.clone_from(&hop.node);
+            let name = node.clone().unwrap_or_default();
+            body.push(Line::from(look.text(Role::Strong, format!(" on {name}"))));
+        }
         if Some(index) == at {
             focus = Some(body.len());
         }
@@ -59,7 +66,10 @@ fn shown(report: &Report, all: bool) -> Vec<&Hop> {
             .is_none_or(|next| next.what == "RETURN" || next.hook != hop.hook);
         let leads_nowhere = hop.what.starts_with("jump ") && {
             let chain = hop.what.trim_start_matches("jump ");
-            !report.hops[index + 1..].iter().any(|later| later.chain == chain)
+            let later = &report.hops[index + 1..];
+            !later
+                .iter()
+                .any(|later| later.chain == chain && later.node == hop.node)
         };
         let silent = hop.what == "policy ACCEPT"
             && (hop.table == "raw" || hop.table == "mangle" || hop.chain == "POSTROUTING");
@@ -116,20 +126,30 @@ fn cables(report: &Report, look: &Look, whole: bool) -> Vec<Line<'static>> {
         } else {
             Sign::To
         };
-        let sequence = cable
-            .sequence
-            .map(|number| format!("  seq {number}"))
-            .unwrap_or_default();
-        let same = if cable.end == "backend" && report.same_packet {
-            "  same packet"
-        } else {
-            ""
+        let same = cable.end == "backend" && report.same_packet;
+        let sequence = cable.sequence.map(|number| format!("  seq {number}"));
+        let (label, said) = match (look.width, same) {
+            (0..76, true) => (fit(&format!(" {}", cable.end), 9, look), "  same seq".to_string()),
+            (0..76, false) => (
+                fit(&format!(" {}", cable.end), 9, look),
+                sequence.unwrap_or_default(),
+            ),
+            (width, _) => {
+                let label = fit(&format!(" {}'s cable", cable.end), 17, look);
+                let same = match (same, width) {
+                    (false, _) => "",
+                    // The sequence number beside it says the rest where there is no room.
+                    (true, 0..96) => "  same",
+                    (true, _) => "  same packet",
+                };
+                (label, sequence.unwrap_or_default() + same)
+            }
         };
         lines.push(Line::from(vec![
-            look.text(Role::Strong, fit(&format!(" {}'s cable", cable.end), 17, look)),
+            look.text(Role::Strong, label),
             look.text(Role::Plain, format!("{} {} ", cable.source, look.sign(arrow))),
             look.text(Role::Strong, cable.destination.clone()),
-            look.text(Role::Plain, format!("{sequence}{same}")),
+            look.text(Role::Plain, said),
         ]));
     }
     if lines.is_empty() {
@@ -156,13 +176,13 @@ impl Columns {
         let width = usize::from(look.width);
         let table = width >= 76;
         let (chain, what) = match width {
-            0..76 => (13, 13),
+            0..76 => (12, 13),
             76..96 => (26, 21),
             _ => (30, 34),
         };
         Self {
             chain,
-            rule: if width < 76 { 3 } else { 5 },
+            rule: if table { 5 } else { 4 },
             what,
             table,
         }
@@ -200,7 +220,7 @@ impl Columns {
             "  "
         };
         let role = match () {
-            () if hop.dice || hop.rewrites => Role::Strong,
+            () if hop.dice || hop.rewrites || hop.what == REST => Role::Strong,
             () if hop.what.contains("DROP") || hop.what.contains("REJECT") => Role::Lost,
             () => Role::Plain,
         };
@@ -233,7 +253,11 @@ fn ending(report: &Report, look: &Look) -> Vec<Line<'static>> {
             ),
         ]));
     }
-    lines.push(Line::from(format!("        {}", reply.sentence)));
+    let label = if from.is_some() { "        " } else { " REPLY  " };
+    lines.push(Line::from(vec![
+        look.text(Role::Strong, label),
+        look.text(Role::Plain, reply.sentence.clone()),
+    ]));
     if let Some(entry) = &report.conntrack {
         let assured = if entry.assured { " [ASSURED]" } else { "" };
         lines.push(Line::from(vec![
@@ -273,6 +297,9 @@ fn ending(report: &Report, look: &Look) -> Vec<Line<'static>> {
             look.text(Role::Strong, " NOT    "),
             look.text(Role::Plain, format!("taken: {}{more}", roads.join(", "))),
         ]));
+    }
+    if let Some(lost) = super::plain::lost(report) {
+        lines.push(Line::from(look.text(Role::Hot, format!(" LOST   {lost}"))));
     }
     let (sign, role) = match report.outcome {
         Word::Answered => (Sign::Yes, Role::Good),

@@ -1,6 +1,6 @@
 //! The story in sentences, and the one that explains its end.
 
-use super::{Backend, Deed, Hop, Known, OnCable, Reply, Report, Word};
+use super::{Backend, Hop, Known, OnCable, Reply, Report, Word};
 
 /// Why it ended as it did, and what would cure it.
 pub(super) fn why(
@@ -19,7 +19,7 @@ pub(super) fn why(
         let who = chosen.unwrap_or_else(|| called.to_string());
         return (format!("{who} answered"), None);
     }
-    let stopped = stopped_by(known, hops);
+    let stopped = stopped_by(hops);
     if let Some(hop) = stopped {
         let place = place(hop);
         return if hop.text.contains("-j REJECT") && hop.text.contains("has no endpoints") {
@@ -46,9 +46,7 @@ pub(super) fn why(
         .seen_as
         .as_ref()
         .is_some_and(|seen| *seen != called.to_string());
-    if stranger
-        || (reply.source.is_some() && reply.seen_as.is_none() && known.bridge_nf.as_deref() == Some("0"))
-    {
+    if stranger || (reply.source.is_some() && reply.seen_as.is_none() && bridge_nf(known) == Some("0")) {
         let source = reply.seen_as.as_ref().or(reply.source.as_ref());
         return (
             format!(
@@ -112,24 +110,39 @@ fn no_rule(known: &Known, hops: &[Hop]) -> (String, Option<String>) {
 }
 
 /// The rule or policy that ended the packet.
-fn stopped_by<'h>(known: &Known, hops: &'h [Hop]) -> Option<&'h Hop> {
+fn stopped_by(hops: &[Hop]) -> Option<&Hop> {
     let last = hops.last()?;
     let dropped =
         last.text.contains("-j REJECT") || last.text.contains("-j DROP") || last.what == "policy DROP";
-    let ended = known.events.iter().any(|event| {
-        matches!(
-            event.deed,
-            Deed::Rule { stopped: true, .. } | Deed::Policy { accepts: false }
-        ) && event.chain == last.chain
-    });
-    (dropped || ended).then_some(last)
+    (dropped || last.stopped).then_some(last)
+}
+
+/// The setting of the node that the caller is on.
+fn bridge_nf(known: &Known) -> Option<&str> {
+    known.nodes.first()?.bridge_nf.as_deref()
 }
 
 fn place(hop: &Hop) -> String {
+    let node = hop
+        .node
+        .as_ref()
+        .map_or(String::new(), |node| format!(" on {node}"));
     match hop.rule {
-        Some(number) => format!("rule {number} of {} {}", hop.table, hop.chain),
-        None => format!("the policy of {} {}", hop.table, hop.chain),
+        Some(number) => format!("rule {number} of {} {}{node}", hop.table, hop.chain),
+        None => format!("the policy of {} {}{node}", hop.table, hop.chain),
     }
+}
+
+/// That the story may have gaps.
+pub(super) fn lost(report: &Report) -> Option<String> {
+    let events = match report.lost {
+        0 => return None,
+        1 => "1 event was lost".to_string(),
+        several => format!("{several} events were lost"),
+    };
+    Some(format!(
+        "{events}: the kernel had too much to tell at once; look again."
+    ))
 }
 
 /// The report in sentences, one fact a line.
@@ -157,9 +170,19 @@ pub fn plain(report: &Report) -> String {
         ));
     }
     if report.same_packet {
-        lines.push("It is the same packet: only its destination was rewritten.".into());
+        let rewritten = if report.masquerade {
+            "its source and its destination were"
+        } else {
+            "only its destination was"
+        };
+        lines.push(format!("It is the same packet: {rewritten} rewritten."));
     }
+    let mut node = None;
     for hop in &report.hops {
+        if hop.node != node {
+            node.clone_from(&hop.node);
+            lines.extend(node.iter().map(|node| format!("On {node}:")));
+        }
         let place = match (hop.rule, hop.table.as_str()) {
             (_, "") => "Routing".to_string(),
             (Some(number), table) => format!("Table {table}, chain {}, rule {number}", hop.chain),
@@ -196,6 +219,7 @@ pub fn plain(report: &Report) -> String {
                 .unwrap_or_default()
         ));
     }
+    lines.extend(lost(report));
     lines.push(format!(
         "The call was {} after {:.1} ms: {}.",
         report.outcome.word(),

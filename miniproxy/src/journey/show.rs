@@ -63,13 +63,13 @@ impl<'w> Traced<'w> {
 }
 
 const KEYS: [(&str, &str); 9] = [
-    ("space", "next step"),
+    ("space", "step"),
     ("b", "back"),
     ("a", "all"),
     ("r", "again"),
     ("e", "explain"),
     ("w", "watch"),
-    ("o", "pcapng"),
+    ("o", "file"),
     ("j", "json"),
     ("q", "quit"),
 ];

@@ -121,25 +121,38 @@ fn known() -> Known {
             answer: Some("web-3".into()),
             milliseconds: 0.9,
         },
-        events: vec![
-            event(1, "raw PREROUTING", Some(1), there(VIP)),
-            // Another packet of another connection, by the same number.
-            event(1, "raw PREROUTING", Some(1), Some(("10.244.0.9:1", VIP, 2))),
-            event(1, "nat KUBE-SERVICES", Some(1), None),
-            event(2, "nat PREROUTING", Some(1), there(VIP)),
-            event(2, "nat KUBE-SERVICES", Some(1), None),
-            event(2, "nat KUBE-SVC-CDGGSHYLG3RE2FKL", Some(2), None),
-            event(2, "nat KUBE-SEP-B", Some(1), None),
-            event(2, "filter FORWARD", Some(1), there(POD)),
-            event(2, "filter FORWARD", None, None),
-            event(2, "nat POSTROUTING", Some(1), there(POD)),
-            event(2, "nat KUBE-POSTROUTING", Some(1), None),
-            event(3, "raw PREROUTING", Some(1), Some((POD, CLIENT, 0x12))),
-            event(3, "filter FORWARD", Some(1), Some((POD, CLIENT, 0x12))),
-            // The next packet of the connection tells nothing new.
-            event(2, "raw PREROUTING", Some(1), Some((CLIENT, VIP, 0x10))),
-        ],
-        texts: texts(),
+        nodes: vec![OnNode {
+            events: vec![
+                event(1, "raw PREROUTING", Some(1), there(VIP)),
+                // Another packet of another connection, by the same number.
+                event(1, "raw PREROUTING", Some(1), Some(("10.244.0.9:1", VIP, 2))),
+                event(1, "nat KUBE-SERVICES", Some(1), None),
+                event(2, "nat PREROUTING", Some(1), there(VIP)),
+                event(2, "nat KUBE-SERVICES", Some(1), None),
+                event(2, "nat KUBE-SVC-CDGGSHYLG3RE2FKL", Some(2), None),
+                event(2, "nat KUBE-SEP-B", Some(1), None),
+                event(2, "filter FORWARD", Some(1), there(POD)),
+                event(2, "filter FORWARD", None, None),
+                event(2, "nat POSTROUTING", Some(1), there(POD)),
+                event(2, "nat KUBE-POSTROUTING", Some(1), None),
+                event(3, "raw PREROUTING", Some(1), Some((POD, CLIENT, 0x12))),
+                event(3, "filter FORWARD", Some(1), Some((POD, CLIENT, 0x12))),
+                // The next packet of the connection tells nothing new.
+                event(2, "raw PREROUTING", Some(1), Some((CLIENT, VIP, 0x10))),
+            ],
+            texts: texts(),
+            tracked: vec![Tracked {
+                kind: "UPDATE",
+                source: at(CLIENT),
+                destination: at(VIP),
+                reply_source: at(POD),
+                reply_destination: at(CLIENT),
+                state: Some("ESTABLISHED"),
+                assured: true,
+            }],
+            bridge_nf: Some("1".into()),
+            ..OnNode::default()
+        }],
         cables: vec![
             cable("web-1", "10.244.0.2", true),
             cable("web-2", "10.244.0.3", false),
@@ -151,15 +164,7 @@ fn known() -> Known {
             capture(2, 3, frame(POD, CLIENT, 90, 0x12)),
             capture(0, 4, frame(VIP, CLIENT, 90, 0x12)),
         ],
-        tracked: vec![Tracked {
-            kind: "UPDATE",
-            reply_source: at(POD),
-            reply_destination: at(CLIENT),
-            state: Some("ESTABLISHED"),
-            assured: true,
-        }],
         names: BTreeMap::from([("10.244.0.4".parse().unwrap(), "default/web-3".to_string())]),
-        bridge_nf: Some("1".into()),
     }
 }
 
@@ -185,7 +190,7 @@ fn an_answer_past_the_bridge_is_a_stranger() {
         milliseconds: 2000.0,
     };
     known.captures[3].bytes = frame(POD, CLIENT, 90, 0x12);
-    known.bridge_nf = Some("0".into());
+    known.nodes[0].bridge_nf = Some("0".into());
     let report = make::journey(&known);
     assert!(report.sentence.contains("a stranger"), "{}", report.sentence);
     assert_eq!(
@@ -216,7 +221,7 @@ fn only_packets_of_the_connection_are_kept() {
         length: 54,
     };
     let all = [known().captures, vec![strange, rewritten, answer]].concat();
-    let times: Vec<u128> = make::own(all, at(CLIENT))
+    let times: Vec<u128> = make::own(all, &[at(CLIENT)])
         .iter()
         .map(|capture| capture.at)
         .collect();
@@ -242,4 +247,89 @@ fn sentences_and_json() {
     let report = make::journey(&known());
     insta::assert_snapshot!(plain::plain(&report));
     insta::assert_json_snapshot!(report);
+}
+
+/// The call of a host outside at a node without an endpoint: two nodes, and the first one's address as
+/// the source at the second.
+fn two_nodes() -> Known {
+    const OUTSIDE: &str = "172.18.255.254:50000";
+    const DOOR: &str = "172.18.0.1:30080";
+    const INSTEAD: &str = "172.18.0.1:1025";
+    let tracked = |source, destination, to| Tracked {
+        kind: "NEW",
+        source: at(source),
+        destination: at(destination),
+        reply_source: at(POD),
+        reply_destination: at(to),
+        state: Some("SYN_SENT"),
+        assured: false,
+    };
+    let on = |node: &str, events, tracked| OnNode {
+        node: Some(node.into()),
+        events,
+        texts: texts(),
+        tracked: vec![tracked],
+        ..OnNode::default()
+    };
+    Known {
+        caller: "outside".into(),
+        source: at(OUTSIDE),
+        destination: at(DOOR),
+        cables: Vec::new(),
+        captures: Vec::new(),
+        nodes: vec![
+            // In no order, and with another packet in between.
+            on(
+                "node-2",
+                vec![
+                    event(1, "raw PREROUTING", None, Some(("172.18.0.1:9", POD, 2))),
+                    event(2, "raw PREROUTING", None, Some((INSTEAD, POD, 2))),
+                    event(2, "filter FORWARD", Some(1), Some((INSTEAD, POD, 2))),
+                    event(3, "raw PREROUTING", None, Some((POD, INSTEAD, 0x12))),
+                ],
+                tracked(INSTEAD, POD, INSTEAD),
+            ),
+            on(
+                "node-1",
+                vec![
+                    event(2, "raw PREROUTING", None, Some((OUTSIDE, DOOR, 2))),
+                    event(2, "nat KUBE-SEP-B", Some(1), None),
+                    event(2, "filter FORWARD", Some(1), Some((OUTSIDE, POD, 2))),
+                    event(3, "raw PREROUTING", None, Some((POD, INSTEAD, 0x12))),
+                    event(3, "filter FORWARD", None, Some((POD, OUTSIDE, 0x12))),
+                ],
+                tracked(OUTSIDE, DOOR, INSTEAD),
+            ),
+        ],
+        ..known()
+    }
+}
+
+#[test]
+fn a_journey_by_two_nodes_is_told_in_its_order() {
+    let report = make::journey(&two_nodes());
+    let nodes: Vec<&str> = report.hops.iter().filter_map(|hop| hop.node.as_deref()).collect();
+    assert_eq!(
+        nodes.iter().filter(|node| **node == "node-1").count(),
+        4,
+        "{nodes:?}"
+    );
+    assert!(nodes.is_sorted(), "{nodes:?}");
+    assert_eq!(nodes.last(), Some(&"node-2"));
+    assert_eq!(report.hops.last().unwrap().destination_now, POD);
+    assert_eq!(report.backend.as_ref().unwrap().address, POD);
+    assert!(report.masquerade);
+    assert_eq!(report.reply.nat_rules, Some(0));
+    let look = Look::sized(80, 24);
+    let lines = page::page(&report, &look, None, false).draw(&look, 0);
+    insta::assert_snapshot!("two nodes", print::to_string(&lines, &look));
+}
+
+#[test]
+fn what_was_lost_is_told() {
+    let mut known = known();
+    known.nodes[0].lost = 2;
+    let report = make::journey(&known);
+    let told = "2 events were lost: the kernel had too much to tell at once; look again.";
+    assert!(plain::plain(&report).contains(told));
 }

@@ -105,11 +105,11 @@ fn transport_of(protocol: IpNextHeaderProtocol, bytes: &[u8]) -> Option<((u16, u
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
 
     /// A TCP packet without options.
-    pub(in crate::journey) fn tcp(source: &str, destination: &str, sequence: u32, flags: u8) -> Vec<u8> {
+    pub(crate) fn tcp(source: &str, destination: &str, sequence: u32, flags: u8) -> Vec<u8> {
         let (source, destination): (SocketAddr, SocketAddr) =
             (source.parse().unwrap(), destination.parse().unwrap());
         let (IpAddr::V4(from), IpAddr::V4(to)) = (source.ip(), destination.ip()) else {

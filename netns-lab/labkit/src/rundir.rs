@@ -31,11 +31,13 @@ pub enum Record {
     Traced,
     /// The settings of the kernel.
     Sysctls,
+    /// The setting that says where the kernel tells traces of iptables-legacy.
+    Logger,
 }
 
 impl Record {
     /// Each kind.
-    pub const ALL: [Self; 3] = [Self::Tables, Self::Traced, Self::Sysctls];
+    pub const ALL: [Self; 4] = [Self::Tables, Self::Traced, Self::Sysctls, Self::Logger];
 
     /// The file about one network namespace, for who only reads it: it is always whole.
     pub fn path(self, namespace: u64) -> PathBuf {
@@ -47,6 +49,7 @@ impl Record {
             Self::Tables => "tables",
             Self::Traced => "traced",
             Self::Sysctls => "sysctls",
+            Self::Logger => "logger",
         };
         folder.join(format!(".{kind}-{namespace}.json"))
     }

@@ -40,5 +40,6 @@ mod talk;
 mod talk_content;
 mod topologies;
 mod trace;
+mod trace_flows;
 mod vm;
 mod why;

@@ -1,7 +1,7 @@
 //! The connection itself, made in the caller's network namespace.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
@@ -12,7 +12,7 @@ use nix::libc;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 
-use crate::edge::netns;
+use crate::edge::{facts, netns};
 use crate::journey::{Called, Word};
 
 /// A call that has its address and port and waits for the word.
@@ -29,8 +29,8 @@ pub struct Waiting {
 pub struct Plan {
     /// The caller's network namespace; `None` for this one.
     pub namespace: Option<PathBuf>,
-    /// The caller's address; its port is chosen.
-    pub from: SocketAddr,
+    /// The caller's address, its port is chosen; `None` for the one that the route there has.
+    pub from: Option<IpAddr>,
     /// What is called.
     pub to: SocketAddr,
     /// By UDP.
@@ -91,14 +91,20 @@ fn calls(
     if let Some(namespace) = &plan.namespace {
         netns::enter(namespace)?;
     }
-    let failed =
-        |error: io::Error| Failure::failed(format!("cannot take a port of {}: {error}", plan.from.ip()));
+    let from = plan
+        .from
+        .or_else(|| facts::source_towards(plan.to.ip()))
+        .ok_or_else(|| {
+            Failure::failed(format!("the caller has no route to {}", plan.to.ip()))
+                .hint("only nodes and pods have routes to virtual IPs; from outside, call a node port")
+        })?;
+    let failed = |error: io::Error| Failure::failed(format!("cannot take a port of {from}: {error}"));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(failed)?;
     runtime.block_on(async {
-        let socket = Socket::bind(plan).await.map_err(failed)?;
+        let socket = Socket::bind(from, plan.udp).await.map_err(failed)?;
         let _ = bound.send(socket.local().map_err(failed));
         if may_go.recv().is_err() {
             return Ok(());
@@ -141,9 +147,9 @@ enum Socket {
 }
 
 impl Socket {
-    async fn bind(plan: &Plan) -> io::Result<Self> {
-        let from = SocketAddr::new(plan.from.ip(), 0);
-        if plan.udp {
+    async fn bind(from: IpAddr, udp: bool) -> io::Result<Self> {
+        let from = SocketAddr::new(from, 0);
+        if udp {
             return Ok(Self::Udp(UdpSocket::bind(from).await?));
         }
         let socket = if from.is_ipv4() {

@@ -4,12 +4,13 @@
 //! `nfnetlink_conntrack.h` and `nf_conntrack_tcp.h`.
 
 use std::io;
-use std::net::SocketAddr;
 
 use labkit::netlink::{self, Message, attribute, be32};
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::{Socket, SocketAddr as NetlinkAddr};
 use nix::libc;
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::RcvBufForce;
 
 use crate::edge::conntrack::tuple;
 use crate::journey::Tracked;
@@ -61,9 +62,24 @@ const STATES: [&str; 10] = [
     "SYN_SENT2",
 ];
 
-const NFGEN: usize = 4;
+pub(super) const NFGEN: usize = 4;
 /// Enough for the events of many connections that are made meanwhile.
 const BUFFER: usize = 8 << 20;
+/// So many messages are read before somebody asks whether to go on: more than there is room for.
+pub(super) const AT_ONCE: usize = 16_384;
+/// More changes of the connection table are not kept: a trace is over before.
+const MOST: usize = 100_000;
+
+/// Where in its chain a packet is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum At {
+    /// At the rule of this handle.
+    Handle(u64),
+    /// At the rule of this number; one more than there are is the end of the chain.
+    Number(usize),
+    /// At the end of a built-in chain.
+    Policy,
+}
 
 /// A trace event, its rule still by handle.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,8 +90,8 @@ pub struct Raw {
     pub table: String,
     /// The chain.
     pub chain: String,
-    /// The rule's handle; `None` for the policy.
-    pub rule: Option<u64>,
+    /// Where in the chain.
+    pub at: At,
     /// Whether the packet went no further.
     pub stopped: bool,
     /// The packet, where it is told.
@@ -89,30 +105,28 @@ pub struct Raw {
 /// A socket that hears both kinds of events in the network namespace it was opened in.
 pub struct Ear {
     socket: Socket,
-    source: SocketAddr,
     buffer: Vec<u8>,
     /// The traces that were heard.
     pub traces: Vec<Raw>,
-    /// What the connection table told of the connection from `source`.
+    /// What the connection table told.
     pub tracked: Vec<Tracked>,
 }
 
 impl Ear {
-    /// Begins to listen for packets from this address and port.
+    /// Begins to listen.
     ///
     /// # Errors
     /// When the kernel has no netfilter netlink, or the privilege is missing.
-    pub fn open(source: SocketAddr) -> io::Result<Self> {
+    pub fn open() -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_NETFILTER)?;
         socket.bind(&NetlinkAddr::new(0, 0))?;
-        socket.set_rx_buf_sz(BUFFER)?;
+        room(&mut socket)?;
         socket.set_no_enobufs(true)?;
         for group in [GROUP_TRACE, GROUP_NEW, GROUP_UPDATE, GROUP_DESTROY] {
             socket.add_membership(group)?;
         }
         Ok(Self {
             socket,
-            source,
             buffer: Vec::with_capacity(64 * 1024),
             traces: Vec::new(),
             tracked: Vec::new(),
@@ -124,7 +138,8 @@ impl Ear {
     /// # Errors
     /// What the socket says.
     pub fn hear(&mut self) -> io::Result<()> {
-        loop {
+        // Others may bring more than can be read at all: the end of the call must be seen, too.
+        for _ in 0..AT_ONCE {
             match netlink::receive(&self.socket, &mut self.buffer, libc::MSG_DONTWAIT) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 other => other?,
@@ -132,14 +147,50 @@ impl Ear {
             for message in netlink::messages(&self.buffer) {
                 match message.kind {
                     TRACE => self.traces.extend(message.body.get(NFGEN..).and_then(trace)),
-                    CT_NEW | CT_DELETE => {
-                        self.tracked.extend(tracked(&message, self.source));
+                    CT_NEW | CT_DELETE if self.tracked.len() < MOST => {
+                        self.tracked.extend(tracked(&message));
                     }
                     _ => {}
                 }
             }
         }
+        Ok(())
     }
+}
+
+impl Ear {
+    /// How many events the kernel had no room for.
+    pub fn lost(&self) -> usize {
+        lost(&self.socket)
+    }
+}
+
+/// Root may have more room than net.core.rmem_max; everybody else has what that allows.
+pub(super) fn room(socket: &mut Socket) -> io::Result<()> {
+    if setsockopt(socket, RcvBufForce, &BUFFER).is_err() {
+        socket.set_rx_buf_sz(i32::try_from(BUFFER).unwrap_or(i32::MAX))?;
+    }
+    Ok(())
+}
+
+/// What the kernel counts of a socket that it had no room in.
+pub(super) fn lost(socket: &Socket) -> usize {
+    let mut address = NetlinkAddr::new(0, 0);
+    if socket.get_address(&mut address).is_err() {
+        return 0;
+    }
+    let table = std::fs::read_to_string("/proc/thread-self/net/netlink").unwrap_or_default();
+    drops(&table, NETLINK_NETFILTER, address.port_number())
+}
+
+/// Of the kernel's table of sockets: `sk Eth Pid Groups Rmem Wmem Dump Locks Drops Inode`.
+fn drops(table: &str, protocol: isize, port: u32) -> usize {
+    let (protocol, port) = (protocol.to_string(), port.to_string());
+    let rows = table
+        .lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let mut own = rows.filter(|row| row.get(1) == Some(&&*protocol) && row.get(2) == Some(&&*port));
+    own.next().and_then(|row| row.get(8)?.parse().ok()).unwrap_or(0)
 }
 
 fn trace(body: &[u8]) -> Option<Raw> {
@@ -148,17 +199,16 @@ fn trace(body: &[u8]) -> Option<Raw> {
     let verdict = attribute(body, NFTA_TRACE_VERDICT)
         .and_then(|verdict| attribute(verdict, NFTA_VERDICT_CODE))
         .and_then(be32);
-    let (rule, stopped) = match number(NFTA_TRACE_TYPE)? {
-        TYPE_POLICY => (None, number(NFTA_TRACE_POLICY) == Some(0)),
+    let (at, stopped) = match number(NFTA_TRACE_TYPE)? {
+        TYPE_POLICY => (At::Policy, number(NFTA_TRACE_POLICY) == Some(0)),
         TYPE_RULE => {
             let handle = attribute(body, NFTA_TRACE_RULE_HANDLE)?;
             (
-                Some(u64::from_be_bytes(*handle.first_chunk()?)),
+                At::Handle(u64::from_be_bytes(*handle.first_chunk()?)),
                 verdict == Some(0) || verdict == Some(2),
             )
         }
         // A chain that ends says nothing about a rule.
-        _ if attribute(body, NFTA_TRACE_NETWORK_HEADER).is_none() => return None,
         _ => return None,
     };
     let headers =
@@ -167,7 +217,7 @@ fn trace(body: &[u8]) -> Option<Raw> {
         id: number(NFTA_TRACE_ID)?,
         table: word(NFTA_TRACE_TABLE)?,
         chain: word(NFTA_TRACE_CHAIN)?,
-        rule,
+        at,
         stopped,
         seen: headers.and_then(|(network, transport)| wire::of_headers(network, transport)),
         arriving: number(NFTA_TRACE_IIF),
@@ -175,12 +225,9 @@ fn trace(body: &[u8]) -> Option<Raw> {
     })
 }
 
-fn tracked(message: &Message<'_>, source: SocketAddr) -> Option<Tracked> {
+fn tracked(message: &Message<'_>) -> Option<Tracked> {
     let body = message.body.get(NFGEN..)?;
     let original = attribute(body, CTA_TUPLE_ORIG).and_then(tuple)?;
-    if original.source != source {
-        return None;
-    }
     let reply = attribute(body, CTA_TUPLE_REPLY).and_then(tuple)?;
     let status = attribute(body, CTA_STATUS).and_then(be32).unwrap_or(0);
     let state = attribute(body, CTA_PROTOINFO)
@@ -193,6 +240,8 @@ fn tracked(message: &Message<'_>, source: SocketAddr) -> Option<Tracked> {
             _ if message.flags & NLM_F_CREATE != 0 => "NEW",
             _ => "UPDATE",
         },
+        source: original.source,
+        destination: original.destination,
         reply_source: reply.source,
         reply_destination: reply.destination,
         state: state.copied(),
@@ -200,7 +249,7 @@ fn tracked(message: &Message<'_>, source: SocketAddr) -> Option<Tracked> {
     })
 }
 
-fn text(bytes: &[u8]) -> String {
+pub(super) fn text(bytes: &[u8]) -> String {
     let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
     String::from_utf8_lossy(&bytes[..end]).into_owned()
 }
@@ -208,6 +257,15 @@ fn text(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_lost_is_read_of_the_row_of_the_socket() {
+        let table = "sk Eth Pid Groups Rmem Wmem Dump Locks Drops Inode\n\
+                     0 12 7 00000107 0 0 0 2 3 19\n0 12 8 00000107 0 0 0 2 5 20\n0 4 8 0 0 0 0 2 9 21\n";
+        assert_eq!(drops(table, 12, 8), 5);
+        assert_eq!(drops(table, 12, 9), 0);
+        assert_eq!(drops("", 12, 8), 0);
+    }
 
     fn example() -> Vec<u8> {
         let mut body = Vec::new();
@@ -226,7 +284,7 @@ mod tests {
     fn a_rule_is_told_by_its_handle_and_cut_bytes_tell_nothing() {
         let body = example();
         let told = trace(&body).unwrap();
-        assert_eq!((told.id, told.rule, told.stopped), (7, Some(9), true));
+        assert_eq!((told.id, told.at, told.stopped), (7, At::Handle(9), true));
         assert_eq!((told.table.as_str(), told.chain.as_str()), ("nat", "PREROUTING"));
         for cut in 0..body.len() {
             let _ = trace(&body[..cut]);

@@ -1,22 +1,68 @@
 //! The rules that make the kernel trace one connection.
 
-use std::net::SocketAddr;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use labkit::rundir::{Record, RunDirectory};
 use labkit::xtables::{Family, Xtables};
 use labkit::{Failure, footprint, tool};
 
+use super::logger;
+use super::owner::Owner;
+use crate::journey::MARK as COMMENT;
+
 /// Who has rules in the table `raw`, in the record of what was there before.
 const HOLDER: &str = "miniproxy-trace";
-/// How the comment of each such rule begins; the process id follows.
-const COMMENT: &str = "miniproxy-trace:";
+
+/// Which packets are to be traced on a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// `tcp` or `udp`.
+    pub protocol: &'static str,
+    /// The caller's address and port.
+    pub source: SocketAddr,
+    /// Whether the caller is this node itself.
+    pub from_here: bool,
+    /// Ports of backends. Where the source may be rewritten, to a port that nobody knows before, first
+    /// packets between them and addresses of nodes are traced, whoever sends them.
+    pub ports: BTreeSet<u16>,
+    /// The addresses of nodes, one of which may be written as the source.
+    pub nodes: BTreeSet<IpAddr>,
+}
+
+impl Wanted {
+    /// The rules without their comment and target, the one that a reader looks for last.
+    fn matches(&self) -> Vec<String> {
+        let (protocol, port) = (self.protocol, self.source.port());
+        let ip = self.source.ip();
+        let mut found = Vec::new();
+        let (opens, answers) = match protocol {
+            "tcp" => (" --tcp-flags SYN,ACK,RST SYN", " --tcp-flags SYN,ACK,RST SYN,ACK"),
+            _ => ("", ""),
+        };
+        for number in &self.ports {
+            for node in &self.nodes {
+                found.push(format!(
+                    "PREROUTING -d {node} -p {protocol} --sport {number}{answers}"
+                ));
+                found.push(format!(
+                    "PREROUTING -s {node} -p {protocol} --dport {number}{opens}"
+                ));
+            }
+        }
+        found.push(format!("PREROUTING -d {ip} -p {protocol} --dport {port}"));
+        let chain = if self.from_here { "OUTPUT" } else { "PREROUTING" };
+        found.push(format!("{chain} -s {ip} -p {protocol} --sport {port}"));
+        found
+    }
+}
 
 /// The rules of one connection; gone when this is dropped.
 pub struct Mark {
-    program: PathBuf,
-    save: PathBuf,
-    rules: Vec<Vec<String>>,
+    xtables: Xtables,
+    family: Family,
+    rules: Vec<String>,
 }
 
 impl Mark {
@@ -24,71 +70,38 @@ impl Mark {
     ///
     /// # Errors
     /// When the rules are refused; none is left then.
-    pub fn set(
-        xtables: &Xtables,
-        family: Family,
-        protocol: &str,
-        source: SocketAddr,
-        destination: SocketAddr,
-        from_node: bool,
-    ) -> Result<Self, Failure> {
+    pub fn set(xtables: &Xtables, family: Family, wanted: &Wanted) -> Result<Self, Failure> {
         let run = RunDirectory::lock()?;
         sweep(xtables, family)?;
         footprint::hold_in(&run, Record::Traced, HOLDER)?;
+        let comment = format!("{COMMENT}{}", Owner::own());
+        let rules = wanted
+            .matches()
+            .into_iter()
+            .map(|rule| format!("{rule} -m comment --comment {comment} -j TRACE"))
+            .collect();
         let mut mark = Self {
-            program: xtables.iptables(family),
-            save: xtables.save(family),
-            rules: Vec::new(),
+            xtables: xtables.clone(),
+            family,
+            rules,
         };
-        let (there, back) = if from_node {
-            ("OUTPUT", "PREROUTING")
-        } else {
-            ("PREROUTING", "PREROUTING")
-        };
-        let comment = format!("{COMMENT}{}", std::process::id());
-        let end = |chain: &str, ends: [(&str, String); 4]| -> Vec<String> {
-            let mut words = vec![chain.to_string(), "-p".into(), protocol.into()];
-            for (option, value) in ends {
-                if !value.is_empty() {
-                    words.extend([option.to_string(), value]);
-                }
-            }
-            words.extend(["-m", "comment", "--comment", &comment, "-j", "TRACE"].map(String::from));
-            words
-        };
-        let there = end(
-            there,
-            [
-                ("-s", source.ip().to_string()),
-                ("-d", destination.ip().to_string()),
-                ("--sport", source.port().to_string()),
-                ("--dport", destination.port().to_string()),
-            ],
-        );
-        // Who will answer is not known yet; the port is this connection's own.
-        let back = end(
-            back,
-            [
-                ("-s", String::new()),
-                ("-d", source.ip().to_string()),
-                ("--sport", String::new()),
-                ("--dport", source.port().to_string()),
-            ],
-        );
-        // The last one comes to stand first: it is the one that a reader looks for.
-        for rule in [back, there] {
-            tool::run_ok(&mark.program, &words("-I", &rule), None)
-                .map_err(|failure| failure.context("cannot mark the connection"))?;
-            mark.rules.push(rule);
-            labkit::fault::point("trace:marked");
+        let done = restore(xtables, family, "-I", &mark.rules);
+        if done.is_err() {
+            // All or nothing: what was refused is nowhere.
+            mark.rules.clear();
         }
+        done.map_err(|failure| failure.context("cannot mark the connection"))?;
+        labkit::fault::point("trace:marked");
         Ok(mark)
     }
 }
 
-fn words(command: &str, rule: &[String]) -> Vec<String> {
-    let head = ["-w", "5", "-t", "raw", command].map(String::from);
-    head.into_iter().chain(rule.iter().cloned()).collect()
+/// All of it, or nothing.
+fn restore(xtables: &Xtables, family: Family, command: &str, rules: &[String]) -> Result<(), Failure> {
+    let lines: Vec<String> = rules.iter().map(|rule| format!("{command} {rule}")).collect();
+    let document = format!("*raw\n{}\nCOMMIT\n", lines.join("\n"));
+    let words = ["--noflush", "-w", "5"];
+    tool::run_ok(&xtables.restore(family), &words, Some(document.as_bytes())).map(|_| ())
 }
 
 impl Drop for Mark {
@@ -96,18 +109,21 @@ impl Drop for Mark {
         let Ok(run) = RunDirectory::lock() else {
             return;
         };
-        for rule in &self.rules {
-            if let Err(failure) = tool::run_ok(&self.program, &words("-D", rule), None) {
-                tracing::warn!("{failure}");
+        if !self.rules.is_empty() && restore(&self.xtables, self.family, "-D", &self.rules).is_err() {
+            // Somebody took one of them: the others go one by one.
+            for rule in &self.rules {
+                if let Err(failure) = restore(&self.xtables, self.family, "-D", std::slice::from_ref(rule)) {
+                    tracing::warn!("{failure}");
+                }
             }
         }
-        if left(&self.save).is_empty() {
+        if left(&self.xtables.save(self.family)).is_empty() {
             let _ = footprint::release_in(&run, Record::Traced, HOLDER);
         }
     }
 }
 
-/// Removes what traces that were killed left behind.
+/// Removes what traces that were killed left behind, and puts back what they set.
 ///
 /// # Errors
 /// When such a rule cannot be removed.
@@ -119,6 +135,7 @@ pub fn clean(flavours: &[Xtables], run: &RunDirectory) -> Result<(), Failure> {
             rest += left(&xtables.save(family)).len();
         }
     }
+    logger::sweep(run)?;
     // The record is needed until the last rule is gone.
     if rest == 0 {
         footprint::release_in(run, Record::Traced, HOLDER)?;
@@ -127,12 +144,11 @@ pub fn clean(flavours: &[Xtables], run: &RunDirectory) -> Result<(), Failure> {
 }
 
 fn sweep(xtables: &Xtables, family: Family) -> Result<(), Failure> {
-    let program = xtables.iptables(family);
+    let program: PathBuf = xtables.iptables(family);
     for rule in left(&xtables.save(family)) {
         let owner = word_after(&rule, "--comment")
-            .and_then(|comment| comment.strip_prefix(COMMENT)?.parse::<u32>().ok());
-        let alive = owner.is_some_and(|pid| std::path::Path::new(&format!("/proc/{pid}")).exists());
-        if alive {
+            .and_then(|comment| comment.strip_prefix(COMMENT)?.parse::<Owner>().ok());
+        if owner.is_some_and(Owner::lives) {
             continue;
         }
         let mut words = ["-w", "5", "-t", "raw", "-D"].map(String::from).to_vec();

@@ -4,16 +4,18 @@ use std::collections::HashMap;
 use std::ffi::CString;
 
 use labkit::nftables::NfTables;
-use labkit::xtables::{Family, Xtables};
+use labkit::xtables::{Family, Flavour, Xtables};
 use labkit::{Failure, tool};
 
-use super::events::Raw;
+use super::events::{At, Raw};
 use crate::journey::{Deed, Event, Texts};
 
 /// Where each rule stands.
 #[derive(Debug, Default)]
 pub struct Places {
     numbers: HashMap<(String, String, u64), usize>,
+    /// Whether packets pass at the end of a built-in chain.
+    accepts: HashMap<(String, String), bool>,
     /// The rules of each chain, in order.
     pub texts: Texts,
 }
@@ -24,6 +26,10 @@ impl Places {
     /// # Errors
     /// When the kernel or iptables-save does not tell.
     pub fn read(&mut self, xtables: &Xtables, family: Family) -> Result<(), Failure> {
+        if xtables.flavour == Flavour::Legacy {
+            (self.texts, self.accepts) = texts(xtables, family)?;
+            return Ok(());
+        }
         let failed =
             |error: std::io::Error| Failure::failed(format!("cannot list the rules of nf_tables: {error}"));
         let mut kernel = NfTables::open().map_err(failed)?;
@@ -37,7 +43,7 @@ impl Places {
                 self.numbers
                     .insert((rule.table, rule.chain, rule.handle), *number);
             }
-            self.texts = texts(xtables, family)?;
+            (self.texts, self.accepts) = texts(xtables, family)?;
             if kernel.generation().map_err(failed)? == before {
                 break;
             }
@@ -45,21 +51,32 @@ impl Places {
         Ok(())
     }
 
-    /// The event with its rule's number and its interfaces' names.
-    pub fn event(&self, raw: &Raw) -> Event {
-        let deed = match raw.rule {
-            None => Deed::Policy {
+    /// The event with its rule's number and its interfaces' names; `None` for the end of a chain that has
+    /// no policy.
+    pub fn event(&self, raw: &Raw) -> Option<Event> {
+        let chain = (raw.table.clone(), raw.chain.clone());
+        let deed = match raw.at {
+            At::Policy => Deed::Policy {
                 accepts: !raw.stopped,
             },
-            Some(handle) => {
-                let key = (raw.table.clone(), raw.chain.clone(), handle);
-                Deed::Rule {
-                    number: self.numbers.get(&key).copied(),
-                    stopped: raw.stopped,
+            At::Handle(handle) => Deed::Rule {
+                number: self.numbers.get(&(chain.0, chain.1, handle)).copied(),
+                stopped: raw.stopped,
+            },
+            At::Number(number) => {
+                let rules = self.texts.get(&chain).map(Vec::as_slice).unwrap_or_default();
+                match rules.get(number.saturating_sub(1)) {
+                    Some(text) => Deed::Rule {
+                        number: Some(number),
+                        stopped: text.contains("-j DROP") || text.contains("-j REJECT"),
+                    },
+                    None => Deed::Policy {
+                        accepts: *self.accepts.get(&chain)?,
+                    },
                 }
             }
         };
-        Event {
+        Some(Event {
             id: raw.id,
             table: raw.table.clone(),
             chain: raw.chain.clone(),
@@ -67,18 +84,29 @@ impl Places {
             seen: raw.seen,
             arriving: raw.arriving.and_then(interface),
             leaving: raw.leaving.and_then(interface),
-        }
+        })
     }
 }
 
-fn texts(xtables: &Xtables, family: Family) -> Result<Texts, Failure> {
+/// The rules, and the policies of built-in chains.
+type Said = (Texts, HashMap<(String, String), bool>);
+
+fn texts(xtables: &Xtables, family: Family) -> Result<Said, Failure> {
     let none: [&str; 0] = [];
     let saved = tool::run_ok(&xtables.save(family), &none, None)?;
-    let mut texts = Texts::new();
+    let (mut texts, mut accepts) = (Texts::new(), HashMap::new());
     let mut table = String::new();
     for line in String::from_utf8_lossy(&saved).lines() {
         if let Some(name) = line.strip_prefix('*') {
             table = name.to_string();
+        } else if let Some(rest) = line.strip_prefix(':') {
+            let mut words = rest.split(' ');
+            let (Some(chain), Some(policy)) = (words.next(), words.next()) else {
+                continue;
+            };
+            if policy != "-" {
+                accepts.insert((table.clone(), chain.to_string()), policy == "ACCEPT");
+            }
         } else if let Some(rest) = line.strip_prefix("-A ") {
             let chain = rest.split(' ').next().unwrap_or_default().to_string();
             texts
@@ -87,7 +115,7 @@ fn texts(xtables: &Xtables, family: Family) -> Result<Texts, Failure> {
                 .push(line.to_string());
         }
     }
-    Ok(texts)
+    Ok((texts, accepts))
 }
 
 fn interface(index: u32) -> Option<String> {
