@@ -14,6 +14,7 @@ use crate::cli::life::EndArgs;
 use crate::cli::objects::ApplyArgs;
 use crate::model::document::{Document, typed};
 use crate::model::kind::Kind;
+use crate::model::life::Pace;
 use crate::model::refusal::Refusal;
 use crate::model::registry::Identity;
 use crate::model::topology::PodSpec;
@@ -184,13 +185,13 @@ fn roll(open: Open, single: &[PodSpec]) -> Result<Open, Failure> {
         .into_iter()
         .filter(|pod| !stays(pod))
         .collect();
-    let surges = deployments.iter().filter_map(|one| {
+    let paces = deployments.iter().filter_map(|one| {
         let name = one.metadata.name.as_deref()?;
         let replaced = going.iter().any(|pod| deployment::owns(name, pod));
-        replaced.then(|| deployment::surge(one))?
+        replaced.then(|| deployment::pace(one))
     });
-    match surges.min() {
-        Some(surge) => transition(open, &wanted, surge, &EndArgs::default()).map(|(open, _)| open),
+    match paces.reduce(Pace::and) {
+        Some(pace) => transition(open, &wanted, pace, &EndArgs::default()).map(|(open, _)| open),
         None => Ok(open),
     }
 }

@@ -53,7 +53,7 @@ pub(super) fn retire(
 pub(super) fn transition(
     mut open: Open,
     wanted: &[PodSpec],
-    surge: usize,
+    pace: life::Pace,
     end: &EndArgs,
 ) -> Result<(Open, String), Failure> {
     here(&open)?;
@@ -65,7 +65,7 @@ pub(super) fn transition(
     let new = wanted.iter().filter(|pod| !there.contains(&pod.name));
     let new: Vec<_> = new.cloned().collect();
     let mut said = String::new();
-    for (come, go) in life::batches(&old, &new, surge) {
+    for (come, go) in life::batches(&old, &new, pace) {
         if !come.is_empty() {
             let mut pods = open.ledger.topology().pods;
             pods.retain(|pod| !come.iter().any(|other| other.name == pod.name));

@@ -10,6 +10,7 @@ use crate::edge::{process, store};
 use crate::engine::revive;
 use crate::model::deployment;
 use crate::model::ledger::{Leaving, PodRecord};
+use crate::model::life::Pace;
 use crate::model::name::Label;
 use crate::model::topology::{App, PodSpec, default_ports};
 
@@ -77,7 +78,7 @@ fn add(lab: Option<&Label>, pod: PodSpec) -> Result<(), Failure> {
     }
     let mut wanted = open.ledger.topology().pods;
     wanted.push(pod);
-    let (open, said) = transition(open, &wanted, usize::MAX, &EndArgs::default())?;
+    let (open, said) = transition(open, &wanted, Pace::AT_ONCE, &EndArgs::default())?;
     open.finish(said.trim_end(), &[])
 }
 
@@ -104,7 +105,7 @@ fn remove(lab: Option<&Label>, pods: &[Label], end: &EndArgs) -> Result<(), Fail
     }
     let mut wanted = open.ledger.topology().pods;
     wanted.retain(|pod| !pods.contains(&pod.name));
-    let (open, said) = transition(open, &wanted, usize::MAX, end)?;
+    let (open, said) = transition(open, &wanted, Pace::AT_ONCE, end)?;
     open.finish(said.trim_end(), &[])
 }
 

@@ -7,14 +7,15 @@ use labkit::{Failure, Outcome};
 use super::life::{more, of_app, transition};
 use super::objects::Open;
 use crate::cli::life::RolloutArgs;
-use crate::model::life::{self, VERSION_LABEL};
+use crate::model::deployment;
+use crate::model::life::{self, Pace, VERSION_LABEL};
 use crate::model::topology::PodSpec;
 
 /// Runs `rollout`.
 pub(super) fn run(args: &RolloutArgs) -> Result<Outcome, Failure> {
     let mut open = Open::new(args.lab.as_ref())?;
     let before = open.ledger.topology().pods;
-    let wanted = match open.deployment(args.app.as_str()) {
+    let (wanted, said) = match open.deployment(args.app.as_str()) {
         Some(mut deployment) => {
             if let Some(spec) = &mut deployment.spec {
                 let metadata = spec.template.metadata.get_or_insert_default();
@@ -23,13 +24,14 @@ pub(super) fn run(args: &RolloutArgs) -> Result<Outcome, Failure> {
             }
             let wanted = open.wanted_with(&deployment)?;
             open.put_object(&deployment)?;
-            wanted
+            (wanted, Some(deployment::pace(&deployment)))
         }
-        None => of_label(&open, args)?,
+        None => (of_label(&open, args)?, None),
     };
     let staying = |pod: &&PodSpec| wanted.iter().any(|other| other.name == pod.name);
     let replaced = before.iter().filter(|pod| !staying(pod)).count();
-    let (open, said) = transition(open, &wanted, life::surge(replaced), &args.end)?;
+    let pace = said.unwrap_or_else(|| Pace::careful(replaced));
+    let (open, said) = transition(open, &wanted, pace, &args.end)?;
     let version = args.version.as_str().trim_start_matches('v');
     let what = if replaced == 0 && said.is_empty() {
         format!("{} is v{version} already", args.app)

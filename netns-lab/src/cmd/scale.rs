@@ -5,6 +5,7 @@ use labkit::{Failure, Outcome};
 use super::life::{more, of_app, transition};
 use super::objects::Open;
 use crate::cli::life::ScaleArgs;
+use crate::model::life::Pace;
 use crate::model::name::Label;
 use crate::model::topology::PodSpec;
 
@@ -24,7 +25,7 @@ pub(super) fn run(args: &ScaleArgs) -> Result<Outcome, Failure> {
         }
         None => of_label(&open, &args.app, replicas)?,
     };
-    let (open, said) = transition(open, &wanted, usize::MAX, &args.end)?;
+    let (open, said) = transition(open, &wanted, Pace::AT_ONCE, &args.end)?;
     let pods = if replicas == 1 { "pod" } else { "pods" };
     open.finish(&format!("{said}{} has {replicas} {pods}", args.app), &[])?;
     Ok(Outcome::Done)

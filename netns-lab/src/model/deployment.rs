@@ -10,6 +10,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::{Map, Value, json};
 
 use super::endpoints::namespace_of;
+use super::life::Pace;
 use super::name::{Label, stable_hash};
 use super::refusal::Refusal;
 use super::service_check::check_metadata;
@@ -228,27 +229,39 @@ fn ports(container: &Container) -> Vec<Value> {
     ports.collect()
 }
 
-/// How many pods a change of its template makes before others go: its `maxSurge`, a quarter unless
-/// said otherwise, and at least one, for there are never fewer than wanted. None is all at once.
-pub fn surge(deployment: &Deployment) -> Option<usize> {
-    let spec = deployment.spec.as_ref()?;
-    let strategy = spec.strategy.as_ref();
+/// How a change of its template goes on, as the Deployment controller reads the strategy: a share of
+/// `maxSurge` is rounded up, one of `maxUnavailable` down, both are a quarter unless said otherwise,
+/// and where neither allows a step one pod may be missing.
+pub fn pace(deployment: &Deployment) -> Pace {
+    let spec = deployment.spec.as_ref();
+    let replicas = spec.and_then(|spec| spec.replicas).unwrap_or(1);
+    let replicas = usize::try_from(replicas).unwrap_or_default();
+    let strategy = spec.and_then(|spec| spec.strategy.as_ref());
     if strategy.and_then(|one| one.type_.as_deref()) == Some("Recreate") {
-        return None;
+        return Pace {
+            surge: 0,
+            missing: usize::MAX,
+        };
     }
-    let replicas = usize::try_from(spec.replicas.unwrap_or(1)).unwrap_or_default();
-    let said = strategy
-        .and_then(|one| one.rolling_update.as_ref())
-        .and_then(|rolling| rolling.max_surge.clone());
-    let count = match said {
-        Some(IntOrString::Int(count)) => usize::try_from(count).unwrap_or_default(),
+    let rolling = strategy.and_then(|one| one.rolling_update.as_ref());
+    let surge = hundredths(rolling.and_then(|one| one.max_surge.as_ref()), replicas).div_ceil(100);
+    let missing = hundredths(rolling.and_then(|one| one.max_unavailable.as_ref()), replicas) / 100;
+    Pace {
+        surge,
+        missing: if surge == 0 { missing.max(1) } else { missing },
+    }
+}
+
+/// A hundred times a count of pods that is said as a number or as a share.
+fn hundredths(said: Option<&IntOrString>, replicas: usize) -> usize {
+    match said {
+        Some(IntOrString::Int(count)) => usize::try_from(*count).unwrap_or_default().saturating_mul(100),
         Some(IntOrString::String(text)) => {
             let share = text.strip_suffix('%').and_then(|text| text.parse::<usize>().ok());
-            replicas.saturating_mul(share.unwrap_or(25)).div_ceil(100)
+            replicas.saturating_mul(share.unwrap_or(25))
         }
-        None => replicas.div_ceil(4),
-    };
-    Some(count.max(1))
+        None => replicas.saturating_mul(25),
+    }
 }
 
 fn template_hash(template: &PodTemplateSpec) -> String {
@@ -276,16 +289,18 @@ mod tests {
         let with = |strategy: Value| {
             let mut made = serde_json::to_value(deployment(10, "a")).unwrap();
             made["spec"]["strategy"] = strategy;
-            surge(&serde_json::from_value(made).unwrap())
+            let pace = pace(&serde_json::from_value(made).unwrap());
+            (pace.surge, pace.missing)
         };
-        let rolling =
-            |surge: Value| with(json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": surge}}));
-        assert_eq!(surge(&deployment(10, "a")), Some(3));
-        assert_eq!(
-            (rolling(json!("50%")), rolling(json!(4)), rolling(json!(0))),
-            (Some(5), Some(4), Some(1))
-        );
-        assert_eq!(with(json!({"type": "Recreate"})), None);
+        let rolling = |surge: Value, missing: Value| {
+            let update = json!({"maxSurge": surge, "maxUnavailable": missing});
+            with(json!({"type": "RollingUpdate", "rollingUpdate": update}))
+        };
+        assert_eq!(with(json!({})), (3, 2));
+        assert_eq!(rolling(json!("50%"), json!("15%")), (5, 1));
+        assert_eq!(rolling(json!(4), json!(0)), (4, 0));
+        assert_eq!(rolling(json!(0), json!("5%")), (0, 1));
+        assert_eq!(with(json!({"type": "Recreate"})), (0, usize::MAX));
     }
 
     fn deployment(replicas: i32, image: &str) -> Deployment {

@@ -37,26 +37,64 @@ pub fn streak(before: u32, ran: Duration) -> u32 {
     if ran >= FORGIVEN { 0 } else { before }
 }
 
-/// How many pods a rollout makes before it ends others: a quarter, as a Deployment does.
-pub fn surge(pods: usize) -> usize {
-    pods.div_ceil(4).max(1)
+/// How far a rollout may go from the wanted number of pods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pace {
+    /// So many more may be there meanwhile.
+    pub surge: usize,
+    /// So many may be missing meanwhile.
+    pub missing: usize,
+}
+
+impl Pace {
+    /// All new pods first, then all old ones go.
+    pub const AT_ONCE: Self = Self {
+        surge: usize::MAX,
+        missing: 0,
+    };
+
+    /// Where nothing is said: a quarter more, and never fewer than before.
+    pub fn careful(pods: usize) -> Self {
+        Self {
+            surge: pods.div_ceil(4).max(1),
+            missing: 0,
+        }
+    }
+
+    /// What keeps to both.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            surge: self.surge.min(other.surge),
+            missing: self.missing.min(other.missing),
+        }
+    }
 }
 
 /// A part of a rollout: these come, and when they are ready those go.
 pub type Batch = (Vec<PodSpec>, Vec<Label>);
 
-/// Who comes and who goes, batch after batch: never are there fewer pods than before.
-pub fn batches(old: &[Label], new: &[PodSpec], surge: usize) -> Vec<Batch> {
-    let surge = surge.max(1);
-    let mut coming = new.chunks(surge);
-    let mut going = old.chunks(surge);
+/// Who comes and who goes, batch after batch, as the pace allows.
+pub fn batches(old: &[Label], new: &[PodSpec], pace: Pace) -> Vec<Batch> {
+    // With neither it would never go on; one more is the way that takes nothing away.
+    let surge = if pace.missing == 0 {
+        pace.surge.max(1)
+    } else {
+        pace.surge
+    };
+    let most = old.len().max(new.len()).saturating_add(surge);
+    let least = old.len().min(new.len()).saturating_sub(pace.missing);
+    let (mut coming, mut going, mut there) = (new, old, old.len());
     let mut found = Vec::new();
-    loop {
-        match (coming.next(), going.next()) {
-            (None, None) => return found,
-            (come, go) => found.push((come.unwrap_or_default().to_vec(), go.unwrap_or_default().to_vec())),
-        }
+    while !(coming.is_empty() && going.is_empty()) {
+        let (come, later) = coming.split_at(coming.len().min(most.saturating_sub(there)));
+        there = there.saturating_add(come.len());
+        let (go, stay) = going.split_at(going.len().min(there.saturating_sub(least)));
+        there = there.saturating_sub(go.len());
+        (coming, going) = (later, stay);
+        found.push((come.to_vec(), go.to_vec()));
     }
+    found
 }
 
 /// More pods of an app: as `like` is, with names that nobody has.
@@ -169,24 +207,41 @@ mod tests {
     }
 
     #[test]
-    fn there_are_never_fewer_pods_than_before() {
-        for old in 0..12_usize {
-            for new in old..14 {
-                let pods = Topology::web_pods(old.max(1)).pods;
-                let names: Vec<_> = pods.iter().take(old).map(|pod| pod.name.clone()).collect();
-                let coming = more("web", &pods[0], new, &pods).unwrap();
-                let (mut now, mut most) = (old, old);
-                for (come, go) in batches(&names, &coming, surge(old)) {
+    fn a_rollout_keeps_within_its_pace_and_ends() {
+        let pods = Topology::web_pods(1).pods;
+        for (old, new) in (0..10_usize).flat_map(|old| (0..12_usize).map(move |new| (old, new))) {
+            let names: Vec<_> = more("old", &pods[0], old, &[]).unwrap();
+            let names: Vec<_> = names.into_iter().map(|pod| pod.name).collect();
+            let coming = more("web", &pods[0], new, &pods).unwrap();
+            for (surge, missing) in [(0, 0), (1, 0), (3, 0), (0, 1), (0, 9), (1, 1), (2, 3)] {
+                let mut now = old;
+                let all = batches(&names, &coming, Pace { surge, missing });
+                for (come, go) in &all {
+                    assert!(!(come.is_empty() && go.is_empty()));
                     now += come.len();
-                    most = most.max(now);
-                    assert!(go.is_empty() || now >= old + go.len() || come.is_empty());
+                    assert!(now <= old.max(new) + surge.max(usize::from(missing == 0)));
                     now -= go.len();
-                    assert!(now >= old, "{old} -> {new}");
+                    assert!(now + missing >= old.min(new), "{old} -> {new}");
                 }
-                assert_eq!(now, new);
+                assert_eq!(all.iter().map(|(come, _)| come.len()).sum::<usize>(), new);
+                assert_eq!(all.iter().map(|(_, go)| go.len()).sum::<usize>(), old);
             }
         }
-        assert_eq!([0, 1, 4, 5, 9].map(surge), [1, 1, 1, 2, 3]);
+        assert_eq!(
+            [0, 1, 4, 5, 9].map(|pods| Pace::careful(pods).surge),
+            [1, 1, 1, 2, 3]
+        );
+    }
+
+    #[test]
+    fn one_may_be_missing_and_none_more_is_one_for_one() {
+        let pods = Topology::web_pods(3).pods;
+        let names: Vec<_> = pods.iter().map(|pod| pod.name.clone()).collect();
+        let coming = more("web", &pods[0], 3, &pods).unwrap();
+        let pace = Pace { surge: 0, missing: 1 };
+        let counts = batches(&names, &coming, pace);
+        let counts: Vec<_> = counts.iter().map(|(come, go)| (come.len(), go.len())).collect();
+        assert_eq!(counts, [(0, 1), (1, 1), (1, 1), (1, 0)]);
     }
 
     #[test]
