@@ -10,6 +10,7 @@ pub mod enter;
 pub mod first;
 pub mod host;
 pub mod image;
+pub mod links;
 pub mod load;
 pub mod namespace;
 pub mod node;

@@ -4,10 +4,10 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use labkit::Failure;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sys::statfs::{NSFS_MAGIC, statfs};
 use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
 
 /// Where the names are.
@@ -21,11 +21,11 @@ pub fn path(name: &str) -> PathBuf {
 /// The inode of the namespace behind a name; `None` when there is no such name, or only an empty
 /// file without a namespace mounted on it.
 pub fn inode(name: &str) -> Option<u64> {
-    let path = path(name);
-    let is_namespace = statfs(&path).is_ok_and(|found| found.filesystem_type() == NSFS_MAGIC);
-    is_namespace
-        .then(|| fs::metadata(&path).ok().map(|found| found.ino()))
-        .flatten()
+    // All namespaces of a machine are files of one file system.
+    static DEVICE: LazyLock<Option<u64>> =
+        LazyLock::new(|| Some(fs::metadata("/proc/self/ns/net").ok()?.dev()));
+    let found = fs::metadata(path(name)).ok()?;
+    (Some(found.dev()) == *DEVICE).then(|| found.ino())
 }
 
 /// As [`inode`], but 0 for a file without a namespace.

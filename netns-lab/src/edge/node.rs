@@ -1,4 +1,4 @@
-//! The node's links, addresses and routes, by rtnetlink.
+//! The node's links and addresses, by rtnetlink; [`links`](super::links) lists them.
 //!
 //! The socket belongs to the network namespace of the thread that opened it.
 
@@ -8,12 +8,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use futures_util::TryStreamExt as _;
 use ipnet::IpNet;
 use labkit::Failure;
-use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage};
-use rtnetlink::packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridgePort, InfoPortData, LinkAttribute, LinkExtentMask,
-    LinkFlags, LinkInfo, LinkMessage,
-};
+use rtnetlink::packet_route::link::{AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkMessage};
 use rtnetlink::{AddressMessageBuilder, Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth};
 use tokio::runtime::Runtime;
 
@@ -43,15 +39,6 @@ impl Node {
         drop(guard);
         runtime.spawn(connection);
         Ok(Self { runtime, handle })
-    }
-
-    /// All links.
-    pub fn links(&self) -> Result<Vec<Link>, Failure> {
-        let request = self.handle.link().get();
-        // Counters of a thousand links are most of the dump, and nobody reads them here.
-        let request = request.set_filter_mask(AddressFamily::Unspec, vec![LinkExtentMask::SkipStats]);
-        let found = self.runtime.block_on(request.execute().try_collect::<Vec<_>>());
-        Ok(found.map_err(told("list the links"))?.iter().map(link).collect())
     }
 
     /// All addresses.
@@ -225,34 +212,6 @@ pub(super) fn netlink_failure(doing: impl Display, error: &std::io::Error) -> Fa
             Failure::host_lacks(message).hint("`netns-lab doctor` tells which kernel feature is missing")
         }
         _ => Failure::failed(message),
-    }
-}
-
-fn link(message: &LinkMessage) -> Link {
-    let mut link = Link {
-        index: message.header.index,
-        up: message.header.flags.contains(LinkFlags::Up),
-        ..Default::default()
-    };
-    for attribute in &message.attributes {
-        match attribute {
-            LinkAttribute::IfName(name) => link.name.clone_from(name),
-            LinkAttribute::IfAlias(alias) => link.alias.clone_from(alias),
-            LinkAttribute::Group(group) => link.group = *group,
-            LinkAttribute::Controller(index) => link.master = *index,
-            LinkAttribute::LinkInfo(infos) => link.hairpin_off = infos.iter().any(hairpin_is_off),
-            _ => {}
-        }
-    }
-    link
-}
-
-fn hairpin_is_off(info: &LinkInfo) -> bool {
-    match info {
-        LinkInfo::PortData(InfoPortData::BridgePort(port)) => {
-            port.contains(&InfoBridgePort::HairpinMode(false))
-        }
-        _ => false,
     }
 }
 

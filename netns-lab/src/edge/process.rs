@@ -1,6 +1,7 @@
 //! Processes: who runs, whether it is still the one we started, and its end.
 
 use std::fs;
+use std::io::Read as _;
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
@@ -18,9 +19,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The process of a number, if it runs; a zombie does not.
 pub fn identify(pid: i32) -> Option<ProcessId> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let stat = read_small(&format!("/proc/{pid}/stat"))?;
     // The name in parentheses may hold anything, so count from its end.
-    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
+    let stat = str::from_utf8(stat.rsplit(|byte| *byte == b')').next()?).ok()?;
+    let mut fields = stat.split_ascii_whitespace();
     let state = fields.next()?;
     let start_time = fields.nth(18)?.parse().ok()?;
     (!matches!(state, "Z" | "X")).then_some(ProcessId { pid, start_time })
@@ -31,13 +33,23 @@ pub fn runs(process: ProcessId) -> bool {
     identify(process.pid) == Some(process)
 }
 
+/// A file of `/proc`. Most fit into the first read, where a reader that knows no size asks many times.
+fn read_small(path: &str) -> Option<Vec<u8>> {
+    const LARGEST: u64 = 1 << 20;
+    let file = fs::File::open(path).ok()?;
+    let mut content = Vec::with_capacity(4096);
+    file.take(LARGEST).read_to_end(&mut content).ok()?;
+    Some(content)
+}
+
 /// Whether the process has a default route by this gateway in its network namespace.
 ///
 /// Its own view in `/proc` tells without entering the namespace. `true` when it cannot be read.
 pub fn has_default_route(process: ProcessId, gateway: Ipv4Addr) -> bool {
-    let Ok(routes) = fs::read_to_string(format!("/proc/{}/net/route", process.pid)) else {
+    let Some(routes) = read_small(&format!("/proc/{}/net/route", process.pid)) else {
         return true;
     };
+    let routes = String::from_utf8_lossy(&routes);
     // The kernel prints addresses as numbers in its own byte order.
     let gateway = format!("{:08X}", u32::from_ne_bytes(gateway.octets()));
     routes.lines().any(|route| {

@@ -13,7 +13,7 @@ use super::{down, progress::Progress};
 use crate::edge::node::Node;
 use crate::edge::pod::{self, Bridge, End};
 use crate::edge::rules::Rules;
-use crate::edge::{host, namespace};
+use crate::edge::{host, links, namespace};
 use crate::model::address;
 use crate::model::ledger::{HostRecord, Lab, Ledger, Pod};
 use crate::model::name::Label;
@@ -248,7 +248,7 @@ impl Hosts<'_> {
         }
         let hosts: Vec<_> = numbers.keys().map(|name| Host::Node((*name).clone())).collect();
         let looked = visit(self.lab, &hosts, |host| {
-            let links = Node::open()?.links()?;
+            let links = links::all()?;
             let bridge = links.iter().find(|link| link.name == self.lab.bridge);
             let bridge = bridge
                 .ok_or_else(|| Failure::failed(format!("{host} has no bridge {}", self.lab.bridge)))?

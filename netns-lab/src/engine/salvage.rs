@@ -10,8 +10,7 @@ use labkit::xtables::{Family, Flavour, Xtables, legacy_tables_exist};
 use labkit::{Failure, tool};
 
 use super::settle::{self, Place};
-use crate::edge::node::Node;
-use crate::edge::{joined, namespace, pod, process, rules, store};
+use crate::edge::{joined, links, namespace, pod, process, rules, store};
 use crate::model::layout::{self, lay_out};
 use crate::model::ledger::{HostRecord, Lab, Ledger, Pod, PodRecord, VERSION};
 use crate::model::name::{self, Label};
@@ -53,7 +52,7 @@ pub fn salvage(lab: &Label) -> Result<Ledger, Failure> {
     if let Place::Elsewhere(pid) = settle::place(&ledger)? {
         return Err(settle::elsewhere(&ledger, pid));
     }
-    let mut links = Node::open()?.links()?;
+    let mut links = links::all()?;
     links.extend(links_there);
     let mut topology = Topology::web_pods(1);
     let pattern = topology.pods.remove(0);
@@ -94,7 +93,7 @@ fn own_hosts(lab: &Lab, here: u64) -> Result<(Vec<HostRecord>, Vec<Link>), Failu
         let links = thread::scope(|scope| {
             joined(scope.spawn(|| {
                 pod::enter(&file)?;
-                Node::open()?.links()
+                links::all()
             }))
         })?;
         if links.iter().any(|link| link.group == lab.group()) {

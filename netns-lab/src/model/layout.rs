@@ -198,12 +198,10 @@ pub fn lay_out(lab: &Lab, topology: &Topology, before: Option<&Ledger>) -> Resul
         .collect();
     let places = schedule::schedule(&lab.nodes, &specs, &placed)?;
     let mut kept: BTreeMap<&Label, BTreeMap<Label, Ipv4Addr>> = BTreeMap::new();
-    let leaving = |name: &Label| {
-        let record = before.and_then(|ledger| ledger.pod(name));
-        record.is_some_and(|record| record.leaving.is_some())
-    };
     let given_back = before.map(Ledger::given_back).unwrap_or_default();
-    for pod in records().filter(|pod| !leaving(&pod.spec.name)) {
+    let staying = before.iter().flat_map(|ledger| &ledger.pods);
+    let staying = staying.filter(|record| record.leaving.is_none());
+    for pod in staying.map(|record| &record.pod) {
         kept.entry(&pod.node)
             .or_default()
             .insert(pod.spec.name.clone(), pod.ip);

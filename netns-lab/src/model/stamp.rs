@@ -26,12 +26,16 @@ pub fn stamped(content: &[u8], before: Option<&[u8]>, now: &Time) -> Vec<u8> {
 }
 
 /// The file without that time.
-pub fn unstamped(content: Vec<u8>) -> Vec<u8> {
-    let text = String::from_utf8_lossy(&content);
-    match stamp_line(&text) {
-        Some(line) => text.replacen(&format!("{line}\n"), "", 1).into_bytes(),
-        None => content,
+pub fn unstamped(mut content: Vec<u8>) -> Vec<u8> {
+    let found = str::from_utf8(&content).ok().and_then(|text| {
+        let end_of_line = stamp_line(text)?.len() + 1;
+        let start = text.find(METADATA)? + METADATA.len();
+        Some(start..content.len().min(start + end_of_line))
+    });
+    if let Some(line) = found {
+        content.drain(line);
     }
+    content
 }
 
 /// The first line of the metadata, if it is the time.

@@ -8,8 +8,7 @@ use labkit::Failure;
 
 use super::ground::Ground;
 use crate::edge::breakage::{chains, flows, inside, routes};
-use crate::edge::node::Node;
-use crate::edge::{namespace, store, sysctl};
+use crate::edge::{links, namespace, store, sysctl};
 use crate::model::breakage::Name;
 use crate::model::breakage::hunk::{self, Hunk};
 use crate::model::breakage::record::{Broken, Change, What};
@@ -44,13 +43,13 @@ fn is_right(ground: &Ground, name: Name, change: &Change) -> Result<bool, Failur
             ..
         } => chain_is_right(ground, name, (program, table, chain), hunk),
         What::Hairpin { links } => {
-            let now = Node::open()?.links()?;
+            let now = links::all()?;
             Ok(!now
                 .iter()
                 .any(|link| links.contains(&link.name) && link.hairpin_off))
         }
         What::Link { name } => {
-            let now = Node::open()?.links()?;
+            let now = links::all()?;
             Ok(now.iter().all(|link| link.name != *name || link.up))
         }
         What::Route { message, .. } => {

@@ -9,9 +9,8 @@ use labkit::Failure;
 use super::drops;
 use super::ground::{Ground, Spot};
 use crate::edge::breakage::{chains, inside, routes};
-use crate::edge::node::Node;
 use crate::edge::watcher::watcher;
-use crate::edge::{namespace, store, sysctl};
+use crate::edge::{links, namespace, store, sysctl};
 use crate::model::breakage::Name;
 use crate::model::breakage::catalogue::Need;
 use crate::model::breakage::hunk::{self, Hunk};
@@ -104,7 +103,7 @@ fn bridge_netfilter() -> Result<What, Failure> {
 }
 
 fn hairpin(spot: &Spot) -> Result<Vec<What>, Failure> {
-    let links = Node::open()?.links()?;
+    let links = links::all()?;
     let on = |name: &String| links.iter().any(|link| link.name == *name && !link.hairpin_off);
     let ports: Vec<String> = spot
         .pods
