@@ -8,7 +8,7 @@ use labkit::{Failure, Outcome, shell};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::life::transition;
+use super::life::{refuse_during_rollout, transition};
 use super::objects::{Open, now, read};
 use crate::cli::life::EndArgs;
 use crate::cli::objects::ApplyArgs;
@@ -91,6 +91,7 @@ fn prepare(open: &Open, document: &Document, now: &Time) -> Result<(Identity, Ki
         Kind::Deployment => {
             let asked: Deployment = typed(&value).map_err(in_words)?;
             only_here(open, &own).map_err(in_words)?;
+            refuse_during_rollout(open, name)?;
             let old = open
                 .files
                 .get(&own)

@@ -2,7 +2,7 @@
 
 use labkit::{Failure, Outcome};
 
-use super::life::retire;
+use super::life::{refuse_during_rollout, retire};
 use super::objects::{Open, read};
 use crate::cli::life::EndArgs;
 use crate::cli::objects::DeleteArgs;
@@ -47,6 +47,7 @@ pub(super) fn run(args: &DeleteArgs) -> Result<Outcome, Failure> {
                 open.files.get(own).is_some()
             }
             Kind::Deployment => {
+                refuse_during_rollout(&open, &own.name)?;
                 reshapes = true;
                 disown(&open, own, &mut pods);
                 open.remove(own)?

@@ -1,14 +1,17 @@
 //! What the commands on the life of pods share: who comes, who goes, and in which order.
 
 use std::collections::BTreeSet;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use labkit::Failure;
+use labkit::{Failure, fault, shell};
 
 use super::objects::{Open, now};
 use crate::cli::life::EndArgs;
+use crate::edge::process;
 use crate::engine::retire::{self, Grace};
 use crate::engine::settle::{self, Place};
-use crate::model::ledger::Leaving;
+use crate::model::ledger::{Leaving, ProcessId};
 use crate::model::life;
 use crate::model::name::Label;
 use crate::model::topology::PodSpec;
@@ -38,6 +41,7 @@ pub(super) fn retire(
         return Ok(open);
     }
     here(&open)?;
+    open = free(open, &known)?;
     retire::announce(&mut open.ledger, &known, leaving, &now())?;
     let ledger = open.ledger.clone();
     drop(open);
@@ -47,6 +51,48 @@ pub(super) fn retire(
     };
     retire::finish(&ledger, &known, grace);
     Open::new(Some(&ledger.lab.name))
+}
+
+/// Fails where another command rolls out an app: each would count on pods that the other ends.
+pub(super) fn refuse_during_rollout(open: &Open, app: &str) -> Result<(), Failure> {
+    let rollouts = open.ledger.rollouts.iter();
+    let mut of_app = rollouts.filter(|(name, _)| name.as_str() == app);
+    let others = |by: ProcessId| process::own() != Some(by) && process::runs(by);
+    match of_app.find(|(_, rollout)| others(rollout.by)) {
+        None => Ok(()),
+        Some((_, rollout)) => Err(Failure::failed(format!(
+            "another command is rolling out {app}, the process {}",
+            rollout.by.pid
+        ))
+        .hint("wait until it has ended, then again")),
+    }
+}
+
+/// Waits until no other command ends any of these pods.
+pub(super) fn free(mut open: Open, pods: &[Label]) -> Result<Open, Failure> {
+    const PATIENCE: Duration = Duration::from_secs(120);
+    const LOOK_AGAIN: Duration = Duration::from_millis(50);
+    let deadline = Instant::now() + PATIENCE;
+    let mut told = false;
+    loop {
+        let others = open.ledger.pods_of_others();
+        let others: BTreeSet<_> = others.map(|record| record.pod.spec.name.clone()).collect();
+        let Some(pod) = pods.iter().find(|pod| others.contains(*pod)) else {
+            return Ok(open);
+        };
+        if Instant::now() >= deadline {
+            let failure = Failure::failed(format!("another command is still ending the pod {pod}"));
+            return Err(failure.hint("`netns-lab status` tells when it has ended"));
+        }
+        if !told {
+            shell::tell(&format!("waiting: another command is ending the pod {pod}"));
+            told = true;
+        }
+        let lab = open.ledger.lab.name.clone();
+        drop(open);
+        thread::sleep(LOOK_AGAIN);
+        open = Open::new(Some(&lab))?;
+    }
 }
 
 /// Leads the lab to these pods, batch by batch, and tells who came and who went.
@@ -71,6 +117,7 @@ pub(super) fn transition(
             pods.retain(|pod| !come.iter().any(|other| other.name == pod.name));
             pods.extend(come.iter().cloned());
             open.shape(pods)?;
+            fault::point("rollout:came");
             said.extend(come.iter().map(|pod| format!("pod/{} created\n", pod.name)));
         }
         if !go.is_empty() {

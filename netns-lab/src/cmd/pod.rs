@@ -3,7 +3,7 @@
 use labkit::{Failure, Outcome, shell};
 
 use super::find;
-use super::life::{here, retire, transition};
+use super::life::{free, here, retire, transition};
 use super::objects::Open;
 use crate::cli::life::{EndArgs, PodArgs, PodCommand};
 use crate::edge::{process, store};
@@ -161,7 +161,10 @@ fn kill(lab: Option<&Label>, pod: &Label, container: Option<&Label>) -> Result<(
 }
 
 fn restart(lab: Option<&Label>, pod: &Label, end: &EndArgs) -> Result<(), Failure> {
-    let open = opened_with(lab, std::slice::from_ref(pod))?;
+    let open = free(
+        opened_with(lab, std::slice::from_ref(pod))?,
+        std::slice::from_ref(pod),
+    )?;
     let old = open.ledger.pod(pod).map(|record| record.pod.ip);
     let mut open = retire(open, std::slice::from_ref(pod), Leaving::ToReturn, end)?;
     open.shape(open.ledger.topology().pods)?;

@@ -2,9 +2,10 @@
 
 use labkit::{Failure, Outcome};
 
-use super::life::{more, of_app, transition};
+use super::life::{more, of_app, refuse_during_rollout, transition};
 use super::objects::Open;
 use crate::cli::life::ScaleArgs;
+use crate::edge::store;
 use crate::model::life::Pace;
 use crate::model::name::Label;
 use crate::model::topology::PodSpec;
@@ -12,6 +13,11 @@ use crate::model::topology::PodSpec;
 /// Runs `scale`.
 pub(super) fn run(args: &ScaleArgs) -> Result<Outcome, Failure> {
     let mut open = Open::new(args.lab.as_ref())?;
+    refuse_during_rollout(&open, args.app.as_str())?;
+    if open.ledger.rollouts.remove(&args.app).is_some() {
+        // One that was cut short is not to bring back the number of then.
+        store::write_ledger(&open.ledger)?;
+    }
     let replicas = usize::from(args.replicas);
     let named = open.deployment(args.app.as_str());
     let wanted = match named {

@@ -35,7 +35,11 @@ pub(super) fn run(args: &UpArgs) -> Result<Outcome, Failure> {
     }
     let mut progress = Progress::default();
     let run = RunDirectory::lock()?;
-    let before = settled(&run, args)?;
+    let mut before = settled(&run, args)?;
+    if let Some(ledger) = before.as_mut().filter(|_| topology.is_some()) {
+        // Whoever says how many pods there are has no use for what was to be before.
+        ledger.rollouts.clear();
+    }
     let fresh = before.is_none();
     let prepared = Prepared::new(args, topology, before)?;
     progress.phase("observe");
@@ -134,6 +138,7 @@ impl Prepared {
                 pods: Vec::new(),
                 released: Vec::new(),
                 agent: None,
+                rollouts: Default::default(),
             },
         };
         Ok(Self {

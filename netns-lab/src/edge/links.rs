@@ -6,7 +6,7 @@
 use std::io;
 
 use labkit::Failure;
-use netlink_packet_core::{NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage, NlasIterator};
+use netlink_packet_core::{NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
@@ -121,14 +121,16 @@ fn link(content: &[u8]) -> Option<Link> {
     Some(link)
 }
 
-fn attributes(buffer: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    let found = NlasIterator::new(buffer).map_while(Result::ok);
-    found.map(|attribute| {
-        let length = usize::from(attribute.length());
-        (
-            attribute.kind(),
-            attribute.into_inner().get(4..length).unwrap_or_default(),
-        )
+/// The attributes of a buffer, up to the first that is cut short.
+fn attributes(mut buffer: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    /// The bits above tell of the value's form (`NLA_F_NESTED`, `NLA_F_NET_BYTEORDER`).
+    const KIND: u16 = 0x3fff;
+    std::iter::from_fn(move || {
+        let length = usize::from(u16::from_ne_bytes(*buffer.first_chunk()?));
+        let kind = u16::from_ne_bytes(*buffer.get(2..)?.first_chunk()?);
+        let value = buffer.get(4..length)?;
+        buffer = buffer.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((kind & KIND, value))
     })
 }
 

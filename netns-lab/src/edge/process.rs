@@ -28,6 +28,11 @@ pub fn identify(pid: i32) -> Option<ProcessId> {
     (!matches!(state, "Z" | "X")).then_some(ProcessId { pid, start_time })
 }
 
+/// This process.
+pub fn own() -> Option<ProcessId> {
+    identify(i32::try_from(std::process::id()).ok()?)
+}
+
 /// Whether it runs still, and is not another one with the same number.
 pub fn runs(process: ProcessId) -> bool {
     identify(process.pid) == Some(process)

@@ -10,8 +10,9 @@ use labkit::rundir::RUN_DIRECTORY;
 use labkit::{Failure, files};
 use serde::{Deserialize, Serialize};
 
+use super::process;
 use crate::model::container::APP;
-use crate::model::ledger::{Ledger, VERSION};
+use crate::model::ledger::{Ledger, ProcessId, VERSION};
 use crate::model::name::Label;
 use crate::model::name_server;
 use crate::model::{object, stamp};
@@ -90,12 +91,13 @@ pub fn ledger(lab: &Label) -> Result<Option<Ledger>, Failure> {
     let Some(text) = read_if_there(&path)? else {
         return Ok(None);
     };
-    let ledger: Ledger = serde_json::from_slice(&text).map_err(|error| {
+    let mut ledger: Ledger = serde_json::from_slice(&text).map_err(|error| {
         Failure::failed(format!("{} is damaged: {error}", path.display())).hint(format!(
             "`netns-lab down {lab}` removes what can be recognised without it"
         ))
     })?;
     if ledger.version == VERSION {
+        forget_the_dead(&mut ledger);
         Ok(Some(ledger))
     } else {
         Err(Failure::failed(format!(
@@ -107,6 +109,15 @@ pub fn ledger(lab: &Label) -> Result<Option<Ledger>, Failure> {
             "take it down with the version of netns-lab that made it; `netns-lab down {lab}` of this one \
              removes what it recognises"
         )))
+    }
+}
+
+/// What a command has begun that has died is anybody's to finish, and what this one has begun, its
+/// own.
+fn forget_the_dead(ledger: &mut Ledger) {
+    let lives = |ender: &ProcessId| process::own() != Some(*ender) && process::runs(*ender);
+    for record in &mut ledger.pods {
+        record.ender = record.ender.filter(lives);
     }
 }
 

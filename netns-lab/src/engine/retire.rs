@@ -30,9 +30,10 @@ pub struct Grace {
 
 /// Writes down that pods go, and publishes that they do.
 pub fn announce(ledger: &mut Ledger, pods: &[Label], leaving: Leaving, now: &Time) -> Result<(), Failure> {
+    let own = process::own();
     for record in &mut ledger.pods {
         if pods.contains(&record.pod.spec.name) {
-            record.leaving = Some(leaving);
+            (record.leaving, record.ender) = (Some(leaving), own);
         }
     }
     store::write_ledger(ledger)?;

@@ -48,6 +48,7 @@ pub fn salvage(lab: &Label) -> Result<Ledger, Failure> {
         pods: Vec::new(),
         released: Vec::new(),
         agent: None,
+        rollouts: Default::default(),
     };
     if let Place::Elsewhere(pid) = settle::place(&ledger)? {
         return Err(settle::elsewhere(&ledger, pid));

@@ -19,7 +19,7 @@ use super::visit::visit;
 use crate::edge::node::Node;
 use crate::edge::{self, cgroup, host, joined, process, registry, store};
 use crate::model::container::ContainerSpec;
-use crate::model::ledger::{ContainerRecord, HostRecord, Lab, Ledger, Pod, PodRecord, ProcessId};
+use crate::model::ledger::{ContainerRecord, HostRecord, Lab, Leaving, Ledger, Pod, PodRecord, ProcessId};
 use crate::model::name::Label;
 use crate::model::name_server;
 use crate::model::node::Host;
@@ -157,6 +157,7 @@ impl Up<'_> {
                 record.holder = None;
                 record.containers.clear();
                 record.unready = false;
+                (record.leaving, record.ender) = (None, None);
             }
         }
         self.progress.phase("pods");
@@ -389,13 +390,17 @@ impl Up<'_> {
             .filter_map(|pod| {
                 let mut record = records.remove(&pod.spec.name)?;
                 in_order(&mut record.containers, &pod.containers());
+                record.leaving = record.leaving_by_others();
                 Some(PodRecord {
                     pod: pod.clone(),
-                    leaving: None,
                     ..record
                 })
             })
             .collect();
+        // Pods that another command ends are its business until it has.
+        let others = records.into_values();
+        let others = others.filter(|record| record.leaving_by_others() == Some(Leaving::ForGood));
+        self.ledger.pods.extend(others);
         let standing: Vec<_> = self
             .ledger
             .lab

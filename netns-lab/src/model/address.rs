@@ -76,11 +76,12 @@ pub fn mac_text(mac: [u8; 6]) -> String {
 }
 
 /// An address for each wanted pod: who has one keeps it, others get the lowest that is free, and one
-/// that was given back only when there is no other: the one that was given back first.
+/// that was given back only when there is no other: the one that was given back first. Nobody gets one that is `held`.
 pub fn assign(
     cidr: Ipv4Net,
     kept: &BTreeMap<Label, Ipv4Addr>,
     given_back: &[Ipv4Addr],
+    held: &BTreeSet<Ipv4Addr>,
     wanted: &[Label],
 ) -> Result<Vec<Ipv4Addr>, AddressError> {
     let room = room(cidr);
@@ -100,7 +101,7 @@ pub fn assign(
         .map(|offset| host(cidr, offset))
         .filter(|ip| !given_back.contains(ip))
         .chain(given_back.iter().copied().filter(|ip| cidr.contains(ip)))
-        .filter(|ip| !taken.contains(ip));
+        .filter(|ip| !taken.contains(ip) && !held.contains(ip));
     wanted
         .iter()
         .map(|pod| kept.get(pod).copied().or_else(|| free.next()))
@@ -173,7 +174,14 @@ mod tests {
     fn the_bridge_is_first_and_pods_follow() {
         let cidr = net("10.244.0.0/24");
         assert_eq!(bridge_address(cidr).to_string(), "10.244.0.1");
-        let given = assign(cidr, &BTreeMap::new(), &[], &labels(&["a", "b"])).unwrap();
+        let given = assign(
+            cidr,
+            &BTreeMap::new(),
+            &[],
+            &BTreeSet::new(),
+            &labels(&["a", "b"]),
+        )
+        .unwrap();
         assert_eq!(
             given,
             [Ipv4Addr::new(10, 244, 0, 2), Ipv4Addr::new(10, 244, 0, 3)]
@@ -188,7 +196,7 @@ mod tests {
             (Label::web(1), Ipv4Addr::new(10, 244, 0, 2)),
             (Label::web(3), Ipv4Addr::new(10, 244, 0, 4)),
         ]);
-        let given = assign(cidr, &kept, &[], &labels(&["web-3", "new"])).unwrap();
+        let given = assign(cidr, &kept, &[], &BTreeSet::new(), &labels(&["web-3", "new"])).unwrap();
         assert_eq!(
             given,
             [Ipv4Addr::new(10, 244, 0, 4), Ipv4Addr::new(10, 244, 0, 2)]
@@ -198,7 +206,14 @@ mod tests {
     #[test]
     fn a_full_range_says_how_much_fits() {
         let wanted: Vec<_> = (1..=14).map(Label::web).collect();
-        let failure = assign(net("10.0.0.0/28"), &BTreeMap::new(), &[], &wanted).unwrap_err();
+        let failure = assign(
+            net("10.0.0.0/28"),
+            &BTreeMap::new(),
+            &[],
+            &BTreeSet::new(),
+            &wanted,
+        )
+        .unwrap_err();
         assert_eq!(
             failure.to_string(),
             "10.0.0.0/28 has room for 13 pods, and 14 are wanted"
@@ -234,7 +249,7 @@ mod tests {
             let owners: BTreeMap<u32, usize> = kept.into_iter().map(|(pod, offset)| (offset, pod)).collect();
             let kept: BTreeMap<_, _> = owners.iter().map(|(offset, pod)| (Label::web(*pod), host(cidr, *offset))).collect();
             let wanted: Vec<_> = wanted.into_iter().map(Label::web).collect();
-            if let Ok(given) = assign(cidr, &kept, &[], &wanted) {
+            if let Ok(given) = assign(cidr, &kept, &[], &BTreeSet::new(), &wanted) {
                 prop_assert_eq!(given.iter().collect::<BTreeSet<_>>().len(), wanted.len());
                 for (pod, ip) in wanted.iter().zip(&given) {
                     prop_assert!(cidr.contains(ip) && *ip != bridge_address(cidr) && *ip != cidr.broadcast());

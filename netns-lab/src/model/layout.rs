@@ -9,7 +9,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use ipnet::{Ipv4Net, Ipv6Net};
 
 use super::address::{self, AddressError};
-use super::ledger::{Lab, Ledger, Pod};
+use super::ledger::{Lab, Leaving, Ledger, Pod, PodRecord};
 use super::name::{self, Label};
 use super::name_server::with_system_pods;
 use super::node::{Machine, Node, Underlay};
@@ -199,9 +199,13 @@ pub fn lay_out(lab: &Lab, topology: &Topology, before: Option<&Ledger>) -> Resul
     let places = schedule::schedule(&lab.nodes, &specs, &placed)?;
     let mut kept: BTreeMap<&Label, BTreeMap<Label, Ipv4Addr>> = BTreeMap::new();
     let given_back = before.map(Ledger::given_back).unwrap_or_default();
+    let held = before.iter().flat_map(|ledger| ledger.pods_of_others());
+    let held = held.map(|record| record.pod.ip).collect();
     let staying = before.iter().flat_map(|ledger| &ledger.pods);
-    let staying = staying.filter(|record| record.leaving.is_none());
-    for pod in staying.map(|record| &record.pod) {
+    let stays = |record: &&PodRecord| {
+        record.leaving.is_none() || record.leaving_by_others() == Some(Leaving::ToReturn)
+    };
+    for pod in staying.filter(stays).map(|record| &record.pod) {
         kept.entry(&pod.node)
             .or_default()
             .insert(pod.spec.name.clone(), pod.ip);
@@ -214,7 +218,7 @@ pub fn lay_out(lab: &Lab, topology: &Topology, before: Option<&Ledger>) -> Resul
             .filter(|(_, place)| *place == node.name());
         let names: Vec<_> = here.map(|(pod, _)| pod.name.clone()).collect();
         let kept = kept.remove(node.name()).unwrap_or_default();
-        let given = address::assign(node.pod_cidr, &kept, &given_back, &names)?;
+        let given = address::assign(node.pod_cidr, &kept, &given_back, &held, &names)?;
         addresses.insert(node.name(), (node, given.into_iter()));
     }
     let pods = specs.iter().zip(&places).enumerate();

@@ -1,5 +1,6 @@
 //! The ledger: what a lab intends and what it made, written down before it is made.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
@@ -190,6 +191,9 @@ pub struct PodRecord {
     /// It is being ended; none if it is to stay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leaving: Option<Leaving>,
+    /// The command that ends it; none when that is this one, or has died.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ender: Option<ProcessId>,
 }
 
 /// What becomes of a pod that is being ended.
@@ -254,7 +258,13 @@ impl PodRecord {
             containers: Vec::new(),
             unready: false,
             leaving: None,
+            ender: None,
         }
+    }
+
+    /// What another command does with the pod, which may take a while yet.
+    pub fn leaving_by_others(&self) -> Option<Leaving> {
+        self.ender.and(self.leaving)
     }
 
     /// The containers that are to run: those of the topology in their order, then those that were
@@ -355,6 +365,19 @@ pub struct Ledger {
     /// The process that watches the apps.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent: Option<ProcessId>,
+    /// Rollouts that have begun, by app. What a command that died has left is finished by the next.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub rollouts: BTreeMap<Label, Rollout>,
+}
+
+/// A rollout on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Rollout {
+    /// How many pods there are to be in the end.
+    pub pods: usize,
+    /// The command that does it.
+    pub by: ProcessId,
 }
 
 impl Ledger {
@@ -366,6 +389,11 @@ impl Ledger {
     /// The records of the pods that the topology has, without the lab's own.
     pub fn topology_pods(&self) -> impl Iterator<Item = &PodRecord> {
         self.pods.iter().filter(|record| !record.pod.system)
+    }
+
+    /// The records of pods that another command ends just now.
+    pub fn pods_of_others(&self) -> impl Iterator<Item = &PodRecord> {
+        self.pods.iter().filter(|record| record.ender.is_some())
     }
 
     /// The record of a namespace that is not a pod's.

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::ledger::{HostRecord, Lab, Ledger, Pod, PodRecord};
+use super::ledger::{HostRecord, Lab, Leaving, Ledger, Pod, PodRecord};
 use super::life::Health;
 use super::name::Label;
 use super::name_server;
@@ -214,6 +214,10 @@ impl<'a> Planner<'a> {
                 let now = &record.pod;
                 (pod.ip, pod.ip6, &pod.node) == (now.ip, now.ip6, &now.node)
             };
+            if self.is_left_alone(record, pod.filter(same)) {
+                kept.extend(pod.map(|pod| &pod.spec.name));
+                continue;
+            }
             match pod.filter(same) {
                 Some(pod) if record.leaving.is_none() && self.is_whole(record, &ports) => {
                     kept.insert(&pod.spec.name);
@@ -222,6 +226,20 @@ impl<'a> Planner<'a> {
             }
         }
         (gone, kept)
+    }
+
+    /// Whether another command ends the pod, and what comes of that is what is wanted.
+    fn is_left_alone(&self, record: &PodRecord, wanted: Option<&Pod>) -> bool {
+        match record.leaving_by_others() {
+            Some(Leaving::ToReturn) => wanted.is_some(),
+            Some(Leaving::ForGood) => !self.by_name.contains_key(&record.pod.spec.name),
+            None => false,
+        }
+    }
+
+    fn is_of_others(&self, pod: &Pod, kept: &BTreeSet<&Label>) -> bool {
+        let record = self.records.get(&pod.spec.name);
+        record.is_some_and(|record| record.ender.is_some()) && kept.contains(&pod.spec.name)
     }
 
     fn is_whole(&self, record: &PodRecord, ports: &BTreeMap<&Label, BTreeMap<&str, &Link>>) -> bool {
@@ -337,7 +355,7 @@ impl<'a> Planner<'a> {
 
     fn container_steps(&self, kept: &BTreeSet<&Label>) -> Vec<Step> {
         let mut steps = Vec::new();
-        for pod in self.pods {
+        for pod in self.pods.iter().filter(|pod| !self.is_of_others(pod, kept)) {
             let name = &pod.spec.name;
             let running = &self.observed.running;
             let stays = kept.contains(name);
@@ -382,7 +400,8 @@ impl<'a> Planner<'a> {
             .nodes
             .iter()
             .map(|node| (object::node_file(node), object::node(node)));
-        let pods = self.pods.iter().map(|pod| {
+        let pods = self.pods.iter().filter(|pod| !self.is_of_others(pod, kept));
+        let pods = pods.map(|pod| {
             (
                 object::pod_file(pod),
                 object::pod(lab, pod, &self.health(pod, kept)),
@@ -399,7 +418,8 @@ impl<'a> Planner<'a> {
         let gone = self
             .records
             .values()
-            .filter(|record| !self.by_name.contains_key(&record.pod.spec.name));
+            .filter(|record| !self.by_name.contains_key(&record.pod.spec.name))
+            .filter(|record| !self.is_left_alone(record, None));
         steps.extend(gone.map(|record| Step::Withdraw(object::pod_file(&record.pod))));
         let before = self.ledger.into_iter().flat_map(|ledger| &ledger.lab.nodes);
         let gone = before.filter(|node| lab.node(node.name()).is_none());

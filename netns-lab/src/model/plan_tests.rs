@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::model::layout::lay_out;
+use crate::model::ledger::{Leaving, ProcessId};
 use crate::model::name::Label;
 use crate::model::samples;
 use crate::model::topology::{Overlay, Topology};
@@ -245,4 +246,44 @@ fn damage_node(world: &mut World, what: usize, which: usize) {
         5 => world.on(&host).links.iter_mut().for_each(|link| link.up = false),
         other => damage(world, other % 5, which),
     }
+}
+
+/// A world in which another command ends `web-2`.
+fn ended_by_others(leaving: Leaving) -> World {
+    let mut world = World::new();
+    world.up(3);
+    let record = &mut world.ledger.as_mut().unwrap().pods[1];
+    record.leaving = Some(leaving);
+    record.ender = Some(ProcessId {
+        pid: 7,
+        start_time: 7,
+    });
+    world.observed.running.remove(&(Label::web(2), Label::app()));
+    world
+}
+
+#[test]
+fn what_another_command_ends_is_left_to_it() {
+    let world = ended_by_others(Leaving::ToReturn);
+    assert_eq!(world.plan(3), []);
+    let world = ended_by_others(Leaving::ForGood);
+    let mut others = Topology::web_pods(3);
+    others.pods.remove(1);
+    assert_eq!(world.plan_to(&others), []);
+    others.pods.extend(Topology::web_pods(4).pods.pop());
+    let pods = lay_out(&world.lab, &others, world.ledger.as_ref()).unwrap();
+    assert_eq!(
+        pods[2].ip.to_string(),
+        "10.244.0.5",
+        "web-2 has its address still"
+    );
+}
+
+#[test]
+fn what_is_wanted_otherwise_is_taken_over() {
+    let gone = |steps: Vec<Step>| steps.iter().any(|step| matches!(step, Step::RemovePod(_)));
+    let world = ended_by_others(Leaving::ForGood);
+    assert!(gone(world.plan(3)), "a pod of that name is wanted");
+    let world = ended_by_others(Leaving::ToReturn);
+    assert!(gone(world.plan(1)), "it is not to return");
 }

@@ -85,6 +85,7 @@ impl World {
             pods: Vec::new(),
             released: Vec::new(),
             agent: None,
+            rollouts: Default::default(),
         });
         ledger.lab = self.lab.clone();
         for step in &steps {

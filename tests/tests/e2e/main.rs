@@ -26,6 +26,7 @@ mod no_trace;
 mod nodes;
 mod nowhere;
 mod objects;
+mod overlap;
 mod random;
 mod refusals;
 mod replay;
