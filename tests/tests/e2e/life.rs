@@ -8,7 +8,7 @@ use lab_tests::load::Tally;
 use lab_tests::machine::{Machine, Running, eventually};
 use lab_tests::run::wait_for;
 use lab_tests::witness::{Witness, assert_unchanged};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::kill::named;
 use crate::support::{From, VIP, WEB, load, up_and_sync};
@@ -76,16 +76,21 @@ fn a_restarted_pod_has_a_new_address_and_never_the_old_one_at_once() {
 #[test]
 fn readiness_is_flipped_and_the_rules_follow() {
     let (machine, _watch) = followed("3-pods");
-    for (word, there) in [("unready", false), ("ready", true), ("unready", false)] {
+    // To look at the rules starts processes, which on a busy machine may take longer than what is
+    // measured: the best of some is.
+    let mut best = Duration::MAX;
+    for (word, there) in [("unready", false), ("ready", true)].repeat(5) {
         machine.lab(["pod", word, "web-2"]).ok();
         let begin = Instant::now();
         let took = wait_for("the rules follow", Duration::from_secs(5), || {
             (rules_lead_to(&machine, "10.244.0.3") == there).then(|| begin.elapsed())
         });
         eprintln!("pod {word}: in the rules {took:?} after the command");
-        assert!(took < Duration::from_secs(1), "{word}: {took:?}");
+        best = best.min(took);
         assert_eq!(is_ready(&pod(&machine, "web-2")), there);
     }
+    assert!(best < Duration::from_millis(100), "{best:?}");
+    machine.lab(["pod", "unready", "web-2"]).ok();
     // The app goes on, and `up` does not take back what was said.
     machine
         .run(["curl", "-sS", "--max-time", "5", "10.244.0.3:8080"])
@@ -246,6 +251,78 @@ fn a_rollout_under_two_thousand_connections_loses_none() {
         .lab(["rollout", "web", "--version", "2"])
         .ok()
         .says("web is v2 already");
+}
+
+/// A Deployment of four pods, of a version.
+fn deployment(version: &str) -> String {
+    let template = json!({"metadata": {"labels": {"app": "front", "version": version}},
+        "spec": {"containers": [{"name": "c", "image": "x", "ports": [{"name": "http", "containerPort": 8080}]}]}});
+    let deployment = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "front"},
+        "spec": {"replicas": 4, "selector": {"matchLabels": {"app": "front"}}, "template": template,
+            "strategy": {"rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}}});
+    let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "front"},
+        "spec": {"clusterIP": "10.96.0.90", "selector": {"app": "front"}, "ports": [{"port": 80, "targetPort": "http"}]}});
+    json!({"apiVersion": "v1", "kind": "List", "items": [deployment, service]}).to_string()
+}
+
+#[test]
+fn another_template_rolls_and_nobody_who_calls_notices() {
+    const FRONT: &str = "10.96.0.90:80";
+    let (machine, _watch) = followed("1-pods");
+    let apply = |version: &str| {
+        let apply = machine.command(["netns-lab", "apply", "-f", "-"]);
+        apply
+            .input(&deployment(version))
+            .patience(Duration::from_secs(120))
+            .run()
+    };
+    apply("1").ok().says("deployment.apps/front created");
+    // As the Deployment controller counts them: without those that are being ended.
+    let pods = |machine: &Machine| {
+        let all = machine
+            .lab(["get", "pods", "-l", "app=front", "-o", "json"])
+            .ok()
+            .json();
+        let staying = all["items"].as_array().expect("pods").iter();
+        let staying = staying.filter(|pod| pod["metadata"]["deletionTimestamp"].is_null());
+        let name = |pod: &Value| pod["metadata"]["name"].as_str().expect("a name").to_string();
+        staying.map(name).collect::<Vec<_>>()
+    };
+    let old = pods(&machine);
+    assert_eq!(old.len(), 4, "{old:?}");
+    eventually("all four answer", || {
+        load(&machine, From::Node, "http", FRONT, 60).answers.len() == 4
+    });
+    let over = AtomicBool::new(false);
+    let mut total = 0;
+    thread::scope(|scope| {
+        let rolled = scope.spawn(|| {
+            let ran = apply("2");
+            over.store(true, Ordering::Relaxed);
+            ran
+        });
+        while !over.load(Ordering::Relaxed) {
+            let tally: Tally = load(&machine, From::Node, "http", FRONT, 200);
+            assert!(tally.failures.is_empty(), "after {total}: {tally:?}");
+            total += tally.answered();
+            // Never fewer than wanted, and never more than one above.
+            let there = pods(&machine).len();
+            assert!((4..=5).contains(&there), "{there} pods");
+        }
+        rolled
+            .join()
+            .expect("it ran")
+            .ok()
+            .says("deployment.apps/front configured");
+    });
+    let new = pods(&machine);
+    assert_eq!(new.len(), 4, "{new:?}");
+    assert!(new.iter().all(|pod| !old.contains(pod)), "{old:?} {new:?}");
+    let tally = load(&machine, From::Node, "http", FRONT, 60);
+    assert!(tally.answers.keys().all(|who| who.ends_with(" v2")), "{tally:?}");
+    // The same again changes nothing.
+    apply("2").ok().says("deployment.apps/front unchanged");
+    assert_eq!(pods(&machine), new);
 }
 
 #[test]

@@ -27,6 +27,7 @@ mod nodes;
 mod nowhere;
 mod objects;
 mod overlap;
+mod policies;
 mod random;
 mod refusals;
 mod replay;

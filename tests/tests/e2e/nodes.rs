@@ -118,6 +118,29 @@ fn an_overlay_carries_packets_in_packets() {
 }
 
 #[test]
+fn a_tunnel_that_forgot_where_nodes_are_is_repaired() {
+    let machine = Machine::start();
+    let before = Witness::of(&machine);
+    machine.lab(["up", "2-nodes-2-pods", "--overlay", "vxlan"]).ok();
+    for damage in [
+        "bridge -n node-1 fdb flush dev vxlan0 || ip netns exec node-1 sh -c 'bridge fdb show dev vxlan0 | \
+         while read -r mac rest; do bridge fdb del $mac dev vxlan0; done'",
+        "ip -n node-1 neigh flush dev vxlan0 nud permanent",
+        "ip -n node-2 link del vxlan0",
+    ] {
+        machine.sh(damage).ok();
+        let ask = ["exec", "web-1", "--", "curl", "-sSm", "1", "10.244.1.2:8080"];
+        assert_ne!(machine.lab(ask).code(), 0, "{damage}: nothing is broken");
+        machine.lab(["status"]).ok().says("would repair");
+        machine.lab(["up"]).ok();
+        machine.lab(["up", "--dry-run"]).ok().says("nothing to do");
+        assert_seen_as(&machine, "web-1", "10.244.1.2:8080", "10.244.0.2:");
+    }
+    machine.lab(["down"]).ok();
+    assert_unchanged(&machine, &before, "after repairs of an overlay");
+}
+
+#[test]
 fn a_dual_stack_lab_speaks_both_at_once() {
     let machine = Machine::start();
     let before = Witness::of(&machine);
