@@ -19,25 +19,22 @@ pub(super) fn run(args: &RolloutArgs) -> Result<Outcome, Failure> {
     let mut open = Open::new(args.lab.as_ref())?;
     refuse_during_rollout(&open, args.app.as_str())?;
     let before = open.ledger.topology().pods;
-    let (wanted, pods, said) = match open.deployment(args.app.as_str()) {
-        Some(mut deployment) => {
-            if let Some(spec) = &mut deployment.spec {
-                let metadata = spec.template.metadata.get_or_insert_default();
-                let labels = metadata.labels.get_or_insert_with(BTreeMap::new);
-                labels.insert(VERSION_LABEL.into(), args.version.as_str().into());
-            }
-            let wanted = open.wanted_with(&deployment)?;
-            open.put_object(&deployment)?;
-            let pods = wanted
-                .iter()
-                .filter(|pod| deployment::owns(args.app.as_str(), pod));
-            let pods = pods.count();
-            (wanted, pods, Some(deployment::pace(&deployment)))
+    let (wanted, pods, said) = if let Some(mut deployment) = open.deployment(args.app.as_str()) {
+        if let Some(spec) = &mut deployment.spec {
+            let metadata = spec.template.metadata.get_or_insert_default();
+            let labels = metadata.labels.get_or_insert_with(BTreeMap::new);
+            labels.insert(VERSION_LABEL.into(), args.version.as_str().into());
         }
-        None => {
-            let (wanted, pods) = of_label(&open, args)?;
-            (wanted, pods, None)
-        }
+        let wanted = open.wanted_with(&deployment)?;
+        open.put_object(&deployment)?;
+        let pods = wanted
+            .iter()
+            .filter(|pod| deployment::owns(args.app.as_str(), pod));
+        let pods = pods.count();
+        (wanted, pods, Some(deployment::pace(&deployment)))
+    } else {
+        let (wanted, pods) = of_label(&open, args)?;
+        (wanted, pods, None)
     };
     let staying = |pod: &&PodSpec| wanted.iter().any(|other| other.name == pod.name);
     let replaced = before.iter().filter(|pod| !staying(pod)).count();

@@ -1,5 +1,6 @@
 //! `netns-lab up`: makes a lab, or changes it into what is asked for.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -138,7 +139,7 @@ impl Prepared {
                 pods: Vec::new(),
                 released: Vec::new(),
                 agent: None,
-                rollouts: Default::default(),
+                rollouts: BTreeMap::new(),
             },
         };
         Ok(Self {

@@ -3,6 +3,7 @@
 //! The lab's marks are on all that it made: the group of its links, the comment of its rules, the
 //! command lines of its processes. From them a ledger is made that `down` can work by.
 
+use std::collections::BTreeMap;
 use std::thread;
 
 use labkit::rundir::network_namespace;
@@ -48,7 +49,7 @@ pub fn salvage(lab: &Label) -> Result<Ledger, Failure> {
         pods: Vec::new(),
         released: Vec::new(),
         agent: None,
-        rollouts: Default::default(),
+        rollouts: BTreeMap::new(),
     };
     if let Place::Elsewhere(pid) = settle::place(&ledger)? {
         return Err(settle::elsewhere(&ledger, pid));

@@ -16,7 +16,7 @@ fn ledger(lab: &Lab, pods: Vec<Pod>) -> Ledger {
         pods: pods.into_iter().map(PodRecord::announced).collect(),
         released: Vec::new(),
         agent: None,
-        rollouts: Default::default(),
+        rollouts: BTreeMap::new(),
     }
 }
 

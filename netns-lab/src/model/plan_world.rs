@@ -1,6 +1,6 @@
 //! A host as data that steps change, for tests of plans.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 use crate::model::ledger::{ProcessId, VERSION};
@@ -85,7 +85,7 @@ impl World {
             pods: Vec::new(),
             released: Vec::new(),
             agent: None,
-            rollouts: Default::default(),
+            rollouts: BTreeMap::new(),
         });
         ledger.lab = self.lab.clone();
         for step in &steps {

@@ -17,10 +17,11 @@ const RTM_SETLINK: u16 = 19;
 const IFF_UP: u32 = 1;
 const AF_BRIDGE: u8 = 7;
 const IFLA_PROTINFO: u16 = 12;
-const IFLA_BRPORT_MODE: u16 = 4;
+/// Whether a bridge sends back by the port that a frame came in.
+pub(in crate::edge) const IFLA_BRPORT_MODE: u16 = 4;
 
 /// A socket of routing netlink in this thread's network namespace.
-pub(super) fn socket(protocol: isize) -> io::Result<Socket> {
+pub(in crate::edge) fn socket(protocol: isize) -> io::Result<Socket> {
     let mut socket = Socket::new(protocol)?;
     socket.bind_auto()?;
     socket.connect(&SocketAddr::new(0, 0))?;
