@@ -169,7 +169,7 @@ fn take(mut open: Open, wanted: Vec<(Identity, Kind, Wanted)>) -> Result<(Open, 
     if runs_images {
         open = roll(open, &single)?;
         open.reshape(single, |_| true)?;
-        shell::tell("note: images are not run; the built-in app answers on the ports of each container");
+        shell::tell("note: images are not run; the built-in app answers on each container's ports");
     }
     Ok((open, said))
 }

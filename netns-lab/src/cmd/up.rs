@@ -25,6 +25,7 @@ use crate::model::ledger::{Lab, Ledger, Pod, VERSION};
 use crate::model::name::{self, Label};
 use crate::model::observed::Observed;
 use crate::model::plan::{self, Step, Wanted};
+use crate::model::report::wrapped;
 use crate::model::topology::Topology;
 
 /// Runs `up`.
@@ -180,10 +181,7 @@ fn dry_run(args: &UpArgs, topology: Option<Topology>) -> Result<Outcome, Failure
             ))?;
         }
         OutputFormat::Table => {
-            let lines = prepared
-                .steps
-                .iter()
-                .map(|step| format!("{}\n", labkit::text::printable(&step.to_string())));
+            let lines = prepared.steps.iter().map(|step| wrapped(&step.to_string()));
             shell::emit(&lines.collect::<String>())?;
         }
     }

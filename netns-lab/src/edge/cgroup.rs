@@ -30,12 +30,22 @@ fn mount_point() -> Option<PathBuf> {
     })
 }
 
+/// Whether limits can be set here; else why not.
+pub fn can_limit() -> Result<(), String> {
+    let mount = mount_point().ok_or("no cgroup2 is mounted")?;
+    let all = fs::read_to_string(mount.join("cgroup.controllers")).unwrap_or_default();
+    let has = |name: &&str| all.split_ascii_whitespace().any(|word| word == *name);
+    match ["cpu", "memory"].iter().find(|name| !has(name)) {
+        Some(name) => Err(format!("{} has no controller {name}", mount.display())),
+        None => Ok(()),
+    }
+}
+
 /// The failure of a host that cannot limit.
 fn lacking(why: &str) -> Failure {
-    Failure::host_lacks(format!("this host cannot limit containers: {why}")).hint(
-        "leave --cpu and --memory out, or use a host with control groups of version 2 (systemd's default \
-         since 2019) as root, outside of any sandbox",
-    )
+    Failure::host_lacks(format!("this host cannot limit containers: {why}"))
+        .hint("leave --cpu and --memory out (in files: a container's limits)")
+        .hint("limits take cgroup2 with its controllers, and root outside of a sandbox")
 }
 
 /// The group of a container.
@@ -81,10 +91,7 @@ fn offer(mount: &Path, wanted: &[&str]) -> Result<(), Failure> {
     let has = |list: &str, name: &str| list.split_ascii_whitespace().any(|word| word == name);
     for name in wanted {
         if !has(&all, name) {
-            return Err(lacking(&format!(
-                "the kernel's {name} controller is not in {} (version 1 may have it)",
-                mount.display()
-            )));
+            return Err(lacking(&format!("{} has no controller {name}", mount.display())));
         }
         if !has(&on, name) {
             let mut shared = store::shared()?;

@@ -12,7 +12,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::utsname::uname;
 
 use super::node::Node;
-use super::{joined, sandbox, sysctl};
+use super::{cgroup, joined, sandbox, sysctl};
 use crate::model::doctor::{Facts, Feature, NEEDS, Tool};
 use crate::model::settings::{BRIDGE_NF, IP_FORWARD};
 
@@ -62,6 +62,7 @@ pub fn facts(iptables: Option<&Path>) -> Result<Facts, Failure> {
         hidden_labs: false,
         install: (install("iptables"), install("iproute2")),
         lab_is_up: false,
+        limits: cgroup::can_limit(),
         has_ip: tool::find("ip").is_some(),
     })
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec};
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec as ApiPodSpec, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -53,6 +53,7 @@ pub fn settle(
         return Err(Refusal::new("spec.replicas", replicas.to_string(), "0 or more"));
     }
     spec.replicas.get_or_insert(1);
+    check_strategy(spec)?;
     let selector = spec.selector.match_labels.clone().unwrap_or_default();
     if selector.is_empty() {
         return Err(Refusal::new(
@@ -229,6 +230,43 @@ fn ports(container: &Container) -> Vec<Value> {
     ports.collect()
 }
 
+/// What the API server says of a strategy.
+fn check_strategy(spec: &DeploymentSpec) -> Result<(), Refusal> {
+    const FIELD: &str = "spec.strategy.rollingUpdate";
+    let strategy = spec.strategy.as_ref();
+    let Some(rolling) = strategy.and_then(|one| one.rolling_update.as_ref()) else {
+        return Ok(());
+    };
+    if strategy.and_then(|one| one.type_.as_deref()) == Some("Recreate") {
+        return Err(Refusal::new(FIELD, "it", "nothing where the type is Recreate"));
+    }
+    let fields = [
+        ("maxSurge", &rolling.max_surge),
+        ("maxUnavailable", &rolling.max_unavailable),
+    ];
+    let number = |value: &IntOrString| match value {
+        IntOrString::Int(count) => u32::try_from(*count).ok(),
+        IntOrString::String(text) => text.strip_suffix('%')?.parse().ok(),
+    };
+    for (field, value) in fields {
+        let Some(value) = value.as_ref().filter(|value| number(value).is_none()) else {
+            continue;
+        };
+        let found = match value {
+            IntOrString::Int(count) => count.to_string(),
+            IntOrString::String(text) => format!("{text:?}"),
+        };
+        let field = format!("{FIELD}.{field}");
+        return Err(Refusal::new(field, found, "a number, or a share such as \"25%\""));
+    }
+    let none = |value: &Option<IntOrString>| value.as_ref().and_then(number) == Some(0);
+    if none(&rolling.max_surge) && none(&rolling.max_unavailable) {
+        let field = format!("{FIELD}.maxUnavailable");
+        return Err(Refusal::new(field, "0", "more than 0 where maxSurge is 0"));
+    }
+    Ok(())
+}
+
 /// How a change of its template goes on, as the Deployment controller reads the strategy: a share of
 /// `maxSurge` is rounded up, one of `maxUnavailable` down, both are a quarter unless said otherwise,
 /// and where neither allows a step one pod may be missing.
@@ -301,6 +339,38 @@ mod tests {
         assert_eq!(rolling(json!(4), json!(0)), (4, 0));
         assert_eq!(rolling(json!(0), json!("5%")), (0, 1));
         assert_eq!(with(json!({"type": "Recreate"})), (0, usize::MAX));
+    }
+
+    #[test]
+    fn a_strategy_that_the_api_server_refuses_is_refused_by_its_field() {
+        let refused = |strategy: Value| {
+            let mut made = serde_json::to_value(deployment(3, "a")).unwrap();
+            made["spec"]["strategy"] = strategy;
+            let made = serde_json::from_value(made).unwrap();
+            let settled = settle(made, None, &Time("2026-01-02T03:04:05Z".parse().unwrap()));
+            settled.err().map(|refusal| refusal.to_string())
+        };
+        let rolling = |surge: Value, missing: Value| {
+            refused(json!({"rollingUpdate": {"maxSurge": surge, "maxUnavailable": missing}}))
+        };
+        for (refusal, field) in [
+            (
+                rolling(json!(0), json!(0)),
+                "maxUnavailable: 0; expected more than 0",
+            ),
+            (rolling(json!("0%"), json!(0)), "maxUnavailable: 0"),
+            (rolling(json!(-1), json!(1)), "maxSurge: -1"),
+            (rolling(json!(1), json!("half")), "maxUnavailable: \"half\""),
+            (
+                refused(json!({"type": "Recreate", "rollingUpdate": {"maxSurge": 1}})),
+                "spec.strategy.rollingUpdate: it",
+            ),
+        ] {
+            let refusal = refusal.unwrap_or_default();
+            assert!(refusal.contains(field), "{field}: {refusal}");
+        }
+        assert_eq!(rolling(json!(0), json!("5%")), None);
+        assert_eq!(refused(json!({"type": "Recreate"})), None);
     }
 
     fn deployment(replicas: i32, image: &str) -> Deployment {

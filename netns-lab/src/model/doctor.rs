@@ -145,6 +145,8 @@ pub struct Facts {
     pub hidden_labs: bool,
     /// A lab is up, so that its settings should be in force.
     pub lab_is_up: bool,
+    /// Whether containers can be limited; else why not.
+    pub limits: Result<(), String>,
     /// The program `ip` was found.
     pub has_ip: bool,
     /// How to install the packages iptables and iproute2 here.
@@ -202,6 +204,12 @@ pub fn checks(facts: &Facts) -> Vec<Check> {
     checks.push(ip_forward(facts));
     checks.push(bridge_nf(facts));
     checks.push(rp_filter(facts));
+    let limits = facts.limits.as_ref().err();
+    let limits = limits.map_or_else(
+        || "of CPU and memory work".into(),
+        |why| format!("refused: {why}"),
+    );
+    checks.push(Check::new("limits", Status::Ok, limits));
     checks.extend(tools(facts));
     checks.extend(ranges(facts));
     checks

@@ -27,6 +27,7 @@ fn good() -> Facts {
         bridge_nf: Some("1".into()),
         rp_filter: Some("1".into()),
         sysctl_writable: true,
+        limits: Ok(()),
         has_ip: true,
     }
 }
@@ -56,6 +57,7 @@ fn everything_that_can_be_wrong_has_a_cure() {
         features: vec![Feature::Missing; NEEDS.len()],
         iptables: Err("iptables was not found".into()),
         lacking: vec!["CAP_NET_ADMIN".into()],
+        limits: Err("no cgroup2 is mounted".into()),
         forward_policy: Err("root".into()),
         clashes: vec![(
             "a link named cni0 is there".into(),
