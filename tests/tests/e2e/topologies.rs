@@ -156,7 +156,7 @@ fn a_clash_is_found_before_anything_is_changed_and_names_the_flag() {
             vec!["--pod-cidr", "10.50.0.0/24"],
         ),
         (
-            "ip link add d0 type bridge; ip link set d0 up; ip route add 10.96.0.0/12 dev d0",
+            "ip link add d0 type bridge; ip link set d0 addrgenmode none; ip link set d0 up; ip route add 10.96.0.0/12 dev d0",
             "--service-cidr",
             vec!["--service-cidr", "10.51.0.0/16"],
         ),
