@@ -1,4 +1,8 @@
 //! `miniproxy why`: each failure is named, its cure is told, and a healthy lab has none.
+//!
+//! `scripts/test` runs the long ones. `LAB_TESTS_WHY_ROUNDS` says how often they ask (5).
+
+use std::env;
 
 use lab_tests::machine::{Flavour, Machine};
 use lab_tests::registry::{publish, service};
@@ -151,4 +155,85 @@ fn a_dump_and_objects_tell_what_they_can() {
         assert_eq!(ask(1), [name]);
         machine.lab(["fix", name]).ok();
     }
+}
+
+/// How often the long ones ask, unless the environment says otherwise.
+const ROUNDS: usize = 5;
+
+/// What `why` says that it should not, if anything: it has to name these causes and no other.
+fn flip(machine: &Machine, service: &str, causes: &[&str]) -> Option<String> {
+    let ran = machine.proxy(["why", service, "-o", "json"]);
+    let report: Value = serde_json::from_str(&ran.stdout).unwrap_or_default();
+    let findings = report["findings"].as_array().map_or(&[][..], Vec::as_slice);
+    let named: Vec<&Value> = findings.iter().map(|finding| &finding["cause"]).collect();
+    let right =
+        named == causes && report["unknown"] == json!([]) && ran.code() == i32::from(!causes.is_empty());
+    (!right).then(|| format!("expected {causes:?} of {service}:\n{ran}"))
+}
+
+/// Breaks, asks, mends, asks.
+#[track_caller]
+fn flips(machine: &Machine, name: &str) -> Vec<String> {
+    let told = machine.lab(["break", name]).ok().stdout;
+    let service = match name {
+        "stale-conntrack" if told.contains("kube-dns") => "kube-system/kube-dns",
+        "stale-conntrack" => "web-udp",
+        _ => "web",
+    };
+    let broken = flip(machine, service, &[name]);
+    machine.lab(["fix", name]).ok();
+    broken.into_iter().chain(flip(machine, service, &[])).collect()
+}
+
+/// Asks about all of them, round after round, and tells all flips at the end.
+#[track_caller]
+fn assert_no_flip(topology: &str, names: &[&'static str]) {
+    let rounds = env::var("LAB_TESTS_WHY_ROUNDS").ok();
+    let rounds = rounds.map_or(ROUNDS, |text| text.parse().expect("a number of rounds"));
+    let machine = lab_with_rules(topology);
+    machine.sh("iptables-legacy -S >/dev/null").ok();
+    let ports = [("echo", "UDP", 53, json!(8081))];
+    publish(
+        &machine,
+        "web-udp.service",
+        &service("web-udp", "10.96.0.81", "web", &ports),
+    );
+    machine.proxy(["sync"]).ok();
+    let mut flipped = Vec::new();
+    for round in 1..=rounds {
+        let mut new: Vec<String> = flip(&machine, "web", &[]).into_iter().collect();
+        new.extend(names.iter().flat_map(|name| flips(&machine, name)));
+        new.iter().for_each(|flip| eprintln!("round {round}: {flip}"));
+        flipped.extend(new);
+        eprintln!("{topology}: round {round} of {rounds}, {} flips", flipped.len());
+    }
+    assert!(flipped.is_empty(), "{} flips", flipped.len());
+}
+
+/// All but `no-node-route`, which needs two nodes.
+const OF_ONE_NODE: [&str; 11] = [
+    "br-netfilter-off",
+    "hairpin-off",
+    "masquerade-missing",
+    "forward-drop",
+    "other-iptables-drop",
+    "wrong-probabilities",
+    "dead-endpoint",
+    "stale-conntrack",
+    "no-reject",
+    "no-vip-route",
+    "wrong-selector",
+];
+
+#[test]
+#[ignore = "it takes minutes: scripts/test runs it"]
+fn no_answer_flips_on_one_node() {
+    assert_no_flip("3-pods", &OF_ONE_NODE);
+}
+
+#[test]
+#[ignore = "it takes minutes: scripts/test runs it"]
+fn no_answer_flips_on_two_nodes() {
+    let names = [&OF_ONE_NODE[..], &["no-node-route"]].concat();
+    assert_no_flip("2-nodes-4-pods", &names);
 }
