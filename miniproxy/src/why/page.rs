@@ -2,6 +2,7 @@
 
 use labkit::screen::page::fit;
 use labkit::screen::{Flow, Key, Line, Look, Page, Role, Show, Sign};
+use labkit::text::count;
 use ratatui::text::Span;
 
 use super::call::{Place, Via};
@@ -71,6 +72,7 @@ pub fn page(report: &Report, look: &Look) -> Page {
         body.push(Line::default());
     }
     table(report, look, &mut body);
+    names(report, look, &mut body);
     for (head, lines) in [("note", &report.notes), ("not looked at", &report.not_looked_at)] {
         for line in lines {
             body.extend(wrapped(line, &format!(" {head}: "), look));
@@ -144,6 +146,29 @@ fn table(report: &Report, look: &Look, body: &mut Vec<Line<'static>>) {
         ]));
     }
     body.push(Line::default());
+}
+
+/// What pods were told of the name: the same answer once, with how many got it.
+fn names(report: &Report, look: &Look, body: &mut Vec<Line<'static>>) {
+    let mut told: Vec<(bool, String, usize)> = Vec::new();
+    for lookup in &report.names {
+        let what = format!("{} {}", lookup.name, lookup.answer());
+        match told.iter_mut().find(|(_, known, _)| *known == what) {
+            Some((_, _, pods)) => *pods += 1,
+            None => told.push((lookup.is_right(), what, 1)),
+        }
+    }
+    for (right, what, pods) in told {
+        let (sign, role) = if right {
+            (Sign::Yes, Role::Good)
+        } else {
+            (Sign::No, Role::Lost)
+        };
+        body.push(Line::from(vec![
+            look.text(role, format!(" {} ", look.sign(sign))),
+            Span::raw(format!("{what} (asked in {})", count(pods, "pod"))),
+        ]));
+    }
 }
 
 /// Words on as many lines as they need; the first begins with `head`, the others stand below it.
