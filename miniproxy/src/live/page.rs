@@ -93,8 +93,16 @@ pub fn of_service(report: &Report, face: &Face, look: &Look) -> Page {
         body,
         rule: rule(report, face),
         keys: keys(&[("z", "zero"), ("space", "freeze"), ("q", "quit")]),
-        focus: None,
+        focus: focus(face, look),
     }
+}
+
+/// The chosen row where it is too far down to be seen at first; what is seen anyway holds nobody
+/// who scrolls.
+fn focus(face: &Face, look: &Look) -> Option<usize> {
+    // Below the heading; title, rule and keys take five lines.
+    let line = face.chosen? + 1;
+    (line + 5 >= usize::from(look.height)).then_some(line)
 }
 
 fn keys(keys: &[(&str, &str)]) -> Vec<(String, String)> {
@@ -439,7 +447,7 @@ pub fn of_all(overview: &Overview, face: &Face, look: &Look) -> Page {
         body,
         rule: String::new(),
         keys: keys(&[("z", "zero"), ("space", "freeze"), ("q", "quit")]),
-        focus: None,
+        focus: focus(face, look),
     }
 }
 

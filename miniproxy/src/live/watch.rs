@@ -74,6 +74,8 @@ pub struct Watch {
     pub gaps: u64,
     /// Seconds since counting began.
     pub seconds: u64,
+    /// What one must know whatever is shown.
+    pub notes: Vec<String>,
     tallies: BTreeMap<Key, Tally>,
     counters: BTreeMap<(usize, Key), Counters>,
     open: HashMap<(usize, u32), Open>,

@@ -55,7 +55,7 @@ impl Report {
         }
         for lookup in &self.names {
             lines.push(format!(
-                "From {}: the name {} {}; asked was {}.",
+                "From {}: the name {} {} ({} was asked).",
                 lookup.from,
                 lookup.name,
                 lookup.answer(),
