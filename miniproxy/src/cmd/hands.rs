@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use labkit::screen::Flow;
+use labkit::screen::page::ARROWS;
 
 use crate::cli::LiveArgs;
 use crate::live::report::Report;
@@ -36,14 +37,15 @@ impl Hands {
     pub(super) fn keys(one_service: bool, opened: bool) -> Vec<(String, String)> {
         let mine = [
             ("l", "load"),
-            ("\u{2191}\u{2193}", "choose"),
+            (ARROWS, "row"),
             ("k", "kill"),
-            ("b", "bring back"),
+            ("b", "revive"),
             ("e", "explain"),
             ("t", "trace"),
         ];
-        let all = [("space", "freeze"), ("z", "zero"), ("q", "quit")];
-        let rows = [("\u{2191}\u{2193}", "choose"), ("enter", "open")];
+        // The last ones go first where there is no room.
+        let all = [("q", "quit"), ("z", "zero"), ("space", "freeze")];
+        let rows = [(ARROWS, "row"), ("enter", "open")];
         let back = [("esc", "back")];
         let back = back.iter().filter(|_| opened);
         let mine = mine.iter().filter(|_| one_service);

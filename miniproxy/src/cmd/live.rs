@@ -281,7 +281,14 @@ impl Live {
         };
         match self.shown() {
             Some(key) => page::of_service(&Report::of(&self.watch, key, &self.names), &face, look),
-            None => page::of_all(&Overview::of(&self.watch, &self.names), &face, look),
+            None => {
+                let mut page = page::of_all(&Overview::of(&self.watch, &self.names), &face, look);
+                // The rule that leads to the Service of the chosen row.
+                if let Some(key) = self.watch.keys().iter().nth(self.row).filter(|_| look.height > 0) {
+                    page.rule = format!(" {}", Report::of(&self.watch, key, &self.names).rule);
+                }
+                page
+            }
         }
     }
 }
@@ -309,6 +316,9 @@ impl Show for Live {
             Pressed::Up | Pressed::Down => self.choose(key == Pressed::Down),
             Pressed::Enter if self.shown().is_none() => {
                 self.opened = self.watch.keys().into_iter().nth(self.row);
+                if let Some(key) = &self.opened {
+                    self.watch.attend(key);
+                }
                 self.hands.chosen = 0;
                 self.frozen = None;
             }

@@ -458,6 +458,12 @@ fn summary(index: usize, service: &Summary, name: usize, face: &Face, look: &Loo
         " "
     };
     let role = if service.lost > 0 { Role::Lost } else { Role::Plain };
+    // Beside the figures there is room for a word, or for a sentence.
+    let verdict = if look.width < 130 && look.height > 0 {
+        service.verdict.word.text().to_string()
+    } else {
+        signed(service.verdict.sentence.clone(), look)
+    };
     Line::from(vec![
         Span::raw(format!(
             "{here} {} {:>4} {:>8} {:>9} {:>6} ",
@@ -468,11 +474,6 @@ fn summary(index: usize, service: &Summary, name: usize, face: &Face, look: &Loo
             service.per_second
         )),
         look.text(role, format!("{:>5}", service.lost)),
-        Span::raw(format!(
-            " {:>5} {:>5}  {}",
-            service.open,
-            service.stale,
-            signed(service.verdict.sentence.clone(), look)
-        )),
+        Span::raw(format!(" {:>5} {:>5}  {verdict}", service.open, service.stale)),
     ])
 }

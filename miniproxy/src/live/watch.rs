@@ -169,6 +169,14 @@ impl Watch {
         }
     }
 
+    /// Works out what the rules promise of a Service that nobody may have called yet.
+    pub fn attend(&mut self, key: &Key) {
+        let tally = self.tallies.entry(key.clone()).or_default();
+        for (index, node) in self.nodes.iter().enumerate() {
+            promise(tally, index, node, key);
+        }
+    }
+
     /// Works out anew what the rules promise; of all Services only those that somebody calls.
     fn promise_again(&mut self, index: usize) {
         if let Some(only) = self.only.clone() {

@@ -164,6 +164,9 @@ pub fn answer(bytes: &[u8]) -> (Said, Vec<IpAddr>) {
 /// Pods whose resolv.conf names somebody who knows nothing of Services.
 pub fn servers(evidence: &Evidence<'_>, findings: &mut Vec<Finding>) {
     let right = evidence.name_servers();
+    if right.is_empty() {
+        return;
+    }
     for lookup in &evidence.lookups {
         let Some(servers) = &lookup.servers else { continue };
         let first = servers.first();
