@@ -42,7 +42,7 @@ pub fn tool(name: &str) -> PathBuf {
         .split(':')
         .map(|folder| Path::new(folder).join(name))
         .find(|path| is_program(path))
-        .unwrap_or_else(|| panic!("{name} is missing: run ./scripts/setup"))
+        .unwrap_or_else(|| panic!("{name} is missing: run ./scripts/setup --tests"))
 }
 
 fn ours(name: &str, variable: &str) -> PathBuf {

@@ -118,10 +118,7 @@ impl Ear {
     /// # Errors
     /// When the kernel has no netfilter netlink, or the privilege is missing.
     pub fn open() -> io::Result<Self> {
-        let mut socket = Socket::new(NETLINK_NETFILTER)?;
-        socket.bind(&NetlinkAddr::new(0, 0))?;
-        room(&mut socket)?;
-        socket.set_no_enobufs(true)?;
+        let socket = hearing()?;
         for group in [GROUP_TRACE, GROUP_NEW, GROUP_UPDATE, GROUP_DESTROY] {
             socket.add_membership(group)?;
         }
@@ -165,12 +162,16 @@ impl Ear {
     }
 }
 
-/// Root may have more room than net.core.rmem_max; everybody else has what that allows.
-pub(super) fn room(socket: &mut Socket) -> io::Result<()> {
-    if setsockopt(socket, RcvBufForce, &BUFFER).is_err() {
+/// A socket for what netfilter tells, with much room, that goes on after a loss: [`lost`] counts.
+pub(super) fn hearing() -> io::Result<Socket> {
+    let mut socket = Socket::new(NETLINK_NETFILTER)?;
+    socket.bind(&NetlinkAddr::new(0, 0))?;
+    // Root may have more room than net.core.rmem_max; everybody else has what that allows.
+    if setsockopt(&socket, RcvBufForce, &BUFFER).is_err() {
         socket.set_rx_buf_sz(i32::try_from(BUFFER).unwrap_or(i32::MAX))?;
     }
-    Ok(())
+    socket.set_no_enobufs(true)?;
+    Ok(socket)
 }
 
 /// What the kernel counts of a socket that it had no room in.

@@ -9,11 +9,10 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use labkit::netlink::{self, NLM_F_ACK, NLM_F_REQUEST, attribute, be32, message, put};
-use netlink_sys::protocols::NETLINK_NETFILTER;
-use netlink_sys::{Socket, SocketAddr as NetlinkAddr};
+use netlink_sys::Socket;
 use nix::libc;
 
-use super::events::{AT_ONCE, At, NFGEN, Raw, lost, room, text};
+use super::events::{AT_ONCE, At, NFGEN, Raw, hearing, lost, text};
 use crate::journey::wire;
 
 /// NFNL_SUBSYS_ULOG with NFULNL_MSG_PACKET and NFULNL_MSG_CONFIG.
@@ -49,12 +48,8 @@ impl Log {
     /// # Errors
     /// When the kernel cannot, or another program has the group and keeps it.
     pub fn open() -> io::Result<Self> {
-        let mut socket = Socket::new(NETLINK_NETFILTER)?;
-        socket.bind(&NetlinkAddr::new(0, 0))?;
-        room(&mut socket)?;
-        socket.set_no_enobufs(true)?;
         let mut log = Self {
-            socket,
+            socket: hearing()?,
             buffer: Vec::with_capacity(64 * 1024),
         };
         let limit = Instant::now() + PATIENCE;
