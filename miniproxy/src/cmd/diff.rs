@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use labkit::screen::page::ARROWS;
 use labkit::screen::{Flow, Key, Look, Mode, Page, Show, print, terminal};
 use labkit::shell::{OutputFormat, emit, emit_json};
 use labkit::text::count;
@@ -137,7 +138,7 @@ struct Beside<'a> {
 impl Show for Beside<'_> {
     fn page(&mut self, look: &Look) -> Page {
         let mut page = page(self.all, look, self.chosen);
-        let keys = [("\u{2191}\u{2193}", "rule"), ("q", "quit")];
+        let keys = [(ARROWS, "rule"), ("q", "quit")];
         page.keys = keys
             .map(|(key, word)| (key.to_string(), word.to_string()))
             .to_vec();

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use labkit::screen::Flow;
+use labkit::screen::page::ARROWS;
 
 use crate::cli::LiveArgs;
 use crate::live::report::Report;
@@ -16,7 +17,7 @@ const CALLS: &str = "300";
 pub(super) struct Hands {
     lab: Option<String>,
     registry: Vec<PathBuf>,
-    chosen: usize,
+    pub(super) chosen: usize,
     running: Vec<(String, Child)>,
     said: Option<String>,
 }
@@ -33,18 +34,25 @@ impl Hands {
     }
 
     /// What the keys do, for the last line of the screen.
-    pub(super) fn keys(one_service: bool) -> Vec<(String, String)> {
+    pub(super) fn keys(one_service: bool, opened: bool) -> Vec<(String, String)> {
         let mine = [
             ("l", "load"),
-            ("1-9", "choose"),
+            (ARROWS, "row"),
             ("k", "kill"),
-            ("b", "bring back"),
+            ("b", "revive"),
             ("e", "explain"),
             ("t", "trace"),
         ];
-        let all = [("space", "freeze"), ("z", "zero"), ("q", "quit")];
+        // The last ones go first where there is no room.
+        let all = [("q", "quit"), ("z", "zero"), ("space", "freeze")];
+        let rows = [(ARROWS, "row"), ("enter", "open")];
+        let back = [("esc", "back")];
+        let back = back.iter().filter(|_| opened);
         let mine = mine.iter().filter(|_| one_service);
-        mine.chain(&all)
+        let rows = rows.iter().filter(|_| !one_service);
+        back.chain(mine)
+            .chain(rows)
+            .chain(&all)
             .map(|(key, word)| ((*key).to_string(), (*word).to_string()))
             .collect()
     }

@@ -16,16 +16,19 @@ use super::nodes;
 use super::render::family;
 use crate::cli::LiveArgs;
 use crate::edge::flow_events::{FlowEvents, are_told};
+use crate::edge::registry::labs;
 use crate::edge::rule_events::RuleEvents;
 use crate::edge::{addresses, counted, netns};
 use crate::lab::Home;
 use crate::live::overview::Overview;
 use crate::live::page::{self, Face};
+use crate::live::pick::pick;
 use crate::live::report::{Names, Report};
 use crate::live::services::Key;
 use crate::live::watch::Reading;
 use crate::live::{News, Watch, sentences};
 use crate::rules::set::Found;
+use crate::target::Target;
 
 /// Without a terminal, and without another wish.
 const USUAL_SECONDS: u64 = 5;
@@ -41,19 +44,35 @@ enum Word {
 /// Counts until it is to end.
 pub(super) fn run(args: &LiveArgs) -> Result<Outcome, Failure> {
     let family = family(args.family)?;
-    let homes = nodes::homes(&args.registry, args.node.as_deref()).unwrap_or_default();
-    if !are_told() {
-        return Err(Failure::host_lacks("the kernel tells of no connections")
-            .hint("sudo sysctl -w net.netfilter.nf_conntrack_events=1"));
-    }
+    let (homes, blind) = places(args)?;
     let mut live = Live::begin(args, family, &homes)?;
+    live.watch.notes.extend(blind);
     let result = live.show(args);
     live.ended.store(true, Relaxed);
     result.map(|()| Outcome::Done)
 }
 
+/// The lab's nodes; where they cannot be read and nobody asked for them, what is missing then.
+fn places(args: &LiveArgs) -> Result<(Vec<Home>, Option<String>), Failure> {
+    let asked = args.node.is_some() || args.registry.lab.is_some() || !args.registry.paths.is_empty();
+    match nodes::homes(&args.registry, args.node.as_deref()) {
+        Ok(homes) => Ok((homes, None)),
+        Err(failure) if asked => Err(failure),
+        // A host without a lab is watched as it is.
+        Err(_) if labs().is_ok_and(|labs| labs.is_empty()) => Ok((Vec::new(), None)),
+        Err(failure) => {
+            let what = format!("only this host is watched: {}", failure.message());
+            Ok((Vec::new(), Some(what)))
+        }
+    }
+}
+
 struct Live {
     watch: Watch,
+    /// The Service that was opened out of all.
+    opened: Option<Key>,
+    /// The row of all Services that Enter opens.
+    row: usize,
     names: Names,
     receiver: Receiver<Word>,
     ended: Arc<AtomicBool>,
@@ -90,6 +109,8 @@ impl Live {
             .map(|home| home.as_ref().map(|home| home.node.clone()));
         let mut live = Self {
             watch: Watch::new(None, names),
+            opened: None,
+            row: 0,
             names: pods(args),
             receiver,
             ended,
@@ -128,34 +149,22 @@ impl Live {
 
     /// Which Service a person means.
     fn chosen(&self, text: &str) -> Result<Key, Failure> {
-        let name = ["svc/", "service/", "services/"]
-            .iter()
-            .find_map(|kind| text.strip_prefix(kind))
-            .unwrap_or(text);
+        let target = Target::parse(text)?;
         let keys = self.watch.keys();
-        let means = |key: &&Key| {
-            let bare = key.name.strip_prefix("default/").unwrap_or(&key.name);
-            let address = self.watch.service(key).and_then(|service| service.address);
-            let without_port = |full: &str| full.split_once(':').map_or(full, |(name, _)| name) == name;
-            name == key.name
-                || name == bare
-                || without_port(&key.name)
-                || without_port(bare)
-                || address.is_some_and(|address| address.to_string() == name)
-        };
-        let found: Vec<&Key> = keys.iter().filter(means).collect();
+        let services = keys
+            .iter()
+            .filter_map(|key| Some((key, self.watch.service(key)?)));
+        let found = pick(services, &target);
         match found.as_slice() {
-            [key] => Ok((*key).clone()),
+            [key] => Ok(key.clone()),
             [] => Err(
                 Failure::usage(format!("no Service {text:?} is in the kernel's rules"))
                     .hint("see all of them: miniproxy watch --for 1"),
             ),
             several => {
                 let names: Vec<&str> = several.iter().map(|key| key.name.as_str()).collect();
-                Err(Failure::usage(format!(
-                    "{text:?} may be any of: {}",
-                    names.join(", ")
-                )))
+                let failure = Failure::usage(format!("{text:?} may be any of: {}", names.join(", ")));
+                Err(failure.hint("name one of them"))
             }
         }
     }
@@ -208,6 +217,23 @@ impl Live {
         }
     }
 
+    /// The Service that is shown; none where all are.
+    fn shown(&self) -> Option<&Key> {
+        self.opened.as_ref().or(self.watch.only.as_ref())
+    }
+
+    /// Chooses another row, of Services or of backends.
+    fn choose(&mut self, down: bool) {
+        let (rows, at) = match self.shown() {
+            Some(key) => {
+                let rows = Report::of(&self.watch, key, &self.names).backends.len();
+                (rows, &mut self.hands.chosen)
+            }
+            None => (self.watch.keys().len(), &mut self.row),
+        };
+        *at = if down { *at + 1 } else { at.saturating_sub(1) }.min(rows.saturating_sub(1));
+    }
+
     fn connections(&self) -> u64 {
         match &self.watch.only {
             Some(key) => self
@@ -246,11 +272,23 @@ impl Live {
             } else {
                 format!("{} s", self.watch.seconds)
             },
+            // On paper nothing is chosen.
+            chosen: (look.height > 0).then_some(match self.shown() {
+                Some(_) => self.hands.chosen,
+                None => self.row,
+            }),
             ..Face::default()
         };
-        match &self.watch.only {
+        match self.shown() {
             Some(key) => page::of_service(&Report::of(&self.watch, key, &self.names), &face, look),
-            None => page::of_all(&Overview::of(&self.watch, &self.names), &face, look),
+            None => {
+                let mut page = page::of_all(&Overview::of(&self.watch, &self.names), &face, look);
+                // The rule that leads to the Service of the chosen row.
+                if let Some(key) = self.watch.keys().iter().nth(self.row).filter(|_| look.height > 0) {
+                    page.rule = format!(" {}", Report::of(&self.watch, key, &self.names).rule);
+                }
+                page
+            }
         }
     }
 }
@@ -259,7 +297,7 @@ impl Show for Live {
     fn page(&mut self, look: &Look) -> Page {
         self.look = look.clone();
         let mut page = self.frozen.clone().unwrap_or_else(|| self.draw(look));
-        page.keys = Hands::keys(self.watch.only.is_some());
+        page.keys = Hands::keys(self.shown().is_some(), self.opened.is_some());
         if let Some(said) = self.hands.said() {
             page.state = said;
         }
@@ -275,8 +313,21 @@ impl Show for Live {
                     None => Some(self.draw(&self.look)),
                 };
             }
+            Pressed::Up | Pressed::Down => self.choose(key == Pressed::Down),
+            Pressed::Enter if self.shown().is_none() => {
+                self.opened = self.watch.keys().into_iter().nth(self.row);
+                if let Some(key) = &self.opened {
+                    self.watch.attend(key);
+                }
+                self.hands.chosen = 0;
+                self.frozen = None;
+            }
+            Pressed::Escape | Pressed::Backspace if self.opened.is_some() => {
+                self.opened = None;
+                self.frozen = None;
+            }
             Pressed::Char(letter) => {
-                let Some(key) = &self.watch.only else {
+                let Some(key) = self.shown() else {
                     return Flow::Pass;
                 };
                 let report = Report::of(&self.watch, key, &self.names);
@@ -348,6 +399,15 @@ impl Listener {
     }
 
     fn flows(&self) -> Result<(), Failure> {
+        if !are_told() {
+            let home = self.home.as_ref();
+            let node = home.map_or_else(|| "this host".to_string(), |home| home.node.clone());
+            let prefix = home.map_or_else(|| "sudo".to_string(), |_| format!("netns-lab exec {node} --"));
+            return Err(
+                Failure::host_lacks(format!("the kernel tells of no connections of {node}"))
+                    .hint(format!("{prefix} sysctl -w net.netfilter.nf_conntrack_events=1")),
+            );
+        }
         let mut events = FlowEvents::open()?;
         let mut news: Vec<News> = events.listed()?.into_iter().map(News::Found).collect();
         while !self.ended.load(Relaxed) && self.sender.send(Word::News(self.index, news)).is_ok() {

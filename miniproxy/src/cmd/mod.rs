@@ -21,6 +21,7 @@ mod trace;
 mod trace_places;
 mod watch;
 mod why;
+mod why_names;
 mod why_places;
 
 use clap::CommandFactory as _;

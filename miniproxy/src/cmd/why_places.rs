@@ -5,15 +5,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use crate::edge::{netns, place, probe};
-use crate::lab::{self, Home, NAMESPACE_ANNOTATION};
+use crate::edge::{facts, netns, place, probe};
+use crate::lab::{self, Home, INTERFACE_ANNOTATION, NAMESPACE_ANNOTATION};
 use crate::model::{Protocol, ServicePort, TrafficPolicy};
 use crate::registry::Registry;
 use crate::why::call::{Call, Kind, Via, Word};
-use crate::why::evidence::{Evidence, Pod};
+use crate::why::evidence::{Evidence, Pod, Spot};
 
-/// The annotation by which a lab tells where a pod's cable ends on its node.
-const INTERFACE_ANNOTATION: &str = "netns-lab/host-interface";
 /// Where a lab's namespaces are; a registry of strangers sends us nowhere else.
 const NAMESPACES: &str = "/run/netns/";
 /// The most nodes, ports and backends that are called from and to: all of it is over in seconds.
@@ -27,10 +25,16 @@ const CALLS: usize = 4;
 #[derive(Debug, Clone)]
 pub(super) struct Place {
     kind: Kind,
-    name: String,
+    pub(super) name: String,
     node: String,
-    namespace: Option<PathBuf>,
+    pub(super) namespace: Option<PathBuf>,
     addresses: Vec<IpAddr>,
+}
+
+impl Place {
+    pub(super) fn is_pod(&self) -> bool {
+        matches!(self.kind, Kind::Backend | Kind::Pod)
+    }
 }
 
 /// The network namespace of a pod, where its object tells.
@@ -169,17 +173,35 @@ fn ports<'a>(evidence: &'a Evidence<'_>, node: &str) -> Vec<&'a ServicePort> {
     rules.flat_map(|rules| &rules.ports).collect()
 }
 
-/// Where a host outside reaches a port: at the nodes that take such calls.
+/// Where a host outside reaches a port: at external IPs, at load balancers, at the nodes.
 fn doors(evidence: &Evidence<'_>, port: &ServicePort) -> Vec<SocketAddr> {
-    let Some(number) = port.node_port else {
-        return Vec::new();
-    };
-    let nodes = evidence.spots.iter().take(NODES).filter(|spot| {
+    let takes = |spot: &&Spot| {
         let mut own = spot.rules.values().flat_map(|rules| &rules.ports);
         let own = own.find(|own| own.name == port.name && own.cluster_ip == port.cluster_ip);
         let local = own.is_some_and(|own| own.endpoints.iter().any(|endpoint| endpoint.local));
         port.external_policy == TrafficPolicy::Cluster || local
-    });
+    };
+    let mut doors = Vec::new();
+    // Whoever is called there may be any of the nodes.
+    if evidence.spots.iter().all(|spot| takes(&spot)) {
+        let everybody = port.source_ranges.is_empty();
+        let balancers = port.load_balancer_ips.iter().filter(|_| everybody);
+        let addresses = port.external_ips.iter().chain(balancers);
+        doors.extend(addresses.map(|ip| SocketAddr::new(*ip, port.port)));
+    }
+    let nodes = evidence.spots.iter().take(NODES).filter(takes);
+    doors.extend(node_doors(evidence, port, nodes));
+    doors
+}
+
+fn node_doors<'a>(
+    evidence: &Evidence<'_>,
+    port: &ServicePort,
+    nodes: impl Iterator<Item = &'a Spot>,
+) -> Vec<SocketAddr> {
+    let Some(number) = port.node_port else {
+        return Vec::new();
+    };
     let addresses = nodes.filter_map(|spot| {
         let status = evidence.registry.nodes.get(&spot.node)?.status.as_ref()?;
         let addresses = status.addresses.iter().flatten();
@@ -254,15 +276,20 @@ fn from(place: &Place, targets: &[(SocketAddr, Protocol, Via)]) -> Vec<Call> {
     thread::scope(|scope| {
         let threads: Vec<_> = targets
             .iter()
-            .map(|target| scope.spawn(|| probe::call(target.0, target.1)))
+            .map(|target| scope.spawn(|| can_try(place, target.0).then(|| probe::call(target.0, target.1))))
             .collect();
-        let probes = threads.into_iter().map(|thread| thread.join().ok());
+        let probes = threads.into_iter().map(|thread| thread.join().ok().flatten());
         targets
             .iter()
             .zip(probes)
             .map(|(target, probe)| call(place, *target, probe))
             .collect()
     })
+}
+
+/// What has no way from outside to the cluster's addresses is no failure of the Service.
+fn can_try(place: &Place, to: SocketAddr) -> bool {
+    place.kind != Kind::Outside || facts::source_towards(to.ip()).is_some()
 }
 
 fn call(place: &Place, target: (SocketAddr, Protocol, Via), probe: Option<probe::Probe>) -> Call {

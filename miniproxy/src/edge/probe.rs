@@ -78,20 +78,29 @@ fn ask(mut stream: TcpStream, to: SocketAddr) -> io::Result<String> {
 const QUESTION: [u8; 17] = [0x77, 0x68, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 1];
 
 fn udp(to: SocketAddr) -> (Word, Option<String>) {
+    match exchange(to, &QUESTION) {
+        Ok(answer) => (Word::Answered, who(&String::from_utf8_lossy(&answer))),
+        Err(word) => (word, None),
+    }
+}
+
+/// Sends one datagram, and returns the first that comes back.
+///
+/// # Errors
+/// How it ended where none came.
+pub fn exchange(to: SocketAddr, question: &[u8]) -> Result<Vec<u8>, Word> {
     let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
-    let attempt = || -> io::Result<String> {
+    let attempt = || -> io::Result<Vec<u8>> {
         let socket = UdpSocket::bind(any)?;
         socket.connect(to)?;
         socket.set_read_timeout(Some(PATIENCE))?;
-        socket.send(&QUESTION)?;
-        let mut answer = [0; 1500];
+        socket.send(question)?;
+        let mut answer = vec![0; 1500];
         let count = socket.recv(&mut answer)?;
-        Ok(String::from_utf8_lossy(answer.get(..count).unwrap_or_default()).into_owned())
+        answer.truncate(count);
+        Ok(answer)
     };
-    match attempt() {
-        Ok(answer) => (Word::Answered, who(&answer)),
-        Err(error) => (word(&error), None),
-    }
+    attempt().map_err(|error| word(&error))
 }
 
 fn word(error: &io::Error) -> Word {

@@ -54,6 +54,20 @@ pub enum Word {
     Affinity,
 }
 
+impl Word {
+    /// As a narrow column says it.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::None => "no calls",
+            Self::TooFew => "too few",
+            Self::Fair => "fair",
+            Self::Unusual => "unusual",
+            Self::Biased => "biased",
+            Self::Affinity => "affinity",
+        }
+    }
+}
+
 /// What can be said about the shares.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]

@@ -16,6 +16,7 @@ pub mod flow;
 pub mod luck;
 pub mod overview;
 pub mod page;
+pub mod pick;
 pub mod report;
 pub mod sentences;
 pub mod services;

@@ -61,7 +61,7 @@ impl Overview {
             .iter()
             .map(|key| Summary::of(&Report::of(watch, key, names)))
             .collect();
-        let mut notes = Vec::new();
+        let mut notes = watch.notes.clone();
         if services.is_empty() {
             notes.push("no Service is in the kernel's rules".to_string());
         }

@@ -93,8 +93,16 @@ pub fn of_service(report: &Report, face: &Face, look: &Look) -> Page {
         body,
         rule: rule(report, face),
         keys: keys(&[("z", "zero"), ("space", "freeze"), ("q", "quit")]),
-        focus: None,
+        focus: focus(face, look),
     }
+}
+
+/// The chosen row where it is too far down to be seen at first; what is seen anyway holds nobody
+/// who scrolls.
+fn focus(face: &Face, look: &Look) -> Option<usize> {
+    // Below the heading; title, rule and keys take five lines.
+    let line = face.chosen? + 1;
+    (line + 5 >= usize::from(look.height)).then_some(line)
 }
 
 fn keys(keys: &[(&str, &str)]) -> Vec<(String, String)> {
@@ -439,7 +447,7 @@ pub fn of_all(overview: &Overview, face: &Face, look: &Look) -> Page {
         body,
         rule: String::new(),
         keys: keys(&[("z", "zero"), ("space", "freeze"), ("q", "quit")]),
-        focus: None,
+        focus: focus(face, look),
     }
 }
 
@@ -450,6 +458,12 @@ fn summary(index: usize, service: &Summary, name: usize, face: &Face, look: &Loo
         " "
     };
     let role = if service.lost > 0 { Role::Lost } else { Role::Plain };
+    // Beside the figures there is room for a word, or for a sentence.
+    let verdict = if look.width < 130 && look.height > 0 {
+        service.verdict.word.text().to_string()
+    } else {
+        signed(service.verdict.sentence.clone(), look)
+    };
     Line::from(vec![
         Span::raw(format!(
             "{here} {} {:>4} {:>8} {:>9} {:>6} ",
@@ -460,11 +474,6 @@ fn summary(index: usize, service: &Summary, name: usize, face: &Face, look: &Loo
             service.per_second
         )),
         look.text(role, format!("{:>5}", service.lost)),
-        Span::raw(format!(
-            " {:>5} {:>5}  {}",
-            service.open,
-            service.stale,
-            signed(service.verdict.sentence.clone(), look)
-        )),
+        Span::raw(format!(" {:>5} {:>5}  {verdict}", service.open, service.stale)),
     ])
 }

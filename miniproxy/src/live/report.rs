@@ -267,7 +267,7 @@ fn verdict(service: &Service, tally: &Tally, lost: &Lost) -> Verdict {
 }
 
 fn notes(watch: &Watch, service: &Service) -> Vec<String> {
-    let mut notes = Vec::new();
+    let mut notes = watch.notes.clone();
     if service.doors.is_empty() {
         notes.push("no rule of this Service is in the kernel".to_string());
     } else if service.dice.is_empty() {

@@ -74,6 +74,8 @@ pub struct Watch {
     pub gaps: u64,
     /// Seconds since counting began.
     pub seconds: u64,
+    /// What one must know whatever is shown.
+    pub notes: Vec<String>,
     tallies: BTreeMap<Key, Tally>,
     counters: BTreeMap<(usize, Key), Counters>,
     open: HashMap<(usize, u32), Open>,
@@ -164,6 +166,14 @@ impl Watch {
         if !same {
             node.doors = doors(&node.services);
             self.promise_again(index);
+        }
+    }
+
+    /// Works out what the rules promise of a Service that nobody may have called yet.
+    pub fn attend(&mut self, key: &Key) {
+        let tally = self.tallies.entry(key.clone()).or_default();
+        for (index, node) in self.nodes.iter().enumerate() {
+            promise(tally, index, node, key);
         }
     }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use labkit::screen::look::{Role, Sign};
-use labkit::screen::page::fit;
+use labkit::screen::page::{fit, wrapped};
 use labkit::screen::{Line, Look, Page};
 use labkit::text::count;
 
@@ -94,6 +94,9 @@ impl Compared {
                 });
             }
         }
+        // Whoever looks wants to see what differs.
+        self.chains
+            .sort_by_key(|chain| !chain.rules.iter().any(|pair| pair.differ));
     }
 
     /// The rules of a chain as the findings have them: what they do not name is the same.
@@ -221,13 +224,8 @@ fn columns(
             .as_ref()
             .map(|name| format!(" (Service {name})"))
             .unwrap_or_default();
-        body.push(Line::from(look.text(
-            Role::Plain,
-            format!(
-                "   {} {}{service}: {}",
-                finding.table, finding.chain, finding.what
-            ),
-        )));
+        let what = format!("{} {}{service}: {}", finding.table, finding.chain, finding.what);
+        body.extend(wrapped(&what, "   ", look).into_iter().map(Line::from));
     }
     body.push(Line::default());
     // Two signs, a bar between the columns, and a blank on either side of it.

@@ -1,14 +1,17 @@
 //! What was seen: of a node, its links, its connection table, and of both flavours of iptables.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use labkit::xtables::Family;
 
 use super::call::Call;
+use super::names::Lookup;
 use crate::conntrack::Flow;
 use crate::explain::Host;
 use crate::model::ServicePort;
+use crate::registry::model::cluster_ips;
 use crate::registry::{Registry, ServiceKey};
 use crate::rules::set::Found;
 
@@ -23,6 +26,15 @@ pub struct Link {
     pub is_port: bool,
     /// Its bridge sends back by it what came in by it; `None` where it is no port of a bridge.
     pub hairpin: Option<bool>,
+}
+
+/// ICMP redirects of a node.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Redirects {
+    /// How many it has sent.
+    pub sent: u64,
+    /// The interfaces whose `send_redirects` is on; `all` among them.
+    pub on: BTreeSet<String>,
 }
 
 /// The rules of one IP family on one node, and what they should be.
@@ -60,6 +72,10 @@ pub struct Seen {
     pub host: Host,
     /// Its links.
     pub links: Vec<Link>,
+    /// Its IPv6 routes.
+    pub routes6: Vec<(IpNet, String)>,
+    /// How it tells senders of shorter ways.
+    pub redirects: Redirects,
     /// UDP flows of the Service that lead to nobody who serves.
     pub stale: Vec<Flow>,
     /// Entries of the connection table, and how many it can hold.
@@ -98,12 +114,29 @@ pub struct Evidence<'a> {
     pub spots: Vec<Spot>,
     /// Calls that were made; a lost one was lost twice.
     pub calls: Vec<Call>,
+    /// What pods were told of the Service's name; a wrong answer was given twice.
+    pub lookups: Vec<Lookup>,
 }
 
 impl Evidence<'_> {
     /// `default/web`
     pub fn name(&self) -> String {
         format!("{}/{}", self.service.0, self.service.1)
+    }
+
+    /// The addresses of the cluster's name server; none where it has no such Service.
+    pub fn name_servers(&self) -> Vec<IpAddr> {
+        let key = ("kube-system".to_string(), "kube-dns".to_string());
+        let service = self.registry.services.get(&key);
+        let addresses = service.map_or_else(Vec::new, |service| cluster_ips(service));
+        let addresses = addresses.iter().filter_map(|ip| crate::address::parse_ip(ip));
+        addresses.collect()
+    }
+
+    /// Whether pods are network namespaces of a lab.
+    pub fn is_lab(&self) -> bool {
+        let mut pods = self.spots.iter().flat_map(|spot| &spot.pods);
+        pods.any(|pod| pod.there.is_some())
     }
 
     /// All endpoints that should take calls, once each.

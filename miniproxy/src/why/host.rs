@@ -2,10 +2,12 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
 use super::call::{Call, Via, Word};
 use super::evidence::{Evidence, Seen, Spot};
 use super::{Finding, add};
-use crate::address::parse_network;
+use crate::address::{parse_ip, parse_network};
 
 const BRIDGE_NF: &str = "net.bridge.bridge-nf-call-iptables";
 const FORWARD: &str = "net.ipv4.ip_forward";
@@ -225,51 +227,91 @@ fn stale(evidence: &Evidence<'_>, spot: &Spot, seen: &Seen) -> Vec<Finding> {
     stale.collect()
 }
 
+/// Packets that go back into the bridge they came from make the node tell the sender of a shorter
+/// way, and that uses up the few ICMP errors that the kernel sends to one caller.
+pub fn redirects(spot: &Spot) -> Option<String> {
+    let seen = spot.seen.as_ref()?;
+    let mut addresses = spot.pods.iter().flat_map(|pod| &pod.addresses);
+    let bridge = addresses.find_map(|ip| seen.host.interface_to(*ip))?;
+    let on = ["all", bridge]
+        .into_iter()
+        .filter(|name| seen.redirects.on.contains(*name));
+    let cure: Vec<String> = on
+        .map(|name| format!("{}sysctl -w net.ipv4.conf.{name}.send_redirects=0", spot.prefix))
+        .collect();
+    (seen.redirects.sent > 0 && !cure.is_empty()).then(|| {
+        format!(
+            "{} has sent {} ICMP redirects: they use up the few ICMP errors per second that a caller gets, so that a call that is refused may look like one that is lost; {}",
+            spot.node,
+            seen.redirects.sent,
+            cure.join("; ")
+        )
+    })
+}
+
 /// The ways to the pods of other nodes.
 fn node_routes(evidence: &Evidence<'_>, spot: &Spot, seen: &Seen) -> Vec<Finding> {
     let others = evidence
         .spots
         .iter()
         .filter(|other| other.node != spot.node && !other.pods.is_empty());
-    let missing = others.filter_map(|other| {
-        let pods = other.pods.iter().flat_map(|pod| &pod.addresses);
-        // Only IPv4 routes are listed.
-        let ip = pods.copied().find(IpAddr::is_ipv4)?;
-        let way = seen.host.interface_to(ip).filter(|name| *name != "*");
-        let lost = |call: &&Call| {
-            let between = [&call.node, &other_node(evidence, call)];
-            call.via == Via::Backend
-                && !call.word.reached()
-                && call.word != Word::NotTried
-                && between.contains(&&spot.node)
-                && between.contains(&&other.node)
-        };
-        if way.is_some() || !evidence.calls.iter().any(|call| lost(&call)) {
-            return None;
-        }
-        let node = evidence.registry.nodes.get(&other.node);
-        let spec = node.and_then(|node| node.spec.as_ref());
-        let range = spec
-            .and_then(|spec| spec.pod_cidr.as_deref())
-            .and_then(parse_network);
-        let range = range.map_or_else(|| format!("{ip}/32"), |range| range.trunc().to_string());
-        let via = node_address(evidence, &other.node).unwrap_or_else(|| other.node.clone());
-        Some(
-            Finding::certain(
-                "no-node-route",
-                format!(
-                    "The node {} has no route to the pods of {}.",
-                    spot.node, other.node
-                ),
-            )
+    let families = others.flat_map(|other| [(other, false), (other, true)]);
+    families
+        .filter_map(|(other, six)| node_route(evidence, spot, seen, other, six))
+        .collect()
+}
+
+/// The way of one family to the pods of one other node.
+fn node_route(evidence: &Evidence<'_>, spot: &Spot, seen: &Seen, other: &Spot, six: bool) -> Option<Finding> {
+    let mut pods = other.pods.iter().flat_map(|pod| pod.addresses.iter().copied());
+    let ip = pods.find(|ip| ip.is_ipv6() == six)?;
+    let way = seen.host.interface_to(ip).is_some_and(|name| name != "*");
+    let way = way
+        || seen
+            .routes6
+            .iter()
+            .any(|(network, _)| network.prefix_len() > 0 && network.contains(&ip));
+    let lost = |call: &&Call| {
+        let between = [&call.node, &other_node(evidence, call)];
+        call.via == Via::Backend
+            && call.to.is_ipv6() == six
+            && !call.word.reached()
+            && call.word != Word::NotTried
+            && between.contains(&&spot.node)
+            && between.contains(&&other.node)
+    };
+    if way || !evidence.calls.iter().any(|call| lost(&call)) {
+        return None;
+    }
+    let node = evidence.registry.nodes.get(&other.node);
+    let spec = node.and_then(|node| node.spec.as_ref());
+    let ranges = spec
+        .into_iter()
+        .flat_map(|spec| spec.pod_cidrs.iter().flatten().chain(&spec.pod_cidr));
+    let mut ranges = ranges.filter_map(|range| parse_network(range));
+    let range = ranges
+        .find(|range| range.contains(&ip))
+        .map_or_else(|| IpNet::from(ip), |range| range.trunc());
+    let via = node_address(evidence, &other.node, six).unwrap_or_else(|| other.node.clone());
+    let family = if six { "-6 " } else { "" };
+    let finding = Finding::certain(
+        "no-node-route",
+        format!(
+            "The node {} has no route to the pods of {}.",
+            spot.node, other.node
+        ),
+    );
+    Some(
+        finding
             .seen(format!(
                 "{}: no route to {range}, and calls between the two nodes are lost",
                 spot.node
             ))
-            .cured_by(format!("{}ip route replace {range} via {via}", spot.prefix)),
-        )
-    });
-    missing.collect()
+            .cured_by(format!(
+                "{}ip {family}route replace {range} via {via}",
+                spot.prefix
+            )),
+    )
 }
 
 fn other_node(evidence: &Evidence<'_>, call: &Call) -> String {
@@ -278,11 +320,13 @@ fn other_node(evidence: &Evidence<'_>, call: &Call) -> String {
         .map_or_else(String::new, |(spot, _)| spot.node.clone())
 }
 
-fn node_address(evidence: &Evidence<'_>, node: &str) -> Option<String> {
+fn node_address(evidence: &Evidence<'_>, node: &str, six: bool) -> Option<String> {
     let status = evidence.registry.nodes.get(node)?.status.as_ref()?;
-    let addresses = status.addresses.iter().flatten();
-    let mut v4 = addresses.filter(|address| {
-        address.type_ == "InternalIP" && address.address.parse::<std::net::Ipv4Addr>().is_ok()
-    });
-    v4.next().map(|address| address.address.clone())
+    let internal = status
+        .addresses
+        .iter()
+        .flatten()
+        .filter(|address| address.type_ == "InternalIP");
+    let mut addresses = internal.filter_map(|address| parse_ip(&address.address));
+    addresses.find(|ip| ip.is_ipv6() == six).map(|ip| ip.to_string())
 }

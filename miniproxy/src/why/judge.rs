@@ -1,11 +1,12 @@
 //! All that was seen → findings: the hard evidence first, what calls tell after it.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use super::call::{Call, Via, Word, places};
 use super::evidence::Evidence;
 use super::report::Report;
-use super::{Finding, add, host, objects, rules};
+use super::{Finding, add, host, names, objects, rules};
 
 /// The judgement.
 pub fn judge(evidence: &Evidence<'_>) -> Report {
@@ -15,10 +16,15 @@ pub fn judge(evidence: &Evidence<'_>) -> Report {
     for spot in &evidence.spots {
         rules::findings(evidence, spot, &mut findings, &mut notes);
         host::findings(evidence, spot, &mut findings);
+        notes.extend(host::redirects(spot));
     }
     consequences(&mut findings);
+    names::servers(evidence, &mut findings);
     if findings.is_empty() {
         backends(evidence, &mut findings);
+    }
+    if findings.is_empty() {
+        names::findings(evidence, &mut findings);
     }
     let unknown = if findings.is_empty() {
         unexplained(evidence)
@@ -31,6 +37,7 @@ pub fn judge(evidence: &Evidence<'_>) -> Report {
         service: evidence.name(),
         sentence: sentence(evidence, &findings, &unknown),
         places: places(&evidence.calls),
+        names: evidence.lookups.clone(),
         findings,
         unknown,
         notes,
@@ -192,11 +199,13 @@ fn blind(evidence: &Evidence<'_>) -> Vec<String> {
         blind.extend(seen.map(|what| format!("{}: {what}", spot.node)));
     }
     let not_tried = evidence.calls.iter().filter(|call| call.word == Word::NotTried);
-    let mut from: Vec<&str> = not_tried.map(|call| call.from.as_str()).collect();
-    from.sort_unstable();
-    from.dedup();
-    if !from.is_empty() {
-        blind.push(format!("calls from {} could not be made", from.join(", ")));
+    let mut untried: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
+    for call in not_tried {
+        untried.entry(&call.from).or_default().insert(call.to.to_string());
+    }
+    for (from, to) in untried {
+        let to = to.into_iter().collect::<Vec<_>>().join(", ");
+        blind.push(format!("calls from {from} to {to} could not be made"));
     }
     blind
 }

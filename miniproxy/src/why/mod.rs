@@ -6,6 +6,7 @@
 //! | [`call`] | what calls came to |
 //! | [`rules`] | the rules walked beside those that are wanted |
 //! | [`host`] | settings, links, routes, flows |
+//! | [`names`] | what pods are told of the Service's name |
 //! | [`objects`] | what the objects alone tell |
 //! | [`judge`] | all of it → findings, the hard ones first |
 //! | [`report`] | the findings as JSON and as sentences |
@@ -19,6 +20,7 @@ pub mod call;
 pub mod evidence;
 pub mod host;
 pub mod judge;
+pub mod names;
 pub mod objects;
 pub mod page;
 pub mod report;

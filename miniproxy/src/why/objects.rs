@@ -11,6 +11,9 @@ use super::{Finding, add};
 use crate::model::TrafficPolicy;
 use crate::registry::select::selects;
 
+/// The label of a ReplicaSet's own, which is another one after each rollout.
+const TEMPLATE_HASH: &str = "pod-template-hash";
+
 /// What the objects tell of why there may be no endpoints, and what is to be known of the Service.
 pub fn findings(evidence: &Evidence<'_>, findings: &mut Vec<Finding>, notes: &mut Vec<String>) {
     let Some(service) = evidence.registry.services.get(&evidence.service) else {
@@ -67,15 +70,7 @@ fn wrong_selector(
 ) -> Finding {
     let (namespace, name) = &evidence.service;
     let wanted = labels(selector);
-    // The pods that come nearest are those that were meant, most likely.
-    let near = pods.iter().max_by_key(|(_, pod)| {
-        let own = pod.metadata.labels.as_ref();
-        let keys = selector
-            .keys()
-            .filter(|key| own.is_some_and(|own| own.contains_key(*key)));
-        keys.count()
-    });
-    let mut finding = Finding::certain(
+    let finding = Finding::certain(
         "wrong-selector",
         format!("The selector of {} selects no pod: {wanted}.", evidence.name()),
     )
@@ -83,20 +78,87 @@ fn wrong_selector(
         "none of the {} pods in {namespace} has the labels {wanted}",
         pods.len()
     ));
-    if let Some((pod, object)) = near {
-        let own = object.metadata.labels.clone().unwrap_or_default();
-        let own = if own.is_empty() {
-            "no labels".into()
-        } else {
-            labels(&own)
-        };
-        finding = finding.seen(format!("{pod} has {own}"));
-    }
-    finding
-        .cured_by(format!(
+    let Some((pod, own)) = meant(evidence, selector, pods) else {
+        return finding.seen("they have no labels at all").cured_by(format!(
             "correct spec.selector of the Service {name} where its object is, so that it names labels of its pods"
-        ))
+        ));
+    };
+    finding
+        .seen(format!("{pod} has {}", labels(own)))
+        .cured_by(selector_cure(evidence, selector, own))
         .cured_by("miniproxy sync")
+}
+
+/// The pod that comes nearest to what is selected, with its labels: it was meant, most likely.
+fn meant<'a>(
+    evidence: &Evidence<'_>,
+    selector: &BTreeMap<String, String>,
+    pods: &'a BTreeMap<String, Arc<Pod>>,
+) -> Option<(&'a String, &'a BTreeMap<String, String>)> {
+    let labelled = pods.iter().filter_map(|(name, pod)| {
+        let own = pod.metadata.labels.as_ref()?;
+        (!own.is_empty()).then_some((name, own))
+    });
+    labelled.max_by_key(|(_, own)| {
+        let equal = selector
+            .iter()
+            .filter(|(key, value)| own.get(*key) == Some(*value));
+        let keys = selector.keys().filter(|key| own.contains_key(*key));
+        let named = own.values().any(|value| *value == evidence.service.1);
+        (equal.count(), keys.count(), named)
+    })
+}
+
+/// The command that makes the Service select a pod with these labels.
+fn selector_cure(
+    evidence: &Evidence<'_>,
+    selector: &BTreeMap<String, String>,
+    own: &BTreeMap<String, String>,
+) -> String {
+    let (namespace, name) = &evidence.service;
+    let known = own.iter().filter(|(key, _)| selector.contains_key(*key));
+    let mut right: BTreeMap<&String, &String> = known.collect();
+    if right.is_empty() {
+        right = own.iter().filter(|(key, _)| *key != TEMPLATE_HASH).collect();
+    }
+    // A command that is copied into a shell holds nothing that the shell reads otherwise.
+    let is_plain = |text: &String| {
+        let good = |byte: u8| byte.is_ascii_alphanumeric() || b"-._/".contains(&byte);
+        text.bytes().all(good)
+    };
+    let words = right.iter().flat_map(|(key, value)| [*key, *value]);
+    let mut words = words.chain(selector.keys()).chain([namespace, name]);
+    if !words.all(is_plain) {
+        return format!("correct spec.selector of the Service {name} where its object is");
+    }
+    if evidence.is_lab() {
+        let right = json(
+            right
+                .iter()
+                .map(|(key, value)| (key.as_str(), Some(value.as_str()))),
+        );
+        return format!(
+            "netns-lab get service {name} -n {namespace} -o json | jq '.spec.selector = {right}' | netns-lab apply -f -"
+        );
+    }
+    let gone = selector.keys().filter(|key| !right.contains_key(key));
+    let gone: Vec<(&str, Option<&str>)> = gone.map(|key| (key.as_str(), None)).collect();
+    let kept = right
+        .iter()
+        .map(|(key, value)| (key.as_str(), Some(value.as_str())));
+    let patch = json(kept.chain(gone));
+    format!(
+        "kubectl patch service {name} -n {namespace} --type merge -p '{{\"spec\":{{\"selector\":{patch}}}}}'"
+    )
+}
+
+/// An object of plain words, in one line.
+fn json<'a>(members: impl Iterator<Item = (&'a str, Option<&'a str>)>) -> String {
+    let members = members.map(|(key, value)| match value {
+        Some(value) => format!("\"{key}\":\"{value}\""),
+        None => format!("\"{key}\":null"),
+    });
+    format!("{{{}}}", members.collect::<Vec<_>>().join(","))
 }
 
 /// Pods are chosen, and none of them became an endpoint.
@@ -180,6 +242,14 @@ fn policies(evidence: &Evidence<'_>, notes: &mut Vec<String>) {
                 note(format!(
                     "externalTrafficPolicy of {} is Local, and {} has none of its endpoints: calls from outside to that node are dropped",
                     port.name, spot.node
+                ));
+            }
+            if !port.source_ranges.is_empty() && !port.load_balancer_ips.is_empty() {
+                let ranges: Vec<String> = port.source_ranges.iter().map(ToString::to_string).collect();
+                note(format!(
+                    "the load balancer of {} lets only {} through: it was not called",
+                    port.name,
+                    ranges.join(", ")
                 ));
             }
             if port.internal_policy == TrafficPolicy::Local && !local {

@@ -1,7 +1,8 @@
 //! The findings as a screen.
 
-use labkit::screen::page::fit;
+use labkit::screen::page::{fit, wrapped};
 use labkit::screen::{Flow, Key, Line, Look, Page, Role, Show, Sign};
+use labkit::text::count;
 use ratatui::text::Span;
 
 use super::call::{Place, Via};
@@ -40,10 +41,9 @@ impl Show for Screen {
 pub fn page(report: &Report, look: &Look) -> Page {
     let mut body = Vec::new();
     if report.is_well() {
-        body.push(Line::from(vec![
-            look.text(Role::Good, format!(" {} ", look.sign(Sign::Yes))),
-            look.text(Role::Strong, report.sentence.clone()),
-        ]));
+        let head = format!(" {} ", look.sign(Sign::Yes));
+        headed(&mut body, &report.sentence, &head, Role::Good, Role::Strong, look);
+        body.push(Line::default());
     }
     for finding in &report.findings {
         let sure = if finding.certain { "" } else { " (likely)" };
@@ -51,29 +51,27 @@ pub fn page(report: &Report, look: &Look) -> Page {
             look.text(Role::Lost, format!(" {} ", look.sign(Sign::No))),
             look.text(Role::Strong, format!("{}{sure}", finding.cause)),
         ]));
-        body.extend(wrapped(&finding.sentence, "   ", look));
+        plain(&mut body, &finding.sentence, "   ", look);
         for seen in &finding.evidence {
-            body.extend(wrapped(seen, &format!("   {} ", look.sign(Sign::Dot)), look));
+            plain(&mut body, seen, &format!("   {} ", look.sign(Sign::Dot)), look);
         }
         for command in &finding.cure {
-            body.push(Line::from(vec![
-                Span::raw("   cure: "),
-                look.text(Role::Hot, command.clone()),
-            ]));
+            headed(&mut body, command, "   cure: ", Role::Plain, Role::Hot, look);
         }
         body.push(Line::default());
     }
     if !report.unknown.is_empty() {
         body.push(Line::from(look.text(Role::Lost, " I don't know, but I saw:")));
         for seen in &report.unknown {
-            body.extend(wrapped(seen, &format!("   {} ", look.sign(Sign::Dot)), look));
+            plain(&mut body, seen, &format!("   {} ", look.sign(Sign::Dot)), look);
         }
         body.push(Line::default());
     }
     table(report, look, &mut body);
+    names(report, look, &mut body);
     for (head, lines) in [("note", &report.notes), ("not looked at", &report.not_looked_at)] {
         for line in lines {
-            body.extend(wrapped(line, &format!(" {head}: "), look));
+            plain(&mut body, line, &format!(" {head}: "), look);
         }
     }
     let keys = [("e", "explain"), ("t", "trace"), ("q", "quit")];
@@ -86,6 +84,23 @@ pub fn page(report: &Report, look: &Look) -> Page {
             .map(|(key, word)| (key.to_string(), word.to_string()))
             .to_vec(),
         focus: None,
+    }
+}
+
+/// Words on as many lines as they need.
+fn plain(body: &mut Vec<Line<'static>>, text: &str, head: &str, look: &Look) {
+    body.extend(wrapped(text, head, look).into_iter().map(Line::from));
+}
+
+/// The same, with what they begin with in a role of its own.
+fn headed(body: &mut Vec<Line<'static>>, text: &str, head: &str, of_head: Role, of_text: Role, look: &Look) {
+    for line in wrapped(text, head, look) {
+        let at = head.len().min(line.len());
+        let (first, rest) = line.split_at_checked(at).unwrap_or(("", &line));
+        body.push(Line::from(vec![
+            look.text(of_head, first.to_string()),
+            look.text(of_text, rest.to_string()),
+        ]));
     }
 }
 
@@ -146,25 +161,25 @@ fn table(report: &Report, look: &Look, body: &mut Vec<Line<'static>>) {
     body.push(Line::default());
 }
 
-/// Words on as many lines as they need; the first begins with `head`, the others stand below it.
-fn wrapped(text: &str, head: &str, look: &Look) -> Vec<Line<'static>> {
-    let width = usize::from(look.width).max(20);
-    let indent = " ".repeat(head.chars().count());
-    let mut lines = vec![head.to_string()];
-    let mut fresh = true;
-    for word in text.split_whitespace() {
-        let last = lines.last().map_or(0, |line| line.chars().count());
-        if !fresh && last + 1 + word.chars().count() > width {
-            lines.push(indent.clone());
-            fresh = true;
+/// What pods were told of the name: the same answer once, with how many got it.
+fn names(report: &Report, look: &Look, body: &mut Vec<Line<'static>>) {
+    let mut told: Vec<(bool, String, usize)> = Vec::new();
+    for lookup in &report.names {
+        let what = format!("{} {}", lookup.name, lookup.answer());
+        match told.iter_mut().find(|(_, known, _)| *known == what) {
+            Some((_, _, pods)) => *pods += 1,
+            None => told.push((lookup.is_right(), what, 1)),
         }
-        if let Some(line) = lines.last_mut() {
-            if !fresh {
-                line.push(' ');
-            }
-            line.push_str(word);
-        }
-        fresh = false;
     }
-    lines.into_iter().map(Line::from).collect()
+    for (right, what, pods) in told {
+        let (sign, role) = if right {
+            (Sign::Yes, Role::Good)
+        } else {
+            (Sign::No, Role::Lost)
+        };
+        body.push(Line::from(vec![
+            look.text(role, format!(" {} ", look.sign(sign))),
+            Span::raw(format!("{what} (asked in {})", count(pods, "pod"))),
+        ]));
+    }
 }

@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::Finding;
 use super::call::Place;
+use super::names::Lookup;
 
 /// What is the matter with a Service. `docs/json.md` describes it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -19,6 +20,8 @@ pub struct Report {
     pub sentence: String,
     /// What was called from where, and what became of it.
     pub places: Vec<Place>,
+    /// What pods were told of the Service's name.
+    pub names: Vec<Lookup>,
     /// What is wrong, the first cause first.
     pub findings: Vec<Finding>,
     /// Lost calls that nothing explains.
@@ -48,6 +51,15 @@ impl Report {
                 place.calls,
                 place.word.text(),
                 place.ms
+            ));
+        }
+        for lookup in &self.names {
+            lines.push(format!(
+                "From {}: the name {} {} ({} was asked).",
+                lookup.from,
+                lookup.name,
+                lookup.answer(),
+                lookup.asked()
             ));
         }
         for finding in &self.findings {

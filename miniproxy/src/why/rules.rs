@@ -20,6 +20,9 @@ const SELVES: usize = 32;
 /// Old versions write chances with five digits; more than this is no rounding.
 const SLACK: f64 = 0.01;
 
+/// Between who calls and where that ends.
+const ENDS: &str = " end at ";
+
 /// A packet, and whose it is.
 struct Journey {
     who: String,
@@ -175,7 +178,7 @@ impl Walk<'_> {
             .extend(self.own_address(family_of(&journey.packet)));
         let is = trace(&self.found.found, &facts, &journey.packet);
         if let Some(finding) = self.foreign(&is, journey) {
-            add(findings, finding);
+            add_once(findings, finding);
             return;
         }
         facts.policies.clear();
@@ -224,7 +227,7 @@ impl Walk<'_> {
         );
         let text = self.text(place);
         let seen = format!(
-            "{}: {share} of the calls of {} end at {}: {text}",
+            "{}: {share} of the calls of {}{ENDS}{}: {text}",
             self.spot.node,
             journey.who,
             named(place)
@@ -400,6 +403,21 @@ impl Walk<'_> {
             }
         }
     }
+}
+
+/// Adds a finding, but not the same end of one more caller.
+fn add_once(findings: &mut Vec<Finding>, mut new: Finding) {
+    let end = |seen: &str| {
+        let (node, rest) = seen.split_once(": ")?;
+        let (_, end) = rest.split_once(ENDS)?;
+        Some((node.to_string(), end.to_string()))
+    };
+    let known = findings.iter().filter(|known| known.cause == new.cause);
+    let told: Vec<_> = known
+        .flat_map(|known| known.evidence.iter().map(|seen| end(seen)))
+        .collect();
+    new.evidence.retain(|seen| !told.contains(&end(seen)));
+    add(findings, new);
 }
 
 /// The chains of Services and the jumps to them, as if nobody else had rules.

@@ -7,8 +7,9 @@ use labkit::screen::{Look, print};
 use labkit::xtables::Family;
 
 use super::call::{Call, Kind, Via, Word, places, who};
-use super::evidence::{Evidence, Link, Pod, Rules, Seen, Spot};
+use super::evidence::{Evidence, Link, Pod, Redirects, Rules, Seen, Spot};
 use super::judge::judge;
+use super::names::{Lookup, Resolv, Said};
 use super::page::page;
 use super::report::Report;
 use crate::explain::Host;
@@ -110,6 +111,7 @@ fn report(registry: &Registry, spot: Spot) -> Report {
         registry,
         spots: vec![spot],
         calls: Vec::new(),
+        lookups: Vec::new(),
     })
 }
 
@@ -209,6 +211,8 @@ fn a_selector_without_pods_is_named_though_the_rules_are_old() {
         let found = report(&wrong, changed);
         assert_eq!(causes(&found), ["wrong-selector"], "{}", found.plain());
         assert!(found.plain().contains("app=web"));
+        let cure = &found.findings[0].cure[0];
+        assert!(cure.contains("jq '.spec.selector = {\"app\":\"web\"}'"), "{cure}");
     }
 }
 
@@ -226,6 +230,104 @@ fn call(from: &str, to: &str, via: Via, word: Word) -> Call {
     }
 }
 
+/// A question that was asked in a pod, and what it was told.
+fn lookup(said: Said, addresses: &[[u8; 4]]) -> Lookup {
+    Lookup {
+        from: "default/web-2".into(),
+        name: "web.default.svc.cluster.local".into(),
+        servers: Some(vec![[10, 96, 0, 10].into()]),
+        server: Some([10, 96, 0, 10].into()),
+        wanted: [10, 96, 0, 80].into(),
+        said,
+        addresses: addresses.iter().map(|ip| (*ip).into()).collect(),
+    }
+}
+
+const KUBE_DNS: &str = r#"{"apiVersion": "v1", "kind": "Service",
+  "metadata": {"name": "kube-dns", "namespace": "kube-system"},
+  "spec": {"clusterIP": "10.96.0.10", "ports": [{"port": 53, "protocol": "UDP"}]}}"#;
+
+#[test]
+fn names_are_looked_at_where_there_is_a_name_server() {
+    let mut registry = registry("web");
+    let file = SourceFile {
+        path: "kube-dns.json".into(),
+        bytes: KUBE_DNS.into(),
+    };
+    registry
+        .services
+        .extend(Registry::read(&[file]).unwrap().services);
+    let told = |lookup: Lookup, write: fn(&mut Spot)| {
+        let mut spot = spot(&registry, |text| text);
+        write(&mut spot);
+        let report = judge(&Evidence {
+            service: service(),
+            registry: &registry,
+            spots: vec![spot],
+            calls: Vec::new(),
+            lookups: vec![lookup],
+        });
+        causes(&report)
+    };
+    let well: fn(&mut Spot) = |_| {};
+    assert_eq!(told(lookup(Said::Addresses, &[[10, 96, 0, 80]]), well), [""; 0]);
+    for wrong in [
+        lookup(Said::Addresses, &[[10, 96, 0, 81]]),
+        lookup(Said::Addresses, &[]),
+        lookup(Said::NoSuchName, &[]),
+        lookup(Said::Failed, &[]),
+    ] {
+        assert_eq!(told(wrong, well), ["wrong-name"]);
+    }
+    assert_eq!(told(lookup(Said::Nothing, &[]), well), ["name-server-silent"]);
+    // What stops calls stops questions too: it is one cause, and not two.
+    let broken: fn(&mut Spot) = |spot| spot.seen.as_mut().unwrap().links[0].hairpin = Some(false);
+    assert_eq!(told(lookup(Said::Nothing, &[]), broken), ["hairpin-off"]);
+    let mut astray = lookup(Said::NoSuchName, &[]);
+    astray.servers = Some(vec![[9, 9, 9, 9].into()]);
+    assert_eq!(told(astray, well), ["wrong-name-server"]);
+    let evidence = Evidence {
+        service: service(),
+        registry: &registry,
+        spots: Vec::new(),
+        calls: Vec::new(),
+        lookups: Vec::new(),
+    };
+    let resolv = Resolv::parse("nameserver 10.96.0.10\nsearch default.svc.lab svc.lab lab\n");
+    let made = Lookup::new(
+        &evidence,
+        "p",
+        Some(resolv),
+        [10, 96, 0, 9].into(),
+        [10, 96, 0, 80].into(),
+    );
+    assert_eq!(made.name, "web.default.svc.lab");
+    assert_eq!(made.server, Some([10, 96, 0, 10].into()));
+}
+
+#[test]
+fn redirects_are_told_when_some_were_sent() {
+    let registry = registry("web");
+    let noted = |sent: u64, on: &[&str]| {
+        let mut spot = spot(&registry, |text| text);
+        spot.seen.as_mut().unwrap().redirects = Redirects {
+            sent,
+            on: on.iter().map(|name| (*name).to_string()).collect(),
+        };
+        let report = report(&registry, spot);
+        assert!(report.is_well(), "{}", report.plain());
+        report.notes
+    };
+    let note = noted(7, &["all", "cni0", "eth0"]);
+    assert!(
+        note[0].contains("conf.all.send_redirects=0; sysctl -w net.ipv4.conf.cni0"),
+        "{note:?}"
+    );
+    for (sent, on) in [(0, &["all"][..]), (7, &[]), (7, &["eth0"])] {
+        assert_eq!(noted(sent, on), [""; 0]);
+    }
+}
+
 #[test]
 fn lost_calls_are_told_also_where_nothing_explains_them() {
     let registry = registry("web");
@@ -235,6 +337,7 @@ fn lost_calls_are_told_also_where_nothing_explains_them() {
             registry: &registry,
             spots: vec![spot(&registry, |text| text)],
             calls: vec![call("default/web-2", to, via, word)],
+            lookups: Vec::new(),
         })
     };
     let vip = "10.96.0.80:80";
@@ -291,6 +394,7 @@ fn the_screen_at_each_size() {
             call("default/web-2", "10.96.0.80:80", Via::Service, Word::TimedOut),
             call("node", "10.96.0.80:80", Via::Service, Word::Answered),
         ],
+        lookups: vec![lookup(Said::Addresses, &[[10, 96, 0, 80]])],
     });
     for (width, height) in [(80, 24), (100, 30), (60, 20), (200, 60)] {
         let look = Look::sized(width, height);

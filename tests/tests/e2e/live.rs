@@ -83,3 +83,70 @@ fn totals_are_the_clients_own_while_chains_are_rewritten_fifty_times() {
     let changes = watch["changes"].as_array().unwrap();
     assert!(!changes.is_empty(), "{watch:#}");
 }
+
+#[test]
+fn a_service_is_named_as_other_commands_name_it() {
+    let machine = lab_with_rules("2-nodes-4-pods");
+    let expose = [
+        "expose",
+        "web",
+        "--name",
+        "door",
+        "--port",
+        "81",
+        "--target-port",
+        "8080",
+    ];
+    machine
+        .lab(
+            expose
+                .into_iter()
+                .chain(["--type", "NodePort", "--node-port", "30081"]),
+        )
+        .ok();
+    machine.proxy(["sync"]).ok();
+    for (word, service) in [
+        ("web:80", "default/web:http"),
+        ("http://10.96.0.80:80/", "default/web:http"),
+        ("node:30081", "default/door"),
+        ("svc/door", "default/door"),
+    ] {
+        let report = machine
+            .proxy(["watch", word, "--for", "1", "-o", "json"])
+            .ok()
+            .json();
+        assert_eq!(report["service"], service, "{word}: {report:#}");
+    }
+    machine
+        .proxy(["watch", "door:82", "--for", "1"])
+        .exits(2)
+        .complains("door:82");
+}
+
+/// A node that tells of nothing would be counted as one that nobody calls.
+#[test]
+fn what_is_not_watched_is_told() {
+    let machine = lab_with_rules("2-nodes-4-pods");
+    let events = "net.netfilter.nf_conntrack_events";
+    machine
+        .sh(&format!("netns-lab exec node-2 -- sysctl -qw {events}=0"))
+        .ok();
+    machine
+        .proxy(["watch", "--for", "1"])
+        .exits(3)
+        .complains("no connections of node-2")
+        .complains("netns-lab exec node-2 -- sysctl -w");
+    machine
+        .sh(&format!("netns-lab exec node-2 -- sysctl -qw {events}=1"))
+        .ok();
+    machine
+        .proxy(["watch", "--for", "1"])
+        .ok()
+        .never_says("only this host");
+    machine.lab(["up", "1-pod", "--name", "two", "--isolated"]).ok();
+    machine
+        .proxy(["watch", "--for", "1"])
+        .ok()
+        .says("only this host is watched: several labs are up");
+    machine.proxy(["watch", "--for", "1", "--lab", "nobody"]).exits(2);
+}

@@ -24,6 +24,9 @@ pub struct Page {
     pub focus: Option<usize>,
 }
 
+/// The arrows as a key of a page that takes them for itself.
+pub const ARROWS: &str = "\u{2191}\u{2193}";
+
 /// Title, the line below it, the line above the rule, the rule and the keys.
 const BANDS: u16 = 5;
 
@@ -99,7 +102,14 @@ impl Page {
         let mut used = 0;
         let scroll = (more > 0).then(|| {
             let end = if offset < more { "more below" } else { "end" };
-            (look.sign(Sign::UpDown).to_string(), end.to_string())
+            // Where the arrows choose something, only whole pages are scrolled.
+            let chooses = self.keys.iter().any(|(key, _)| key == ARROWS);
+            let key = if chooses {
+                "PgUp PgDn"
+            } else {
+                look.sign(Sign::UpDown)
+            };
+            (key.to_string(), end.to_string())
         });
         for (key, word) in self.keys.iter().chain(scroll.as_ref()) {
             let size = key.width() + 1 + word.width();
@@ -180,6 +190,28 @@ pub fn fit(text: &str, cells: usize, look: &Look) -> String {
     format!("{cut}{}", " ".repeat(free))
 }
 
+/// Words on as many lines as they need; the first begins with `head`, the others stand below it.
+pub fn wrapped(text: &str, head: &str, look: &Look) -> Vec<String> {
+    let width = usize::from(look.width).max(20);
+    let indent = " ".repeat(head.width());
+    let mut lines = Vec::new();
+    let mut line = head.to_string();
+    let mut fresh = true;
+    for word in text.split_whitespace() {
+        if !fresh && line.width() + 1 + word.width() > width {
+            lines.push(std::mem::replace(&mut line, indent.clone()));
+            fresh = true;
+        }
+        if !fresh {
+            line.push(' ');
+        }
+        line.push_str(word);
+        fresh = false;
+    }
+    lines.push(line);
+    lines
+}
+
 /// The sign in one byte that is most like it, as wide.
 const fn as_ascii(character: char) -> char {
     match character {
@@ -246,6 +278,26 @@ mod tests {
     fn paper_has_all_lines_and_no_keys() {
         let text = print::page(&page(), &Look::sized(80, 24));
         assert!(text.contains("line 30") && !text.contains("quit"), "{text}");
+    }
+
+    #[test]
+    fn words_go_on_below_the_first() {
+        let look = Look::sized(20, 24);
+        assert_eq!(
+            wrapped("one two three 漢字漢字 five", " * ", &look),
+            [" * one two three", "   漢字漢字 five"]
+        );
+        assert_eq!(wrapped("", " * ", &look), [" * "]);
+    }
+
+    #[test]
+    fn arrows_that_choose_do_not_scroll() {
+        let look = Look::sized(80, 12);
+        let mut chooser = page();
+        let last = |page: &Page| print::to_string(&page.draw(&look, 0)[11..], &look);
+        assert!(!last(&chooser).contains("PgDn"));
+        chooser.keys.insert(0, (ARROWS.into(), "choose".into()));
+        assert!(last(&chooser).contains("PgDn more below"), "{}", last(&chooser));
     }
 
     #[test]
