@@ -5,6 +5,7 @@
 
 pub mod asks;
 pub mod check;
+mod end;
 pub mod make;
 pub mod page;
 pub mod plain;
@@ -13,6 +14,8 @@ pub mod show;
 
 #[cfg(test)]
 pub(crate) mod tests;
+#[cfg(test)]
+mod wild;
 
 use serde::{Serialize, Serializer};
 

@@ -306,6 +306,13 @@ impl<'a> Asked<'a> {
         if self.own.contains(&ip) || ip.is_loopback() {
             return Ok(self.node_port(Some(ip), number));
         }
+        if at.is_empty() && self.may_be_this_node(ip, number) {
+            self.own.insert(ip);
+            self.notes.push(format!(
+                "{ip} is taken for an address of this node: {number} is a node port"
+            ));
+            return Ok(self.node_port(Some(ip), number));
+        }
         let door = match port {
             Some(port) if port.cluster_ip == Some(ip) => Door::ClusterIp,
             Some(_) => Door::External,
@@ -317,6 +324,13 @@ impl<'a> Asked<'a> {
             door,
             port: port.cloned(),
         })
+    }
+
+    /// A node port of a node of which no address is known, as with a dump alone.
+    fn may_be_this_node(&self, ip: IpAddr, number: u16) -> bool {
+        let of_pods = self.book.pod_networks.iter().any(|network| network.contains(&ip));
+        let is_node_port = self.book.ports.iter().any(|port| port.node_port == Some(number));
+        self.own.is_empty() && !of_pods && is_node_port && self.book.name_of(ip).is_none()
     }
 
     /// A port of the node whose rules are looked at.
