@@ -174,7 +174,7 @@ impl<'a> Made<'a> {
             backend_sees,
             backend_sees_what,
             mark: format!("{mark:#x}"),
-            hops: self.whole.hops.iter().map(|hop| self.step(hop)).collect(),
+            hops: self.steps(),
             ends: self.ends(),
             nearest: self.nearest(verdict),
             not_understood: self.not_understood(),
@@ -223,6 +223,17 @@ impl<'a> Made<'a> {
                 .map(|rule| format!("-A {} {}", place.chain, rule_text(rule)))
         };
         line.map(str::to_string).or_else(made).unwrap_or_default()
+    }
+
+    /// The rules of the whole way; those of nat with the shares that they have if packets come so far.
+    fn steps(&self) -> Vec<Step> {
+        let choosing: BTreeMap<&Place, &Hop> =
+            self.choosing().hops.iter().map(|hop| (&hop.place, hop)).collect();
+        let told = self.whole.hops.iter().map(|hop| {
+            let far = choosing.get(&hop.place).filter(|far| far.place.table == "nat");
+            self.step(far.copied().unwrap_or(hop))
+        });
+        told.collect()
     }
 
     fn step(&self, hop: &Hop) -> Step {

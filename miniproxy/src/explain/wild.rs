@@ -165,6 +165,7 @@ fn nothing_wrong_is_claimed_of_what_is_missing() {
         assert_ne!(report.verdict, Verdict::NoRule, "{text}");
     };
     for width in (40..150).step_by(7) {
+        good(&each_line(DICE, |_, line| line.chars().take(width).collect()));
         good(&each_line(DICE, |_, line| match line.char_indices().nth(width) {
             Some((at, _)) => format!("{}...", &line[..at]),
             None => line.into(),

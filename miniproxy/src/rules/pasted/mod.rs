@@ -85,7 +85,7 @@ pub struct Reading<'t> {
 
 /// Reads a text.
 pub fn read(text: &str) -> Reading<'_> {
-    let mut reader = Reader::default();
+    let mut reader = Reader::new(text);
     let mut lines = text.lines().peekable();
     while let Some(line) = lines.next() {
         let whole = lines.peek().is_some() || text.ends_with('\n');

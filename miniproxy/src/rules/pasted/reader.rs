@@ -7,6 +7,7 @@ use super::super::parse::rule_line;
 use super::super::rule::{Clauses, Match, Rule, Target};
 use super::super::trace::Verdict;
 use super::guess::families;
+use super::mend::unquoted;
 use super::{CUT, LEFT_OUT, Reading, UNREADABLE, other, without_counters};
 
 /// What stands between a table's name and its COMMIT.
@@ -52,14 +53,31 @@ pub(super) struct Reader<'t> {
     gap: bool,
     seen: bool,
     line: usize,
+    /// The longest line: where rules are cut off, they are all as long as that.
+    width: usize,
+    /// So long, if some of the longest lines are no whole rules: none of them can be trusted then.
+    cut_at: Option<usize>,
 }
 
 impl<'t> Reader<'t> {
+    /// For this text.
+    pub(super) fn new(text: &str) -> Self {
+        let width = text.lines().map(str::len).max().unwrap_or(0);
+        let longest = || text.lines().filter(|line| line.len() == width);
+        let broken = longest().filter(|line| is_broken(unquoted(line))).count();
+        Self {
+            width,
+            cut_at: (broken > 1 && longest().count() > 2).then_some(width),
+            ..Self::default()
+        }
+    }
+
     /// Takes the next line; `whole` unless the text ends inside of it.
     pub(super) fn line(&mut self, line: &'t str, whole: bool) {
         self.line += 1;
+        let whole = whole && self.cut_at != Some(line.len());
         // Mails and tickets quote.
-        let line = line.trim().trim_start_matches(['>', '|']).trim_start();
+        let line = unquoted(line);
         if line.is_empty() {
             return;
         }
@@ -90,6 +108,16 @@ impl<'t> Reader<'t> {
             self.left_out();
         } else {
             self.strange += 1;
+            self.goes_on();
+        }
+    }
+
+    /// What is no rule may be the rest of the one before, if that lacks its target.
+    fn goes_on(&mut self) {
+        let last = self.open.as_mut().and_then(|open| open.rules.last_mut());
+        if let Some((_, _, rule)) = last.filter(|(chain, _, rule)| lacks_target(chain, rule)) {
+            self.broken += 1;
+            *rule = unknown(UNREADABLE);
         }
     }
 
@@ -144,8 +172,9 @@ impl<'t> Reader<'t> {
     }
 
     fn rule(&mut self, line: &'t str, whole: bool) {
-        let open_end = self.open.as_ref().is_some_and(|open| open.table.is_some()) && !whole;
-        let read = rule_line(line).filter(|(chain, rule)| !open_end && !is_cut(chain, rule, line));
+        let in_table = self.open.as_ref().is_some_and(|open| open.table.is_some());
+        let open_end = !whole && (in_table || self.cut_at.is_some());
+        let read = rule_line(line).filter(|(chain, rule)| !open_end && !self.is_cut(chain, rule, line));
         let (chain, rule) = if let Some((chain, rule)) = read {
             (chain, without_kept_counters(rule))
         } else {
@@ -168,6 +197,13 @@ impl<'t> Reader<'t> {
             section.rules.push((chain.clone(), LEFT_OUT, unknown(LEFT_OUT)));
         }
         section.rules.push((chain, line, rule));
+    }
+
+    /// Cut off at the width of a screen.
+    fn is_cut(&self, chain: &str, rule: &Rule, line: &str) -> bool {
+        let shortened = line.ends_with("...") || line.ends_with('…');
+        let name_cut = matches!(&rule.target, Some(Target::Other(words)) if words.len() == 1);
+        shortened || name_cut || (lacks_target(chain, rule) && line.len() + 1 >= self.width)
     }
 
     /// Rules may be missing behind the last one, and before the next one.
@@ -271,12 +307,15 @@ pub(super) fn end() -> Rule {
     })
 }
 
-/// Cut off at the width of a screen: kube-proxy writes no rule without a target, but for one.
-fn is_cut(chain: &str, rule: &Rule, line: &str) -> bool {
-    let shortened = line.ends_with("...") || line.ends_with('…');
-    let ours = chain.starts_with("KUBE-") && !chain.starts_with("KUBE-FW-");
-    let name_cut = matches!(&rule.target, Some(Target::Other(words)) if words.len() == 1);
-    shortened || name_cut || (ours && rule.target.is_none())
+/// A rule that ends too early.
+fn is_broken(line: &str) -> bool {
+    let is_rule = line.starts_with("-A ") || line.starts_with('[');
+    is_rule && rule_line(line).is_none_or(|(_, rule)| rule.target.is_none())
+}
+
+/// kube-proxy writes no rule without a target, but for one in these chains; people do, to count.
+fn lacks_target(chain: &str, rule: &Rule) -> bool {
+    rule.target.is_none() && chain.starts_with("KUBE-") && !chain.starts_with("KUBE-FW-")
 }
 
 /// What people put in the place of lines: `...`, `[snip]`, `<output omitted>`.
