@@ -261,6 +261,32 @@ impl<'a> Asked<'a> {
             Some(namespace) => format!("{namespace}/{name}"),
             None => name.to_string(),
         };
+        let is_meant =
+            |of: &str, called: &str| called == name && namespace.is_none_or(|namespace| namespace == of);
+        let mut bare = self.book.without_address.iter();
+        if let Some((of, called, why)) = bare.find(|(of, called, _)| is_meant(of, called)) {
+            return Failure::usage(format!(
+                "Service {of}/{called} {why}; it has no virtual IP, and no rule is for it"
+            ))
+            .hint("ask for one of those addresses, such as 10.244.0.5:80");
+        }
+        let elsewhere = |port: &&KnownPort| namespace.is_some() && port.name.name == name;
+        if let Some(port) = self.book.ports.iter().find(elsewhere) {
+            return Failure::usage(format!("there is no Service {asked}")).hint(format!(
+                "did you mean {}/{}?",
+                port.name.namespace, port.name.name
+            ));
+        }
+        let as_port = |port: &&KnownPort| {
+            Some(port.name.name.as_str()) == namespace
+                && (port.name.port == name || port.port.to_string() == name)
+        };
+        if let Some(port) = self.book.ports.iter().find(as_port) {
+            return Failure::usage(format!("there is no Service {asked}")).hint(format!(
+                "a port stands behind a colon: svc/{}:{name}",
+                port.name.name
+            ));
+        }
         let names: BTreeSet<String> = self
             .book
             .ports

@@ -154,7 +154,8 @@ impl<'a> Walk<'a> {
         let policy = self.scene.node.policies.get(&(self.table, name.to_string()));
         match policy {
             None | Some(Verdict::Accept) => {
-                let fell = self.accepted(spot, fell);
+                let is_there = self.found.chain(self.table, name).is_some();
+                let fell = if is_there { self.accepted(spot, fell) } else { fell };
                 merge(&mut accepted, fell);
             }
             Some(verdict) => self.stop(*verdict, spot, fell),
