@@ -123,11 +123,14 @@ pub(super) fn checks(report: &Report, question: &Question<'_>) -> Vec<Check> {
         checks.push(shares(report));
     }
     checks.extend(endpoints(report, question));
-    let cut = !question.pasted.cut.is_empty();
+    let fragment = question.pasted.is_fragment;
+    let cut = fragment || !question.pasted.cut.is_empty();
     checks.push(Check {
         name: "wholeDump",
         ok: Some(!cut),
-        text: if cut {
+        text: if fragment {
+            "only some of the rules"
+        } else if cut {
             "the rules are cut off"
         } else {
             "rules whole"

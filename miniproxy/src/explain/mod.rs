@@ -6,6 +6,7 @@
 pub mod asks;
 pub mod check;
 mod end;
+mod heading;
 pub mod make;
 pub mod page;
 pub mod plain;
