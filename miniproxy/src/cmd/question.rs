@@ -118,7 +118,7 @@ impl Asked {
         }
         let origin = Origin {
             from: self.ground.from.clone(),
-            rules: TableName::ALL
+            rules: TableName::WALKED
                 .into_iter()
                 .filter_map(|table| pasted.found.tables.get(&table))
                 .map(|chains| chains.values().map(Vec::len).sum::<usize>())
@@ -247,8 +247,7 @@ fn from_dump(
         nodes.next().filter(|_| nodes.next().is_none()).cloned()
     });
     Ok(Ground {
-        text: String::from_utf8(bytes)
-            .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()),
+        text: pasted::mended(&pasted::text_of(bytes)).into_owned(),
         from: if shown == "-" { "stdin".into() } else { shown },
         host: None,
         home: None,

@@ -66,7 +66,7 @@ fn word(condition: &Match) -> Option<String> {
 
 /// Whose chain it is, by its name.
 pub fn owner(chain: &str) -> Option<&'static str> {
-    const OWNERS: [(&str, &str); 16] = [
+    const OWNERS: [(&str, &str); 31] = [
         ("cali-", "Calico"),
         ("cali:", "Calico"),
         ("CILIUM_", "Cilium"),
@@ -76,7 +76,22 @@ pub fn owner(chain: &str) -> Option<&'static str> {
         ("KUBE-ROUTER", "kube-router"),
         ("KUBE-POD-FW", "kube-router"),
         ("KUBE-NWPLCY", "kube-router"),
+        ("KUBE-FIREWALL", "kubelet"),
+        ("KUBE-KUBELET", "kubelet"),
         ("KUBE-", "kube-proxy"),
+        ("OPENSHIFT-", "OpenShift SDN"),
+        ("OVN-KUBE-", "OVN-Kubernetes"),
+        ("ANTREA-", "Antrea"),
+        ("IP-MASQ", "ip-masq-agent"),
+        ("SUBMARINER-", "Submariner"),
+        ("KILO-", "Kilo"),
+        ("NETAVARK", "Podman"),
+        ("CATTLE_", "Rancher"),
+        ("LXD", "LXD"),
+        ("ts-", "Tailscale"),
+        ("f2b-", "fail2ban"),
+        ("GKE-", "GKE"),
+        ("AZURE", "Azure"),
         ("ufw", "ufw"),
         ("WEAVE", "Weave Net"),
         ("ISTIO_", "Istio"),

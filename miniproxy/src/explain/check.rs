@@ -51,12 +51,18 @@ impl Host {
 /// What happens to the reply.
 pub(super) fn way_back(report: &Report, question: &Question<'_>) -> String {
     match report.verdict {
-        Verdict::Reject => "the node answers at once: ICMP port unreachable".into(),
+        Verdict::Reject => format!("the node answers at once: {}", refusal(report)),
         Verdict::Drop => "nothing: the caller waits until it gives up".into(),
         Verdict::NoRule if question.call.door == Door::NodePort => {
             "the node itself answers: refused, unless a process listens on that port".into()
         }
-        Verdict::NoRule => "nothing: the packet leaves for an address that nobody has".into(),
+        Verdict::NoRule if report.falls_through > 0.0 || question.call.door != Door::Address => {
+            "nothing: the packet leaves for an address that nobody has".into()
+        }
+        Verdict::NoRule => format!(
+            "the packet leaves as it is: who has {}, answers; a Service's address nobody has",
+            report.packet.destination
+        ),
         Verdict::Unknown => "not known".into(),
         Verdict::Accept => "no nat rule rewrote it: the reply comes from the address that was asked".into(),
         Verdict::Dnat => {
@@ -72,6 +78,19 @@ pub(super) fn way_back(report: &Report, question: &Question<'_>) -> String {
             };
             format!("no nat rule is read: conntrack undoes {undone}{bridge}")
         }
+    }
+}
+
+/// What the caller is told.
+fn refusal(report: &Report) -> String {
+    let texts = report.ends.iter().filter(|end| end.verdict == "reject");
+    let with = texts
+        .filter_map(|end| end.text.as_deref()?.split_once("--reject-with "))
+        .find_map(|(_, with)| with.split_whitespace().next());
+    match with {
+        None | Some("icmp-port-unreachable" | "icmp6-port-unreachable") => "ICMP port unreachable".into(),
+        Some("tcp-reset") => "a TCP reset".into(),
+        Some(other) => format!("{other} (ICMP)"),
     }
 }
 
@@ -104,11 +123,14 @@ pub(super) fn checks(report: &Report, question: &Question<'_>) -> Vec<Check> {
         checks.push(shares(report));
     }
     checks.extend(endpoints(report, question));
-    let cut = !question.pasted.cut.is_empty();
+    let fragment = question.pasted.is_fragment;
+    let cut = fragment || !question.pasted.cut.is_empty();
     checks.push(Check {
         name: "wholeDump",
         ok: Some(!cut),
-        text: if cut {
+        text: if fragment {
+            "only some of the rules"
+        } else if cut {
             "the rules are cut off"
         } else {
             "rules whole"

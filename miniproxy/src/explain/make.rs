@@ -1,19 +1,20 @@
 //! A walk through the rules → the report.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use ipnet::IpNet;
 use labkit::xtables::Family;
 
-use super::asks::{asks, dnat, leads_to, owner};
+use super::asks::{asks, dnat, leads_to};
 use super::check::{self, Host};
-use super::{Backend, End, Near, NotUnderstood, PacketFacts, Report, Roll, RuleFacts, Step, Verdict};
+use super::end::MARKED;
+use super::{Backend, PacketFacts, Report, Roll, RuleFacts, Step, Verdict};
 use crate::rules::pasted::Pasted;
 use crate::rules::rule::{Match, Rule};
 use crate::rules::set::{Found, TableName};
 use crate::rules::text::rule_text;
-use crate::rules::trace::{self, Hop, NodeFacts, Outcome, Packet, Place, SOME_INTERFACE, Trace, Why};
+use crate::rules::trace::{self, Hop, NodeFacts, Outcome, Packet, Place, SOME_INTERFACE, Trace};
 use crate::target::{Book, Call, Door};
 
 /// Where the rules are from.
@@ -147,10 +148,12 @@ impl<'a> Made<'a> {
             .map(|outcome| outcome.mark)
             .max()
             .unwrap_or(0);
-        let falls_through = choosing.falls_through;
+        let marked = self.is_marked_for_dropping() && verdict == Verdict::Drop;
+        let falls_through = if marked { 0.0 } else { choosing.falls_through };
         let mut notes = self.question.call.notes.clone();
         notes.extend(self.question.origin.notes.iter().cloned());
         notes.extend(self.affinity(&dice));
+        notes.extend(marked.then(|| MARKED.to_string()));
         let mut report = Report {
             schema: 1,
             kind: "explain",
@@ -171,7 +174,7 @@ impl<'a> Made<'a> {
             backend_sees,
             backend_sees_what,
             mark: format!("{mark:#x}"),
-            hops: self.whole.hops.iter().map(|hop| self.step(hop)).collect(),
+            hops: self.steps(),
             ends: self.ends(),
             nearest: self.nearest(verdict),
             not_understood: self.not_understood(),
@@ -207,51 +210,13 @@ impl<'a> Made<'a> {
         }
     }
 
-    fn verdict(&self) -> Verdict {
-        let whole = &self.whole;
-        if !whole.endpoints().is_empty() {
-            return Verdict::Dnat;
-        }
-        let share = |verdict| whole.share(verdict);
-        let (reject, drop, accept) = (
-            share(trace::Verdict::Reject),
-            share(trace::Verdict::Drop),
-            share(trace::Verdict::Accept),
-        );
-        let doubt = whole.unknown();
-        if reject > 0.0 && reject >= drop.max(doubt) {
-            return Verdict::Reject;
-        }
-        if drop > 0.0 && drop >= doubt {
-            return Verdict::Drop;
-        }
-        if doubt > accept {
-            let chosen = !self.choosing().endpoints().is_empty();
-            return if chosen { Verdict::Dnat } else { Verdict::Unknown };
-        }
-        let somebody = self.question.book.name_of(self.packet.destination).is_some()
-            || self.is_backend(self.packet.destination);
-        if somebody && self.question.call.door == Door::Address {
-            Verdict::Accept
-        } else {
-            Verdict::NoRule
-        }
-    }
-
-    /// Whether some rule sends packets to this address.
-    fn is_backend(&self, ip: IpAddr) -> bool {
-        let nat = self.question.pasted.found.tables.get(&TableName::Nat);
-        let rules = nat.into_iter().flat_map(|chains| chains.values().flatten());
-        rules.filter_map(dnat).any(|to| to.ip() == ip)
-    }
-
-    fn rule(&self, place: &Place) -> Option<&'a Rule> {
-        let table = TableName::parse(place.table)?;
+    pub(super) fn rule(&self, place: &Place) -> Option<&'a Rule> {
+        let table = TableName::walked(place.table)?;
         let chain = self.question.pasted.found.chain(table, &place.chain)?;
         chain.get(place.number?.checked_sub(1)?)
     }
 
-    fn text(&self, place: &Place) -> String {
+    pub(super) fn text(&self, place: &Place) -> String {
         let line = self.question.pasted.line(place);
         let made = || {
             self.rule(place)
@@ -260,9 +225,20 @@ impl<'a> Made<'a> {
         line.map(str::to_string).or_else(made).unwrap_or_default()
     }
 
+    /// The rules of the whole way; those of nat with the shares that they have if packets come so far.
+    fn steps(&self) -> Vec<Step> {
+        let choosing: BTreeMap<&Place, &Hop> =
+            self.choosing().hops.iter().map(|hop| (&hop.place, hop)).collect();
+        let told = self.whole.hops.iter().map(|hop| {
+            let far = choosing.get(&hop.place).filter(|far| far.place.table == "nat");
+            self.step(far.copied().unwrap_or(hop))
+        });
+        told.collect()
+    }
+
     fn step(&self, hop: &Hop) -> Step {
         let place = &hop.place;
-        let table = TableName::parse(place.table).unwrap_or(TableName::Nat);
+        let table = TableName::walked(place.table).unwrap_or(TableName::Nat);
         Step {
             table: place.table,
             chain: place.chain.clone(),
@@ -326,6 +302,7 @@ impl<'a> Made<'a> {
             .iter()
             .find_map(|condition| match condition {
                 Match::Statistic(chance) => Some(chance.fraction()),
+                Match::Other(words) => trace::chance(&words.iter().map(String::as_str).collect::<Vec<_>>()),
                 _ => None,
             })
     }
@@ -368,90 +345,6 @@ impl<'a> Made<'a> {
             masquerade: outcomes.any(|outcome| outcome.masqueraded),
             packets: self.question.pasted.packets(&hop.place),
         }
-    }
-
-    fn ends(&self) -> Vec<End> {
-        let mut ends: Vec<End> = Vec::new();
-        for outcome in &self.whole.outcomes {
-            let verdict = match outcome.verdict {
-                trace::Verdict::Accept => "accept",
-                trace::Verdict::Drop => "drop",
-                trace::Verdict::Reject => "reject",
-                trace::Verdict::Unknown => "unknown",
-            };
-            let by = outcome.by.as_ref().map(|place| match place.number {
-                Some(number) => format!("{} {} #{number}", place.table, place.chain),
-                None => format!("{} {} policy", place.table, place.chain),
-            });
-            let text = outcome
-                .by
-                .as_ref()
-                .map(|place| self.text(place))
-                .filter(|text| !text.is_empty());
-            match ends.iter_mut().find(|end| end.verdict == verdict && end.by == by) {
-                Some(end) => end.share += outcome.probability,
-                None => ends.push(End {
-                    verdict,
-                    share: outcome.probability,
-                    by,
-                    text,
-                }),
-            }
-        }
-        ends
-    }
-
-    fn nearest(&self, verdict: Verdict) -> Option<Near> {
-        let near = self.choosing().nearest.as_ref()?;
-        // Where dice lose packets, the dice are the reason.
-        if matches!(verdict, Verdict::Accept | Verdict::Dnat) {
-            return None;
-        }
-        Some(Near {
-            table: near.place.table,
-            chain: near.place.chain.clone(),
-            rule: near.place.number.unwrap_or(0),
-            text: self.text(&near.place),
-            field: near.failed.clone(),
-            what: match &near.failed {
-                Some(field) => format!("asks for {field}, the packet has {}", near.packet),
-                None => near.packet.clone(),
-            },
-            packet: near.packet.clone(),
-        })
-    }
-
-    fn not_understood(&self) -> Vec<NotUnderstood> {
-        let doubts = self.whole.doubts.iter();
-        let rules = doubts.flat_map(|doubt| doubt.rules.iter().map(|rule| (rule, doubt.probability)));
-        let mut all: Vec<NotUnderstood> = Vec::new();
-        for (rule, share) in rules {
-            let place = &rule.place;
-            let same = |known: &&mut NotUnderstood| {
-                (known.table, known.chain.as_str(), known.rule)
-                    == (place.table, place.chain.as_str(), place.number)
-            };
-            if let Some(known) = all.iter_mut().find(same) {
-                known.share = (known.share + share).min(1.0);
-                continue;
-            }
-            all.push(NotUnderstood {
-                table: place.table,
-                chain: place.chain.clone(),
-                rule: place.number,
-                text: self.text(place),
-                owner: owner(&place.chain),
-                why: match rule.why {
-                    Why::Condition => "a condition that rules alone do not decide",
-                    Why::Target => "what it does is not known here",
-                    Why::MissingChain => "the chain that it leads to is missing",
-                    Why::Loop => "it leads back to where it came from",
-                    Why::TooLong => "the way is longer than any kernel allows",
-                },
-                share,
-            });
-        }
-        all
     }
 
     /// Rules that remember clients stand before the dice.

@@ -5,6 +5,8 @@
 
 pub mod asks;
 pub mod check;
+mod end;
+mod heading;
 pub mod make;
 pub mod page;
 pub mod plain;
@@ -13,6 +15,8 @@ pub mod show;
 
 #[cfg(test)]
 pub(crate) mod tests;
+#[cfg(test)]
+mod wild;
 
 use serde::{Serialize, Serializer};
 

@@ -4,7 +4,7 @@ use labkit::screen::look::{Role, Sign};
 use labkit::screen::page::fit;
 use labkit::screen::{Line, Look, Mark, Page, Span};
 
-use super::{Backend, Masquerade, Report, Roll, Step, Verdict, fraction, percent};
+use super::{Backend, Masquerade, Report, Roll, Step, Verdict, fraction, heading, percent};
 
 /// A line of the body, with the rule that it is about.
 struct Row {
@@ -43,8 +43,8 @@ pub fn page(report: &Report, look: &Look, chosen: Option<usize>) -> Page {
         mark_chosen(row, look);
     }
     Page {
-        title: title(report, look),
-        state: state(report, look),
+        title: heading::title(report, look),
+        state: heading::state(report, look),
         body: rows.into_iter().map(|row| row.line).collect(),
         rule: format!(" {rule}"),
         keys: Vec::new(),
@@ -85,51 +85,6 @@ fn mark_chosen(row: &mut Row, look: &Look) {
         }
         _ => {}
     }
-}
-
-fn title(report: &Report, look: &Look) -> Line<'static> {
-    let packet = &report.packet;
-    let from = packet
-        .from
-        .as_deref()
-        .map_or_else(|| packet.source.clone(), super::make::short);
-    let to = packet
-        .service
-        .as_deref()
-        .map(|name| format!("svc/{} ", super::make::short(name)));
-    let port = packet.port.map(|port| format!(":{port}")).unwrap_or_default();
-    let host = if packet.destination.contains(':') && packet.port.is_some() {
-        format!("[{}]", packet.destination)
-    } else {
-        packet.destination.clone()
-    };
-    Line::from(vec![
-        look.text(Role::Strong, " EXPLAIN "),
-        look.text(
-            Role::Plain,
-            format!(
-                "{from} {} {}{host}{port}/{}",
-                look.sign(Sign::To),
-                to.unwrap_or_default(),
-                packet.protocol
-            ),
-        ),
-    ])
-}
-
-fn state(report: &Report, look: &Look) -> String {
-    let node = report
-        .rules
-        .node
-        .as_ref()
-        .map(|node| format!("{node} {} ", look.sign(Sign::Dot)));
-    let short = look.width < 100;
-    let what = if short {
-        "prediction"
-    } else {
-        "a prediction, nothing sent"
-    };
-    format!("{}{what} ", node.unwrap_or_default())
 }
 
 fn rows(report: &Report, look: &Look) -> Vec<Row> {
@@ -390,9 +345,18 @@ fn outcome(report: &Report, look: &Look) -> Vec<Row> {
     if report.verdict == Verdict::Dnat {
         let port = packet.port.map(|port| format!(":{port}")).unwrap_or_default();
         let text = format!(
-            "dst {}{port} {} the winner's address and port, the only edit",
+            "dst {}{port} {} {}, the only edit{}",
             packet.destination,
-            look.sign(Sign::Rewrite)
+            look.sign(Sign::Rewrite),
+            match report.backends.as_slice() {
+                [only] => only.address.as_str(),
+                _ => "the winner's address and port",
+            },
+            if report.certain {
+                ""
+            } else {
+                ", if what is in DOUBT lets it pass"
+            }
         );
         rows.extend(fact(look, "DNAT", Role::Plain, &text));
     } else {

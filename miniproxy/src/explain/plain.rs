@@ -6,17 +6,20 @@ use super::{Masquerade, Report, Verdict, fraction, percent};
 
 /// The verdict in one sentence.
 pub(super) fn sentence(report: &Report) -> String {
-    let backends = count(report.backends.len(), "backend");
+    let backends = match report.backends.as_slice() {
+        [only] => format!("its one backend, {}", only.address),
+        several => format!("one of {} backends", several.len()),
+    };
     let lost = report.falls_through > 1e-9;
     match report.verdict {
         Verdict::Dnat if lost => format!(
-            "It is sent to one of {backends}, and {} of all new connections are lost: no rule takes them.",
+            "It is sent to {backends}, and {} of all new connections are lost: no rule takes them.",
             percent(report.falls_through)
         ),
         Verdict::Dnat if !report.certain => {
-            format!("It is sent to one of {backends}, if rules that are not understood here let it pass.")
+            format!("It is sent to {backends}, if rules that are not understood here let it pass.")
         }
-        Verdict::Dnat => format!("It is sent to one of {backends}."),
+        Verdict::Dnat => format!("It is sent to {backends}."),
         Verdict::Reject => "It is rejected: the caller is told at once.".into(),
         Verdict::Drop => "It is dropped: the caller waits until it gives up.".into(),
         Verdict::NoRule => "No rule takes it.".into(),
@@ -34,14 +37,18 @@ pub fn plain(report: &Report) -> String {
     lines.extend(report.notes.iter().map(|note| format!("Note: {note}.")));
     for hop in &report.hops {
         lines.push(format!(
-            "Table {}, chain {}, rule {} of {}: asks for {}; {} ({} of all new connections).",
+            "Table {}, chain {}, rule {} of {}: asks for {}; {} ({}).",
             hop.table,
             hop.chain,
             hop.rule,
             hop.of,
             hop.asks,
             hop.did,
-            percent(hop.matched)
+            match (hop.perhaps, hop.matched > 0.0) {
+                (true, false) => "perhaps".to_string(),
+                (true, true) => format!("{} of all new connections, perhaps more", percent(hop.matched)),
+                (false, _) => format!("{} of all new connections", percent(hop.matched)),
+            }
         ));
     }
     lines.extend(dice(report));

@@ -7,8 +7,8 @@ use crate::explain::Report;
 pub fn dot(report: &Report) -> String {
     let drawing = Drawing::of(report);
     let mut text = format!(
-        "digraph service {{\n  graph [rankdir=LR, bgcolor=white, fontname=\"sans-serif\", labelloc=t, label={}];\n  node [fontname=\"sans-serif\", fontcolor=\"#111111\", color=\"#111111\", style=filled, fillcolor=white, shape=box];\n  edge [fontname=\"sans-serif\", fontcolor=\"#111111\", color=\"#333333\"];\n",
-        quoted(&drawing.title)
+        "digraph service {{\n  graph [rankdir=LR, nodesep=0.5, bgcolor=white, fontname=\"sans-serif\", labelloc=t, label={}];\n  node [fontname=\"sans-serif\", fontcolor=\"#111111\", color=\"#111111\", style=filled, fillcolor=white, shape=box];\n  edge [fontname=\"sans-serif\", fontcolor=\"#111111\", color=\"#333333\"];\n",
+        quoted(&titled(&drawing))
     );
     text.push_str(&format!("  caller [label={}];\n", quoted(&drawing.caller)));
     text.push_str(&format!(
@@ -33,9 +33,12 @@ pub fn dot(report: &Report) -> String {
             question.index,
             quoted(&question.yes)
         ));
-        let no = question.no.as_ref().map(|no| format!(" [label={}]", quoted(no)));
+        // Inside the column an edge's own label would stand on its arrow.
+        let no = question.no.as_ref();
+        let no = no.map(|no| format!(" [xlabel={}]", quoted(&format!("{no}  "))));
         before = (name, no.unwrap_or_default());
     }
+    text.push_str(&column(drawing.questions.len(), drawing.is_lost()));
     if drawing.is_lost() {
         let lost = quoted(&drawing.lost_words());
         text.push_str(&format!(
@@ -48,6 +51,24 @@ pub fn dot(report: &Report) -> String {
     }
     text.push_str("}\n");
     text
+}
+
+fn titled(drawing: &Drawing) -> String {
+    match &drawing.rules {
+        Some(rules) => format!("{}\n{rules}", drawing.title),
+        None => drawing.title.clone(),
+    }
+}
+
+/// One die below the other, as the rules stand.
+fn column(dice: usize, lost: bool) -> String {
+    let mut names: Vec<String> = (0..dice).map(|index| format!("dice{index};")).collect();
+    names.extend((lost && dice > 0).then(|| "lost;".to_string()));
+    if names.len() > 1 {
+        format!("  {{ rank=same; {} }}\n", names.join(" "))
+    } else {
+        String::new()
+    }
 }
 
 fn quoted(text: &str) -> String {

@@ -11,10 +11,15 @@ pub fn mermaid(report: &Report) -> String {
         words(&drawing.title),
         words(&drawing.title)
     );
+    let rules = drawing
+        .rules
+        .as_ref()
+        .map(|rules| format!("<br/>{}", words(rules)));
     text.push_str(&format!(
-        "  caller[\"{}\"] --> service([\"{}\"])\n",
+        "  caller[\"{}\"] --> service([\"{}{}\"])\n",
         words(&drawing.caller),
-        words(&drawing.service)
+        words(&drawing.service),
+        rules.unwrap_or_default()
     ));
     let mut before = ("service".to_string(), String::new());
     let mut links = 1;

@@ -26,6 +26,8 @@ struct Drawing {
     caller: String,
     service: String,
     questions: Vec<Question>,
+    /// The chain whose rules are the questions, if it is one: `rules of KUBE-SVC-…`
+    rules: Option<String>,
     /// What no rule takes.
     lost: f64,
     /// How it ends where no dice are thrown.
@@ -36,6 +38,7 @@ struct Drawing {
 struct Question {
     /// `1/3 ?`, or `the rest`
     asks: String,
+    /// `#3`, with its chain where there are several.
     place: String,
     yes: String,
     /// `None` where nothing is left.
@@ -51,7 +54,13 @@ impl Drawing {
         let packet = &report.packet;
         let from = packet.from.clone().unwrap_or_else(|| packet.source.clone());
         let port = packet.port.map(|port| format!(":{port}")).unwrap_or_default();
-        let address = format!("{}{port}/{}", packet.destination, packet.protocol);
+        let six = packet.destination.contains(':') && packet.port.is_some();
+        let host = if six {
+            format!("[{}]", packet.destination)
+        } else {
+            packet.destination.clone()
+        };
+        let address = format!("{host}{port}/{}", packet.protocol);
         let service = packet
             .service
             .clone()
@@ -60,15 +69,15 @@ impl Drawing {
             .dice
             .iter()
             .any(|roll| roll.packets.is_some_and(|packets| packets > 0));
+        let first = report.dice.first().map(|roll| roll.chain.as_str());
+        let chain = first.filter(|first| report.dice.iter().all(|roll| roll.chain == *first));
+        let asked = |roll| question(report, roll, counted, chain.is_some());
         Self {
+            rules: chain.map(|chain| safe(&format!("rules of {chain}"))),
             title: safe(&format!("{service}{address}: where new connections go")),
             caller: safe(&from),
             service: safe(&format!("{service}{address}")),
-            questions: report
-                .dice
-                .iter()
-                .map(|roll| question(report, roll, counted))
-                .collect(),
+            questions: report.dice.iter().map(asked).collect(),
             lost: report.falls_through,
             verdict: format!("{}: {}", report.verdict.word(), report.sentence),
         }
@@ -83,16 +92,22 @@ impl Drawing {
     }
 }
 
-fn question(report: &Report, roll: &Roll, counted: bool) -> Question {
+fn question(report: &Report, roll: &Roll, counted: bool, one_chain: bool) -> Question {
     let backend = &report.backends[roll.goes_to];
     let left = roll.still_here - roll.share;
     let packets = roll.packets.filter(|_| counted);
     let count = packets.map(|packets| format!(" ({packets})")).unwrap_or_default();
     Question {
-        asks: roll
-            .rolls
-            .map_or("the rest".into(), |chance| format!("{} ?", fraction(chance))),
-        place: safe(&format!("{} #{}", roll.chain, roll.rule)),
+        asks: match roll.rolls {
+            Some(chance) => format!("{} ?", fraction(chance)),
+            None if report.dice.len() == 1 => "no dice".into(),
+            None => "the rest".into(),
+        },
+        place: if one_chain {
+            format!("#{}", roll.rule)
+        } else {
+            safe(&format!("{} #{}", roll.chain, roll.rule))
+        },
         yes: format!("yes {}{count}", percent(roll.share)),
         no: (left > 1e-9).then(|| format!("no {}", percent(left))),
         backend: safe(&label(backend, roll.goes_to)),

@@ -12,6 +12,7 @@ pub fn text(report: &Report, look: &Look) -> String {
     let ascii = look.sign(Sign::To).is_ascii();
     let down = if ascii { "|" } else { "│" };
     let mut lines = vec![format!("{} {to} {}", drawing.caller, drawing.service)];
+    lines.extend(drawing.rules.iter().map(|rules| format!("  {down} {rules}")));
     for question in &drawing.questions {
         let shape = labkit::screen::Mark::of(question.index).shape(look);
         let name = question.backend.split_once(' ').map_or("", |(_, rest)| rest);

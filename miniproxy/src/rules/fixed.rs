@@ -47,6 +47,7 @@ pub fn chains(table: TableName) -> &'static [&'static str] {
         TableName::Filter => &FILTER_CHAINS,
         TableName::Nat => &NAT_CHAINS,
         TableName::Mangle => &[CANARY],
+        TableName::Raw | TableName::Security => &[],
     }
 }
 

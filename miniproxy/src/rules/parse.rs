@@ -246,8 +246,18 @@ impl<'a> Words<'a> {
     }
 
     fn target(&mut self) -> Target {
-        let words = &self.words[self.at..];
-        self.at = self.words.len();
+        let start = self.at;
+        self.at += 1;
+        // iptables-save prints the target last; people, and kube-proxy, write conditions behind it.
+        while let Some(word) = self.peek() {
+            let value = self.words[self.at - 1].ends_with("prefix");
+            let condition = matches!(word, "-m" | "-p" | "-s" | "-d" | "-i" | "-o" | "!");
+            if condition && !value {
+                break;
+            }
+            self.at += 1;
+        }
+        let words = &self.words[start..self.at];
         let texts: Vec<&str> = words.iter().map(String::as_str).collect();
         known_target(&texts).unwrap_or_else(|| Target::Other(words.to_vec()))
     }
@@ -272,6 +282,13 @@ fn known_target(words: &[&str]) -> Option<Target> {
             let (value, mask) = mark(mark_text)?;
             Target::SetXmark { value, mask }
         }
+        ["-j", "MARK", "--set-mark", bits] => {
+            let (value, mask) = mark(bits)?;
+            Target::SetXmark {
+                value,
+                mask: mask | value,
+            }
+        }
         ["-j", "MARK", "--or-mark", bits] => Target::SetXmark {
             value: number(bits)?,
             mask: number(bits)?,
@@ -290,8 +307,13 @@ const EXTENSIONS: [&str; 8] = [
     "LOG", "NFLOG", "TRACE", "CT", "QUEUE", "NFQUEUE", "CONNMARK", "TPROXY",
 ];
 
-fn network(text: &str) -> Option<IpNet> {
+/// `10.0.0.0/8`, with old versions `10.0.0.0/255.0.0.0`, or one address.
+pub(super) fn network(text: &str) -> Option<IpNet> {
     if let Ok(network) = text.parse::<IpNet>() {
+        return Some(network.trunc());
+    }
+    if let Some((address, mask)) = text.split_once('/') {
+        let network = IpNet::with_netmask(address.parse().ok()?, mask.parse().ok()?).ok()?;
         return Some(network.trunc());
     }
     text.parse().ok().map(|ip: std::net::IpAddr| IpNet::from(ip))

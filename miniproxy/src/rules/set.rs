@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::part::Part;
 use super::rule::Rule;
 
-/// A table of the kernel that kube-proxy writes to.
+/// A table of the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum TableName {
     /// Where packets are let through, dropped or rejected.
@@ -14,11 +14,18 @@ pub enum TableName {
     Nat,
     /// Here only for the canary.
     Mangle,
+    /// Before connections are tracked; kube-proxy has nothing here.
+    Raw,
+    /// After filter; kube-proxy has nothing here.
+    Security,
 }
 
 impl TableName {
-    /// All three, in the order in which they are written.
+    /// The three that kube-proxy writes to, in the order in which they are written.
     pub const ALL: [Self; 3] = [Self::Mangle, Self::Filter, Self::Nat];
+
+    /// All that a packet walks through.
+    pub const WALKED: [Self; 5] = [Self::Raw, Self::Mangle, Self::Nat, Self::Filter, Self::Security];
 
     /// `nat`
     pub fn name(self) -> &'static str {
@@ -26,10 +33,17 @@ impl TableName {
             Self::Filter => "filter",
             Self::Nat => "nat",
             Self::Mangle => "mangle",
+            Self::Raw => "raw",
+            Self::Security => "security",
         }
     }
 
-    /// The table of that name.
+    /// The table of that name, of all that a packet walks through.
+    pub fn walked(name: &str) -> Option<Self> {
+        Self::WALKED.into_iter().find(|table| table.name() == name)
+    }
+
+    /// The table of that name, of those that kube-proxy writes to.
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|table| table.name() == name)
     }

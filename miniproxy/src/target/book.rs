@@ -68,6 +68,8 @@ pub struct KnownNode {
 pub struct Book {
     /// Ports of Services.
     pub ports: Vec<KnownPort>,
+    /// Services that no rule can be for, by namespace and name, with why.
+    pub without_address: Vec<(String, String, String)>,
     /// Pods.
     pub pods: Vec<KnownPod>,
     /// Nodes.
@@ -85,6 +87,22 @@ impl Book {
     pub fn add_registry(&mut self, registry: &Registry, ports: &[ServicePort], family: Family) {
         let of_family = |ip: &IpAddr| ip.is_ipv4() == (family == Family::V4);
         self.ports.extend(ports.iter().map(known));
+        for (key, service) in &registry.services {
+            let why = service.spec.as_ref().and_then(|spec| {
+                match (spec.type_.as_deref(), spec.cluster_ip.as_deref()) {
+                    (Some("ExternalName"), _) => Some(format!(
+                        "is of type ExternalName: its name is another one for {}",
+                        spec.external_name.as_deref().unwrap_or("somebody outside")
+                    )),
+                    (_, Some("None")) => {
+                        Some("is headless: its name stands for the addresses of its pods".into())
+                    }
+                    _ => None,
+                }
+            });
+            let of = |why| (key.0.clone(), key.1.clone(), why);
+            self.without_address.extend(why.map(of));
+        }
         for (namespace, pods) in &registry.pods {
             for (name, pod) in pods {
                 let status = pod.status.as_ref();

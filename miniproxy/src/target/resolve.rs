@@ -261,6 +261,32 @@ impl<'a> Asked<'a> {
             Some(namespace) => format!("{namespace}/{name}"),
             None => name.to_string(),
         };
+        let is_meant =
+            |of: &str, called: &str| called == name && namespace.is_none_or(|namespace| namespace == of);
+        let mut bare = self.book.without_address.iter();
+        if let Some((of, called, why)) = bare.find(|(of, called, _)| is_meant(of, called)) {
+            return Failure::usage(format!(
+                "Service {of}/{called} {why}; it has no virtual IP, and no rule is for it"
+            ))
+            .hint("ask for one of those addresses, such as 10.244.0.5:80");
+        }
+        let elsewhere = |port: &&KnownPort| namespace.is_some() && port.name.name == name;
+        if let Some(port) = self.book.ports.iter().find(elsewhere) {
+            return Failure::usage(format!("there is no Service {asked}")).hint(format!(
+                "did you mean {}/{}?",
+                port.name.namespace, port.name.name
+            ));
+        }
+        let as_port = |port: &&KnownPort| {
+            Some(port.name.name.as_str()) == namespace
+                && (port.name.port == name || port.port.to_string() == name)
+        };
+        if let Some(port) = self.book.ports.iter().find(as_port) {
+            return Failure::usage(format!("there is no Service {asked}")).hint(format!(
+                "a port stands behind a colon: svc/{}:{name}",
+                port.name.name
+            ));
+        }
         let names: BTreeSet<String> = self
             .book
             .ports
@@ -306,6 +332,13 @@ impl<'a> Asked<'a> {
         if self.own.contains(&ip) || ip.is_loopback() {
             return Ok(self.node_port(Some(ip), number));
         }
+        if at.is_empty() && self.may_be_this_node(ip, number) {
+            self.own.insert(ip);
+            self.notes.push(format!(
+                "{ip} is taken for an address of this node: {number} is a node port"
+            ));
+            return Ok(self.node_port(Some(ip), number));
+        }
         let door = match port {
             Some(port) if port.cluster_ip == Some(ip) => Door::ClusterIp,
             Some(_) => Door::External,
@@ -317,6 +350,13 @@ impl<'a> Asked<'a> {
             door,
             port: port.cloned(),
         })
+    }
+
+    /// A node port of a node of which no address is known, as with a dump alone.
+    fn may_be_this_node(&self, ip: IpAddr, number: u16) -> bool {
+        let of_pods = self.book.pod_networks.iter().any(|network| network.contains(&ip));
+        let is_node_port = self.book.ports.iter().any(|port| port.node_port == Some(number));
+        self.own.is_empty() && !of_pods && is_node_port && self.book.name_of(ip).is_none()
     }
 
     /// A port of the node whose rules are looked at.

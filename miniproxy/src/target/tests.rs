@@ -165,7 +165,11 @@ fn rules_alone_tell_where_a_service_is() {
 
 #[test]
 fn names_that_nobody_or_several_have_are_refused_with_the_nearest() {
-    let book = book();
+    let mut book = book();
+    for (name, why) in [("db", "is headless"), ("mail", "is of type ExternalName")] {
+        book.without_address
+            .push(("default".into(), name.into(), why.into()));
+    }
     let table = [
         ("svc/wbe", "there is no Service wbe", "did you mean web?"),
         (
@@ -174,6 +178,26 @@ fn names_that_nobody_or_several_have_are_refused_with_the_nearest() {
             "it has:",
         ),
         ("web:81", "Service default/web has no such port", "it has:"),
+        (
+            "svc/web/80",
+            "there is no Service web/80",
+            "a port stands behind a colon: svc/web:80",
+        ),
+        (
+            "nowhere/web",
+            "there is no Service nowhere/web",
+            "did you mean default/web?",
+        ),
+        (
+            "db",
+            "Service default/db is headless; it has no virtual IP, and no rule is for it",
+            "ask for one of those",
+        ),
+        (
+            "svc/default/mail",
+            "Service default/mail is of type ExternalName; it has no virtual IP, and no rule is for it",
+            "ask for one of those",
+        ),
         (
             "10.96.0.99",
             "10.96.0.99 is no Service's address: its port is missing",

@@ -24,7 +24,8 @@ pub fn explain(bytes: &[u8]) {
         return;
     };
     let caller = words.next().and_then(|word| Caller::parse(word).ok());
-    let reading = pasted::read(dump);
+    let dump = pasted::mended(dump);
+    let reading = pasted::read(&dump);
     for family in Family::ALL {
         let empty = Pasted::default();
         let pasted = reading.families.get(&family).unwrap_or(&empty);

@@ -1,11 +1,10 @@
 //! One condition of a rule against one state of a packet: met, not met, a chance, or nobody knows.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-use super::super::parse::mark;
 use super::super::rule::{Match, Rule, Side, Target};
 use super::super::set::{Found, TableName};
 use super::SOME_INTERFACE;
@@ -25,7 +24,7 @@ pub(super) enum Met {
 impl Met {
     pub(super) const YES: Self = Self::Chance(1.0);
 
-    fn of(met: bool, negated: bool) -> Self {
+    pub(super) fn of(met: bool, negated: bool) -> Self {
         if met == negated { Self::No } else { Self::YES }
     }
 }
@@ -176,16 +175,41 @@ impl<'a> Scene<'a> {
         }
     }
 
+    /// Where REDIRECT sends packets: to the node's own address, if there is but one to choose from.
+    pub(super) fn redirected(&self) -> Option<IpAddr> {
+        let v4 = self.packet.destination.is_ipv4();
+        if self.hook == Hook::Output {
+            let loopback = if v4 {
+                IpAddr::from(Ipv4Addr::LOCALHOST)
+            } else {
+                Ipv6Addr::LOCALHOST.into()
+            };
+            return Some(loopback);
+        }
+        let mut own = self
+            .node
+            .addresses
+            .iter()
+            .filter(|ip| ip.is_ipv4() == v4 && !ip.is_loopback());
+        own.next().filter(|_| own.next().is_none()).copied()
+    }
+
     /// The packet is NEW; rewriting its addresses adds DNAT and SNAT.
-    fn ct_state<'w>(&self, words: impl Iterator<Item = &'w str>, negated: bool, state: &State) -> Met {
+    pub(super) fn ct_state<'w>(
+        &self,
+        words: impl Iterator<Item = &'w str>,
+        negated: bool,
+        state: &State,
+    ) -> Met {
         let rewritten = (state.destination, state.port) != (self.packet.destination, self.packet.port);
         let mut unknown = false;
         for word in words {
             match word {
-                "NEW" => return Met::of(true, negated),
+                "NEW" if !state.untracked => return Met::of(true, negated),
+                "UNTRACKED" if state.untracked => return Met::of(true, negated),
                 "DNAT" if rewritten => return Met::of(true, negated),
                 "SNAT" if state.masqueraded => return Met::of(true, negated),
-                "INVALID" | "RELATED" | "ESTABLISHED" | "UNTRACKED" | "SNAT" | "DNAT" => {}
+                "NEW" | "INVALID" | "RELATED" | "ESTABLISHED" | "UNTRACKED" | "SNAT" | "DNAT" => {}
                 _ => unknown = true,
             }
         }
@@ -195,116 +219,6 @@ impl<'a> Scene<'a> {
             Met::of(false, negated)
         }
     }
-
-    /// Words that rules of kube-proxy do not have, but that say something certain about a packet.
-    fn words(&self, words: &[&str], state: &State) -> Met {
-        let (negated, words) = match words {
-            ["!", rest @ ..] => (true, rest),
-            all => (false, all),
-        };
-        let port_of = |ports: &str| match in_ports(ports, state.port) {
-            _ if !self.packet.protocol.has_ports() => Met::of(false, negated),
-            Some(met) => Met::of(met, negated),
-            None => Met::Unknown,
-        };
-        match words {
-            ["-p" | "--protocol", name] => Met::of(self.packet.protocol.is_called(name), negated),
-            // Counting bytes stops no packet.
-            ["--nfacct-name", _] if !negated => Met::YES,
-            ["-m", module] if !negated && says_nothing(module) => Met::YES,
-            [
-                "--dport" | "--destination-port" | "--dports" | "--destination-ports",
-                ports,
-            ] => port_of(ports),
-            ["-m", "connmark", "--mark", mark] => conn_mark(mark, negated, state),
-            ["-m", "connmark", "!", "--mark", mark] => conn_mark(mark, !negated, state),
-            ["--state", states] => self.ct_state(states.split(','), negated, state),
-            // What pings is an echo request; the first packet of a TCP connection is a SYN.
-            ["--icmp-type", kind] => self.echo(&["8", "8/0", "echo-request"], kind, negated),
-            ["--icmpv6-type", kind] => self.echo(&["128", "128/0", "echo-request"], kind, negated),
-            ["--syn"] | ["--tcp-flags", "FIN,SYN,RST,ACK", "SYN"] => {
-                Met::of(self.packet.protocol.is_called("tcp"), negated)
-            }
-            // The two of kube-proxy are read by the parser; others negate them.
-            ["--dst-type", "LOCAL"] => Met::of(self.node.is_own(state.destination), negated),
-            ["--src-type", "LOCAL"] => {
-                Met::of(state.masqueraded || self.node.is_own(self.packet.source), negated)
-            }
-            // What the node makes comes in by no port of a bridge.
-            ["--physdev-is-in" | "--physdev-is-bridged"] if self.arriving.is_none() => {
-                Met::of(false, negated)
-            }
-            ["--dst-type" | "--src-type", "MULTICAST"] => self.multicast(words, negated, state),
-            ["--src-range" | "--dst-range", range] => self.range(words[0], range, negated, state),
-            _ => Met::Unknown,
-        }
-    }
-
-    fn echo(&self, echo: &[&str], kind: &str, negated: bool) -> Met {
-        if self.packet.protocol.has_ports() {
-            return Met::No;
-        }
-        Met::of(echo.contains(&kind) || kind == "any", negated)
-    }
-
-    fn multicast(&self, words: &[&str], negated: bool, state: &State) -> Met {
-        let of_destination = words.first() == Some(&"--dst-type");
-        let address = if of_destination {
-            state.destination
-        } else {
-            self.packet.source
-        };
-        Met::of(address.is_multicast(), negated)
-    }
-
-    fn range(&self, option: &str, range: &str, negated: bool, state: &State) -> Met {
-        let address = match option {
-            "--dst-range" => state.destination,
-            _ if state.masqueraded => return Met::Unknown,
-            _ => self.packet.source,
-        };
-        let (first, last) = range.split_once('-').unwrap_or((range, range));
-        match (first.parse::<IpAddr>(), last.parse::<IpAddr>()) {
-            (Ok(first), Ok(last)) => Met::of((first..=last).contains(&address), negated),
-            _ => Met::Unknown,
-        }
-    }
-}
-
-/// The mark of the connection, which a new one has not unless a rule gave it one.
-fn conn_mark(text: &str, negated: bool, state: &State) -> Met {
-    match mark(text) {
-        Some((value, mask)) => Met::of(state.conn_mark & mask == value, negated),
-        None => Met::Unknown,
-    }
-}
-
-/// Modules that match nothing by themselves: what is asked stands in their options.
-fn says_nothing(module: &str) -> bool {
-    matches!(
-        module,
-        "multiport"
-            | "nfacct"
-            | "state"
-            | "set"
-            | "physdev"
-            | "iprange"
-            | "icmp"
-            | "icmp6"
-            | "mac"
-            | "owner"
-            | "length"
-            | "pkttype"
-            | "string"
-            | "addrtype"
-            | "tcp"
-            | "udp"
-            | "sctp"
-            | "conntrack"
-            | "mark"
-            | "recent"
-            | "comment"
-    )
 }
 
 /// The lists that the rules which lead to the remembered endpoint write to.
@@ -339,14 +253,4 @@ fn interface(link: Link<'_>, pattern: &str, negated: bool) -> Met {
         Link::Elsewhere if pattern == "lo" => Met::of(false, negated),
         Link::Elsewhere | Link::Unknown => Met::Unknown,
     }
-}
-
-/// Whether a port is in `80,443,1000:2000`.
-fn in_ports(list: &str, port: u16) -> Option<bool> {
-    let mut met = false;
-    for part in list.split(',') {
-        let (first, last) = part.split_once(':').unwrap_or((part, part));
-        met |= (first.parse::<u16>().ok()?..=last.parse().ok()?).contains(&port);
-    }
-    Some(met)
 }

@@ -15,13 +15,28 @@ pub(super) fn asks_for_destination(rule: &Rule) -> bool {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Effect<'r> {
     Nothing,
-    Call { chain: &'r str, comes_back: bool },
+    Call {
+        chain: &'r str,
+        comes_back: bool,
+    },
     Return,
     Accept,
     Stop(Verdict),
-    Mark { value: u32, mask: u32 },
+    Mark {
+        value: u32,
+        mask: u32,
+    },
     ConnMark(ConnMark),
-    Dnat { ip: IpAddr, port: Option<u16> },
+    Dnat {
+        ip: IpAddr,
+        port: Option<u16>,
+    },
+    /// To the node itself.
+    Redirect {
+        port: Option<u16>,
+    },
+    /// The connection is not tracked.
+    NoTrack,
     Masquerade,
     Unknown,
 }
@@ -94,13 +109,31 @@ pub(super) fn effect(rule: &Rule) -> Effect<'_> {
                 chain,
                 comes_back: false,
             },
-            [option, name, rest @ ..] if option == "-j" && name == "CONNMARK" => {
-                ConnMark::of(rest).map_or(Effect::Unknown, Effect::ConnMark)
-            }
-            [option, name, rest @ ..] if option == "-j" && name == "DNAT" => dnat_words(rest),
-            [option, name, ..] if option == "-j" => foreign(name),
+            [option, name, rest @ ..] if option == "-j" => target(name, rest),
             _ => Effect::Unknown,
         },
+    }
+}
+
+/// A target with its options.
+fn target<'r>(name: &'r str, options: &'r [String]) -> Effect<'r> {
+    let words: Vec<&str> = options.iter().map(String::as_str).collect();
+    match (name, words.as_slice()) {
+        ("CONNMARK", _) => ConnMark::of(options).map_or(Effect::Unknown, Effect::ConnMark),
+        ("DNAT", _) => dnat_words(options),
+        // The other forms are read by the parser.
+        ("MARK", ["--and-mark", bits]) => mark(bits).map_or(Effect::Unknown, |(bits, _)| Effect::Mark {
+            value: 0,
+            mask: !bits,
+        }),
+        ("CT", ["--notrack"]) => Effect::NoTrack,
+        // Which helper reads along is no matter to the first packet.
+        ("CT", ["--helper" | "--timeout" | "--zone-orig" | "--zone-reply", _]) => Effect::Nothing,
+        ("REDIRECT", ["--to-ports", port, ..]) => match port.parse() {
+            Ok(port) => Effect::Redirect { port: Some(port) },
+            Err(_) => Effect::Unknown,
+        },
+        _ => foreign(name),
     }
 }
 
@@ -130,7 +163,7 @@ fn dnat(to: &str) -> Effect<'_> {
 /// Targets that need no option look like chains.
 fn named(name: &str) -> Effect<'_> {
     match foreign(name) {
-        Effect::Unknown => Effect::Call {
+        Effect::Unknown if !NEVER_CHAINS.contains(&name) => Effect::Call {
             chain: name,
             comes_back: true,
         },
@@ -138,13 +171,21 @@ fn named(name: &str) -> Effect<'_> {
     }
 }
 
+/// Targets that do what this program does not follow, with no option that would show it.
+const NEVER_CHAINS: [&str; 7] = [
+    "QUEUE", "NFQUEUE", "TPROXY", "TARPIT", "MIRROR", "SYNPROXY", "HMARK",
+];
+
 /// Targets that kube-proxy does not use, as far as they are plain.
 fn foreign(name: &str) -> Effect<'_> {
     match name {
         "REJECT" => Effect::Stop(Verdict::Reject),
         "SNAT" | "MASQUERADE" => Effect::Masquerade,
+        "REDIRECT" => Effect::Redirect { port: None },
+        "NOTRACK" => Effect::NoTrack,
         "LOG" | "NFLOG" | "ULOG" | "TRACE" | "AUDIT" | "CHECKSUM" | "TCPMSS" | "CLASSIFY" | "DSCP"
-        | "TOS" | "TTL" | "HL" | "SET" => Effect::Nothing,
+        | "TOS" | "TTL" | "HL" | "SET" | "SECMARK" | "CONNSECMARK" | "TEE" | "IDLETIMER" | "LED"
+        | "RATEEST" | "ECN" | "TCPOPTSTRIP" => Effect::Nothing,
         _ => Effect::Unknown,
     }
 }

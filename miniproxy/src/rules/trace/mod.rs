@@ -5,8 +5,9 @@
 //! a dump cannot tell (a foreign module, the interface a packet leaves by) is never guessed: that
 //! share is reported as a [`Doubt`], with the rules it hangs on and what it may become.
 //!
-//! The packet is the first one of its connection, since only that one sees the nat table. The `raw`
-//! table, routing (but for the node's own addresses) and sysctls are not looked at.
+//! The packet is the first one of its connection, since only that one sees the nat table. It is taken for
+//! genuine: no spoofed source, and a port of its own that clients have. Routing (but for the node's own
+//! addresses) and sysctls are not looked at.
 
 mod condition;
 mod effect;
@@ -15,6 +16,7 @@ mod outcome;
 mod state;
 mod transport;
 mod walk;
+mod words;
 
 #[cfg(test)]
 mod tests;
@@ -26,6 +28,7 @@ use ipnet::IpNet;
 use serde::Serialize;
 
 pub use transport::Transport;
+pub use words::chance;
 
 use super::set::{Found, TableName};
 

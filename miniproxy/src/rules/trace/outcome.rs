@@ -70,7 +70,8 @@ type Endings<'a> = BTreeMap<Ending<'a>, f64>;
 pub(super) fn conclude(walk: &Walk<'_>, found: &Found, node: &NodeFacts, packet: &Packet) -> Trace {
     let (mut sure, unsure) = endings(walk);
     let mut doubts = Vec::new();
-    for (index, doubt) in walk.doubts.iter().enumerate() {
+    let open = walk.doubts.iter().enumerate().filter(|(_, doubt)| !doubt.settled);
+    for (index, doubt) in open {
         let possible = unsure.get(&index).cloned().unwrap_or_default();
         match only_ending(&possible) {
             Some(only) => *sure.entry(only).or_default() += doubt.share,
@@ -220,6 +221,9 @@ fn did(rule: &Rule, table: TableName) -> String {
         Effect::ConnMark(_) => "marks the connection".to_string(),
         Effect::Dnat { ip, port: Some(port) } => format!("sends it to {}", SocketAddr::new(ip, port)),
         Effect::Dnat { ip, port: None } => format!("sends it to {ip}"),
+        Effect::Redirect { port: Some(port) } => format!("sends it to the node itself, port {port}"),
+        Effect::Redirect { port: None } => "sends it to the node itself".to_string(),
+        Effect::NoTrack => "leaves its connection untracked: the nat table is not asked".to_string(),
         Effect::Masquerade => "rewrites its source".to_string(),
         Effect::Unknown => "does what this program does not know".to_string(),
     }

@@ -28,6 +28,8 @@ pub(super) struct State<'a> {
     /// A DNAT rule took it.
     pub(super) rewritten: bool,
     pub(super) masqueraded: bool,
+    /// Its connection is not tracked: the nat table is not asked.
+    pub(super) untracked: bool,
     /// A nat rule that asks for the destination took it.
     pub(super) claimed: bool,
     /// What accepted it in the filter table.
@@ -50,6 +52,7 @@ impl State<'_> {
             mark_before: None,
             rewritten: false,
             masqueraded: false,
+            untracked: false,
             claimed: false,
             by: None,
             doubt: None,

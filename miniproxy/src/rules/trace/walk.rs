@@ -1,6 +1,7 @@
 //! The way through the chains: all states that a packet can be in go rule by rule, together.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use super::super::rule::{Rule, Side};
 use super::super::set::{Found, TableName};
@@ -17,6 +18,8 @@ const DEPTH: usize = 64;
 pub(super) struct DoubtSoFar<'a> {
     pub(super) share: f64,
     pub(super) rules: Vec<(Spot<'a>, Why)>,
+    /// Whatever the rules in doubt do, it has come to the same.
+    pub(super) settled: bool,
 }
 
 /// What a rule met.
@@ -49,6 +52,8 @@ pub(super) struct Walk<'a> {
     pub(super) arrived: States<'a>,
     /// Those that did not.
     pub(super) stopped: BTreeMap<(State<'a>, Verdict, Spot<'a>), f64>,
+    /// The doubts that some of those are part of.
+    stopped_doubts: BTreeSet<usize>,
     /// Rules whose target nobody knows, with why.
     pub(super) unknown: BTreeMap<Spot<'a>, Why>,
     pub(super) doubts: Vec<DoubtSoFar<'a>>,
@@ -66,6 +71,7 @@ impl<'a> Walk<'a> {
             stack: Vec::new(),
             arrived: States::new(),
             stopped: BTreeMap::new(),
+            stopped_doubts: BTreeSet::new(),
             unknown: BTreeMap::new(),
             doubts: Vec::new(),
             hops: Vec::new(),
@@ -75,28 +81,28 @@ impl<'a> Walk<'a> {
 
     /// The whole way, in the kernel's order of hooks and tables.
     pub(super) fn run(mut self) -> Self {
-        use TableName::{Filter, Mangle, Nat};
+        use TableName::{Filter, Mangle, Nat, Raw, Security};
         let packet = self.scene.packet;
         let states = States::from([(State::new(packet.destination, packet.port), 1.0)]);
         if self.scene.arriving.is_some() {
-            let states = self.hook(Hook::Prerouting, &[Mangle, Nat], states);
+            let states = self.hook(Hook::Prerouting, &[Raw, Mangle, Nat], states);
             let (own, others) = self.by_owner(states);
-            let own = self.hook(Hook::Input, &[Mangle, Filter, Nat], own);
+            let own = self.hook(Hook::Input, &[Mangle, Filter, Security, Nat], own);
             merge(&mut self.arrived, own);
-            let others = self.hook(Hook::Forward, &[Mangle, Filter], others);
+            let others = self.hook(Hook::Forward, &[Mangle, Filter, Security], others);
             let others = self.leave(others);
             merge(&mut self.arrived, others);
             return self;
         }
-        let states = self.hook(Hook::Output, &[Mangle, Nat, Filter], states);
+        let states = self.hook(Hook::Output, &[Raw, Mangle, Nat, Filter, Security], states);
         let states = self.leave(states);
         let (own, others) = self.by_owner(states);
         merge(&mut self.arrived, others);
         // What the node sends to itself comes in again by loopback. Its addresses are settled: the
         // nat table is not asked a second time.
         self.scene.arriving = Some("lo");
-        let own = self.hook(Hook::Prerouting, &[Mangle], own);
-        let own = self.hook(Hook::Input, &[Mangle, Filter], own);
+        let own = self.hook(Hook::Prerouting, &[Raw, Mangle], own);
+        let own = self.hook(Hook::Input, &[Mangle, Filter, Security], own);
         merge(&mut self.arrived, own);
         self
     }
@@ -124,14 +130,22 @@ impl<'a> Walk<'a> {
                 break;
             }
             self.table = *table;
-            states = self.built_in(hook.chain(), states);
+            // What is not tracked does not meet the nat table.
+            let (passed_by, met) = states
+                .into_iter()
+                .partition(|(state, _)| state.untracked && *table == TableName::Nat);
+            states = self.built_in(hook.chain(), met);
+            merge(&mut states, passed_by);
         }
         states
     }
 
     /// A built-in chain with its policy.
     fn built_in(&mut self, name: &'static str, states: States<'a>) -> States<'a> {
-        let Left { fell, mut accepted } = self.chain(name, states);
+        let known = self.doubts.len();
+        let mut left = self.chain(name, states);
+        self.settle(known, &mut left);
+        let Left { fell, mut accepted } = left;
         let spot = Spot {
             table: self.table,
             chain: name,
@@ -140,7 +154,8 @@ impl<'a> Walk<'a> {
         let policy = self.scene.node.policies.get(&(self.table, name.to_string()));
         match policy {
             None | Some(Verdict::Accept) => {
-                let fell = self.accepted(spot, fell);
+                let is_there = self.found.chain(self.table, name).is_some();
+                let fell = if is_there { self.accepted(spot, fell) } else { fell };
                 merge(&mut accepted, fell);
             }
             Some(verdict) => self.stop(*verdict, spot, fell),
@@ -277,6 +292,7 @@ impl<'a> Walk<'a> {
             self.doubts.push(DoubtSoFar {
                 share,
                 rules: vec![(spot, Why::Condition)],
+                settled: false,
             });
             let doubted = State { doubt, ..state };
             let stopped = self.stopped.len();
@@ -322,7 +338,9 @@ impl<'a> Walk<'a> {
             Effect::Nothing => merge(here, states),
             Effect::Call { chain, comes_back } => match self.enter(chain) {
                 Ok(()) => {
-                    let inner = self.chain(chain, states);
+                    let known = self.doubts.len();
+                    let mut inner = self.chain(chain, states);
+                    self.settle(known, &mut inner);
                     merge(&mut left.accepted, inner.accepted);
                     merge(if comes_back { here } else { &mut left.fell }, inner.fell);
                 }
@@ -351,25 +369,61 @@ impl<'a> Walk<'a> {
                     );
                 }
             }
-            Effect::Dnat { ip, port } if self.may_rewrite(Side::Destination) => {
+            Effect::NoTrack if self.table == TableName::Raw => {
                 for (state, share) in states {
-                    let rewritten = State {
-                        destination: ip,
-                        port: port.unwrap_or(state.port),
-                        rewritten: true,
-                        ..state
-                    };
-                    add(&mut left.accepted, rewritten, share);
+                    let untracked = true;
+                    add(here, State { untracked, ..state }, share);
                 }
             }
+            Effect::Dnat { ip, port } if self.may_rewrite(Side::Destination) => {
+                rewrite(states, ip, port, left);
+            }
+            Effect::Redirect { port } if self.may_rewrite(Side::Destination) => match self.scene.redirected()
+            {
+                Some(ip) => rewrite(states, ip, port, left),
+                None => self.stop_unknown(Why::Target, spot, states),
+            },
             Effect::Masquerade if self.may_rewrite(Side::Source) => {
                 for (state, share) in states {
                     let masqueraded = true;
                     add(&mut left.accepted, State { masqueraded, ..state }, share);
                 }
             }
-            Effect::Dnat { .. } | Effect::Masquerade | Effect::Unknown => {
+            Effect::Dnat { .. }
+            | Effect::Redirect { .. }
+            | Effect::Masquerade
+            | Effect::NoTrack
+            | Effect::Unknown => {
                 self.stop_unknown(Why::Target, spot, states);
+            }
+        }
+    }
+
+    /// Doubts that began in a chain end with it, where packets leave it as one and the same whatever
+    /// the rules in doubt do.
+    fn settle(&mut self, known: usize, left: &mut Left<'a>) {
+        if self.doubts.len() == known {
+            return;
+        }
+        let mut ends: BTreeMap<usize, usize> = BTreeMap::new();
+        let leaving = left.fell.keys().chain(left.accepted.keys());
+        for doubt in leaving
+            .filter_map(|state| state.doubt)
+            .filter(|doubt| *doubt >= known)
+        {
+            *ends.entry(doubt).or_default() += 1;
+        }
+        ends.retain(|doubt, ends| *ends == 1 && !self.stopped_doubts.contains(doubt));
+        for states in [&mut left.fell, &mut left.accepted] {
+            for (state, share) in std::mem::take(states) {
+                match state.doubt.filter(|doubt| ends.contains_key(doubt)) {
+                    Some(doubt) => {
+                        self.doubts[doubt].settled = true;
+                        let all = self.doubts[doubt].share;
+                        add(states, State { doubt: None, ..state }, all);
+                    }
+                    None => add(states, state, share),
+                }
             }
         }
     }
@@ -410,6 +464,7 @@ impl<'a> Walk<'a> {
 
     fn stop(&mut self, verdict: Verdict, spot: Spot<'a>, states: States<'a>) {
         for (state, share) in states {
+            self.stopped_doubts.extend(state.doubt);
             let sum = self.stopped.entry((state, verdict, spot)).or_default();
             *sum += share;
         }
@@ -421,5 +476,17 @@ impl<'a> Walk<'a> {
             self.doubt_rule(doubt, spot, why);
         }
         self.stop(Verdict::Unknown, spot, states);
+    }
+}
+
+fn rewrite<'a>(states: States<'a>, ip: IpAddr, port: Option<u16>, left: &mut Left<'a>) {
+    for (state, share) in states {
+        let rewritten = State {
+            destination: ip,
+            port: port.unwrap_or(state.port),
+            rewritten: true,
+            ..state
+        };
+        add(&mut left.accepted, rewritten, share);
     }
 }

@@ -71,7 +71,8 @@ fn noise_around_and_inside_changes_nothing() {
                 .replace("10.244.0.1:80", "[fd00::2]:80")
                 .replace("10.244.0.2:80", "[fd00::3]:80")
         ),
-        format!("*raw\n-A PREROUTING -j NOTRACK\nCOMMIT\n{NAT}"),
+        format!("*raw\n-A PREROUTING -s 10.99.0.0/16 -j NOTRACK\nCOMMIT\n{NAT}"),
+        format!("{NAT}{NAT}"),
         NAT.lines()
             .filter(|line| !line.starts_with(['*', ':']) && *line != "COMMIT")
             .map(|line| format!("{}\n", line.split_once("] ").unwrap().1))
@@ -140,9 +141,12 @@ fn two_families_in_one_text_are_kept_apart() {
         reading.families[&Family::V6].length(TableName::Nat, "PREROUTING"),
         1
     );
-    let twice = format!("{NAT}{NAT}");
+    let twice = format!("{NAT}{}", NAT.replace("10.244.0.2:80", "10.244.0.3:80"));
     let twice = read(&twice);
     assert!(twice.notes[0].contains("more than once"));
+    // Another flavour's empty tables, or Docker's alone, are not what is asked for.
+    let beside = format!("{NAT}*nat\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -j DOCKER\nCOMMIT\n");
+    assert_eq!(walked(&beside).endpoints().len(), 2);
 }
 
 #[test]
