@@ -11,6 +11,7 @@ use labkit::{Failure, Kind};
 
 use super::chores::Chores;
 use super::host;
+use crate::conntrack;
 use crate::edge::addresses::interface_addresses;
 use crate::edge::kernel::{Kernel, Wrote};
 use crate::edge::registry::{Files, Source};
@@ -227,7 +228,8 @@ impl Driver {
         let Some(before) = self.chores.owed(family, began) else {
             return Ok(());
         };
-        let flows = host::reconcile(&self.engine.desired(family).model(), before);
+        let model = self.engine.desired(family).model_of(conntrack::concerns);
+        let flows = host::reconcile(&model, before);
         let took = self.now().saturating_sub(began);
         self.chores.reconciled(family, flows.is_ok(), began + took);
         match flows {

@@ -14,7 +14,7 @@ use super::crew::{self, End, Place, Voice};
 use super::drive::{Driver, Event};
 use super::host::Done;
 use super::nodes;
-use super::observe::Observer;
+use super::observe::{Observer, concerns};
 use super::sync::{Report, options, remark, warn_of_others};
 use crate::cli::SyncArgs;
 use crate::edge::watch::{Changed, Watch};
@@ -260,7 +260,7 @@ impl Follower {
         }
         if changed && self.observer.serves() {
             let registry = self.driver.store.registry();
-            let models = Family::ALL.map(|family| self.driver.engine.desired(family).model());
+            let models = Family::ALL.map(|family| self.driver.engine.desired(family).model_of(concerns));
             let node = registry.nodes.get(&self.driver.node.node_name(registry));
             self.observer.registry(&models, node.map(Arc::as_ref));
         }
