@@ -67,6 +67,8 @@ pub enum Match {
         /// The list.
         list: String,
     },
+    /// `-m nfacct`: matches always; the packet is counted under this name.
+    Counter(String),
     /// Words that this program does not know, as they stand.
     Other(Vec<String>),
 }

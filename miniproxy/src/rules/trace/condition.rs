@@ -120,7 +120,7 @@ impl<'a> Scene<'a> {
             Match::DestinationPort(port) => {
                 Met::of(self.packet.protocol.has_ports() && *port == state.port, false)
             }
-            Match::Comment(_) | Match::RecentSet { .. } => Met::YES,
+            Match::Comment(_) | Match::Counter(_) | Match::RecentSet { .. } => Met::YES,
             Match::Mark { value, mask, negated } => Met::of(state.mark & mask == *value, *negated),
             Match::CtState { states, negated } => {
                 self.ct_state(states.iter().map(String::as_str), *negated, state)
@@ -209,8 +209,6 @@ impl<'a> Scene<'a> {
         };
         match words {
             ["-p" | "--protocol", name] => Met::of(self.packet.protocol.is_called(name), negated),
-            // Counting bytes stops no packet.
-            ["--nfacct-name", _] if !negated => Met::YES,
             ["-m", module] if !negated && says_nothing(module) => Met::YES,
             [
                 "--dport" | "--destination-port" | "--dports" | "--destination-ports",
@@ -284,7 +282,6 @@ fn says_nothing(module: &str) -> bool {
     matches!(
         module,
         "multiport"
-            | "nfacct"
             | "state"
             | "set"
             | "physdev"
