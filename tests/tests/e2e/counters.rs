@@ -5,7 +5,6 @@ use std::time::Duration;
 use lab_tests::machine::{Flavour, Machine, eventually};
 use lab_tests::registry::{service, slice};
 use lab_tests::witness::{Witness, assert_unchanged};
-use nix::sys::signal::Signal;
 use serde_json::json;
 
 /// A node port, as a registry without a lab.
@@ -66,33 +65,6 @@ fn newer_rules_count_packets_with_nft() {
 #[test]
 fn newer_rules_count_packets_with_legacy() {
     counted(Flavour::Legacy);
-}
-
-#[test]
-fn who_changed_our_rules_is_named() {
-    let machine = Machine::start();
-    let registry = registry(&machine);
-    let log = machine.file("log", "");
-    let script = format!("exec miniproxy -v sync --watch --registry {registry} 2> {log}");
-    let watch = machine.command(["sh", "-euc", &script]).start();
-    watch.wait_for("default/web:http");
-    let rules = || machine.sh("iptables-save").ok().stdout;
-    eventually("the first sync", || rules().contains("KUBE-SVC-"));
-    // The kernel names whoever changes rules only to those who listen by then: the watch listens from
-    // its first look on, so that the first change may be nobody's.
-    eventually("the one who flushes is named", || {
-        machine.sh("iptables -t nat -F KUBE-SERVICES").ok();
-        eventually("what was flushed is there again", || {
-            rules().contains("web:http cluster IP")
-        });
-        watch.said().contains("iptables[") && watch.said().contains("changed our rules; restored: ")
-    });
-    let said = std::fs::read_to_string(&log).expect("our own file");
-    assert!(
-        said.contains("rules written") && said.contains("chains="),
-        "{said}"
-    );
-    assert_eq!(watch.stop(Signal::SIGTERM), 0);
 }
 
 #[test]
