@@ -197,6 +197,18 @@ pub struct ProxyConfig {
     pub hints: Hints,
     /// A load balancer's address with `ipMode: Proxy` is left to the load balancer.
     pub heed_ip_mode: bool,
+    /// Which packets are counted.
+    pub counters: Counters,
+}
+
+/// The kernel's packet counters (nfacct) that rules of newer kube-proxies count with. Where the kernel
+/// cannot make one, the rules go without.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Packets that belong to no connection, and are dropped.
+    pub invalid: bool,
+    /// Packets to node ports on 127.0.0.0/8.
+    pub localhost: bool,
 }
 
 /// Which topology hints are followed.
@@ -229,6 +241,7 @@ impl ProxyConfig {
             drop_invalid: true,
             hints: Hints::Annotated,
             heed_ip_mode: true,
+            counters: Counters::default(),
         }
     }
 

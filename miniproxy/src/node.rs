@@ -9,8 +9,8 @@ use k8s_openapi::api::core::v1::Node;
 use labkit::xtables::Family;
 
 use crate::address::{parse_ip, parse_network};
-use crate::config::{DetectLocal, NodePortAddress, Settings};
-use crate::model::{Hints, LocalDetector, Model, ProxyConfig};
+use crate::config::{Compat, DetectLocal, NodePortAddress, Settings};
+use crate::model::{Counters, Hints, LocalDetector, Model, ProxyConfig};
 use crate::registry::check::passed_over;
 use crate::registry::{Registry, model};
 use crate::rules::build::build;
@@ -27,6 +27,8 @@ pub struct Host {
     pub addresses: Vec<IpAddr>,
     /// Its kernel calls no packet of a TCP connection INVALID (`nf_conntrack_tcp_be_liberal`).
     pub tcp_be_liberal: bool,
+    /// Its kernel's packet counters.
+    pub counters: Counters,
 }
 
 /// Everything that the rules depend on besides the registry.
@@ -72,6 +74,10 @@ impl NodeOptions {
             drop_invalid: !settings.conntrack.tcp_be_liberal && !self.host.tcp_be_liberal,
             hints: self.hints(),
             heed_ip_mode: settings.gates.load_balancer_ip_mode,
+            counters: match settings.compat {
+                Compat::V1_30 => Counters::default(),
+                Compat::Latest => self.host.counters,
+            },
             node_name,
         }
     }

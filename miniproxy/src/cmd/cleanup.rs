@@ -12,7 +12,7 @@ use crate::cli::CleanupArgs;
 use crate::edge::kernel::HOLDER;
 use crate::edge::tables::{Tables, every_flavour};
 use crate::edge::trace::mark;
-use crate::edge::{processes, sysctls};
+use crate::edge::{nfacct, processes, sysctls};
 use crate::rules::delta::Delta;
 
 #[derive(Default, Serialize)]
@@ -20,6 +20,9 @@ struct Report {
     removed: Vec<Removed>,
     /// Settings of the kernel that were put back: `net.ipv4.conf.all.route_localnet=0 (was 1)`.
     settings: Vec<String>,
+    /// Packet counters that were removed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    counters: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -50,6 +53,10 @@ pub(super) fn run(args: &CleanupArgs) -> Result<Outcome, Failure> {
             .into_iter()
             .map(|setting| format!("{setting} on {node}"));
         report.settings.extend(settings);
+        let counters = part.counters.into_iter();
+        report
+            .counters
+            .extend(counters.map(|counter| format!("{counter} on {node}")));
         failures.extend(failed.into_iter().map(|failure| failure.context(&node)));
     }
     match args.output {
@@ -99,7 +106,14 @@ fn clean_up(args: &CleanupArgs, run: &RunDirectory) -> Result<(Report, Vec<Failu
         failures.push(failure);
         Vec::new()
     });
-    Ok((Report { removed, settings }, failures))
+    // What a rule of somebody else counts with stays.
+    let counters = nfacct::remove().into_iter().map(str::to_string).collect();
+    let report = Report {
+        removed,
+        settings,
+        counters,
+    };
+    Ok((report, failures))
 }
 
 /// The program that is given, else every one that may have written rules of ours: the one a sync
@@ -141,7 +155,7 @@ fn clean(xtables: &Xtables, family: Family) -> Result<usize, Failure> {
 }
 
 fn text(report: &Report) -> String {
-    if report.removed.is_empty() && report.settings.is_empty() {
+    if report.removed.is_empty() && report.settings.is_empty() && report.counters.is_empty() {
         return "nothing to remove\n".to_string();
     }
     let chains = report.removed.iter().map(|part| {
@@ -159,5 +173,9 @@ fn text(report: &Report) -> String {
         .settings
         .iter()
         .map(|setting| format!("put back {setting}\n"));
-    chains.chain(settings).collect()
+    let counters = report
+        .counters
+        .iter()
+        .map(|counter| format!("removed packet counter {counter}\n"));
+    chains.chain(settings).chain(counters).collect()
 }

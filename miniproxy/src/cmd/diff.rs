@@ -22,6 +22,7 @@ use crate::node::NodeOptions;
 use crate::registry::store::Store;
 use crate::report::columns::{Compared, choices, compared, page};
 use crate::report::difference::{Finding, Sides};
+use crate::rules::fixed;
 use crate::rules::parse;
 use crate::rules::set::Found;
 
@@ -53,9 +54,10 @@ pub(super) fn run(args: &DiffArgs) -> Result<Outcome, Failure> {
                 right: "the registry",
             };
             let objects = Objects::read(args, &args.node, &args.registry)?;
+            let found = dump(left, &bytes)?;
             let one = compared(
-                &dump(left, &bytes)?,
-                &objects.rules(family),
+                &found,
+                &objects.rules(family, Some(&found)),
                 sides,
                 wants_screen(args),
             );
@@ -90,8 +92,14 @@ impl Objects {
         Ok(Self { node, store, refused })
     }
 
-    fn rules(&self, family: Family) -> Found {
-        Found::from(&self.node.wanted(self.store.registry(), family))
+    /// The rules that should stand `beside` a dump. Whether packets are counted is up to the kernel
+    /// that the dump is of.
+    fn rules(&self, family: Family, beside: Option<&Found>) -> Found {
+        let mut node = self.node.clone();
+        if let Some(dump) = beside {
+            node.host.counters = fixed::counters_in(dump);
+        }
+        Found::from(&node.wanted(self.store.registry(), family))
     }
 
     /// A refused Service keeps the rules that it has: they are no difference.
@@ -205,10 +213,10 @@ fn kernel_and_registry(args: &DiffArgs, node: &NodeArgs) -> Result<Answer, Failu
     let objects = Objects::read(args, node, &args.registry)?;
     let mut all = Vec::new();
     for family in families {
-        let wanted = objects.rules(family);
         let Some(found) = xtables.read(family, None)? else {
             continue;
         };
+        let wanted = objects.rules(family, Some(&found));
         let sides = Sides {
             left: "the kernel",
             right: "the registry",
@@ -234,16 +242,23 @@ fn two_files(args: &DiffArgs, left: &Path, right: &Path) -> Result<Answer, Failu
     };
     let left_objects = objects(left, left_bytes.as_ref())?;
     let right_objects = objects(right, right_bytes.as_ref())?;
-    let side = |path: &Path, bytes: Option<&Vec<u8>>, objects: Option<&Objects>, family| match objects {
-        Some(objects) => Ok(objects.rules(family)),
-        None => dump(path, bytes.map_or(&[], Vec::as_slice)),
+    let read = |path: &Path, bytes: &Option<Vec<u8>>| {
+        let read = |bytes: &Vec<u8>| dump(path, bytes);
+        bytes.as_ref().map(read).transpose()
+    };
+    let (left_dump, right_dump) = (read(left, &left_bytes)?, read(right, &right_bytes)?);
+    let side = |dump: &Option<Found>, objects: &Option<Objects>, beside: &Option<Found>, family| {
+        let rules = objects
+            .as_ref()
+            .map(|objects| objects.rules(family, beside.as_ref()));
+        rules.or_else(|| dump.clone()).unwrap_or_default()
     };
     let first_dump = left_bytes.as_ref().or(right_bytes.as_ref());
     let family = chosen_family(args, first_dump.map_or(&[], Vec::as_slice))?;
     let names = [left.display().to_string(), right.display().to_string()];
     let mut one = compared(
-        &side(left, left_bytes.as_ref(), left_objects.as_ref(), family)?,
-        &side(right, right_bytes.as_ref(), right_objects.as_ref(), family)?,
+        &side(&left_dump, &left_objects, &right_dump, family),
+        &side(&right_dump, &right_objects, &left_dump, family),
         Sides {
             left: &names[0],
             right: &names[1],

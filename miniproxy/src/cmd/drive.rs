@@ -11,8 +11,11 @@ use labkit::{Failure, Kind};
 
 use super::chores::Chores;
 use super::host;
+use crate::config::Compat;
+use crate::conntrack;
 use crate::edge::addresses::interface_addresses;
 use crate::edge::kernel::{Kernel, Wrote};
+use crate::edge::nfacct;
 use crate::edge::registry::{Files, Source};
 use crate::engine::{Action, Engine, Outcome, Pace, Report, Setback};
 use crate::node::NodeOptions;
@@ -125,6 +128,14 @@ impl Driver {
         problems.is_empty() || !(self.strict || nothing_good && !self.told)
     }
 
+    /// Makes the packet counters that rules count with, where there are to be such rules and the kernel
+    /// can. Somebody who removed the rules may have removed the counters, too.
+    pub(super) fn make_counters(&mut self) {
+        if self.node.settings.compat == Compat::Latest {
+            self.node.host.counters = nfacct::ensure();
+        }
+    }
+
     /// Tells the engine what changed since it was last told, and returns that.
     ///
     /// # Errors
@@ -168,6 +179,7 @@ impl Driver {
                         self.failed(family, failure, &mut on)?;
                         continue;
                     }
+                    self.make_counters();
                     match self.kernel.read(family, self.engine.known(family)) {
                         Ok((found, count)) => self.engine.read(family, found, count),
                         Err(failure) => self.failed(family, failure, &mut on)?,
@@ -209,6 +221,17 @@ impl Driver {
         on: &mut impl FnMut(Event) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
         let (family, left_behind) = (report.family, report.left_behind.take());
+        if let Some(written) = &report.written {
+            tracing::info!(
+                family = family.name(),
+                full = report.full,
+                repaired = report.repaired,
+                chains = written.chains,
+                rules = written.rules.values().sum::<usize>(),
+                ms = report.took.as_millis(),
+                "rules written"
+            );
+        }
         on(Event::Done(Box::new(report)))?;
         if let Some(before) = left_behind {
             let now = self.now();
@@ -227,7 +250,8 @@ impl Driver {
         let Some(before) = self.chores.owed(family, began) else {
             return Ok(());
         };
-        let flows = host::reconcile(&self.engine.desired(family).model(), before);
+        let model = self.engine.desired(family).model_of(conntrack::concerns);
+        let flows = host::reconcile(&model, before);
         let took = self.now().saturating_sub(began);
         self.chores.reconciled(family, flows.is_ok(), began + took);
         match flows {

@@ -11,7 +11,7 @@ use labkit::xtables::Family;
 use crate::edge::serve::Servers;
 use crate::engine::Report;
 use crate::engine::desired::Desired;
-use crate::model::Model;
+use crate::model::{Model, ServicePort};
 use crate::node::NodeOptions;
 use crate::observe::health::eligible;
 use crate::observe::metrics::{NoLocalEndpoints, Rules, Sync};
@@ -27,6 +27,11 @@ pub(super) struct Observer {
     waiting: bool,
     /// When the Pods changed whose slices wait for a write.
     triggers: Vec<Timestamp>,
+}
+
+/// Whether a service port has a part in what is told of all of them.
+pub(super) fn concerns(port: &ServicePort) -> bool {
+    port.health_check_node_port.is_some() || port.uses_local_endpoints()
 }
 
 impl Observer {

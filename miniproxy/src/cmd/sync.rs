@@ -12,8 +12,8 @@ use super::drive::{Driver, Event};
 use super::{host, nodes, nodes_report};
 use crate::cli::{NodeArgs, SyncArgs};
 use crate::config::draft::Draft;
-use crate::config::failure;
-use crate::edge::{addresses, config, processes};
+use crate::config::{Compat, failure};
+use crate::edge::{addresses, config, nfacct, processes};
 use crate::engine;
 use crate::node::NodeOptions;
 use crate::registry::Registry;
@@ -153,6 +153,7 @@ fn sync(args: &SyncArgs, node: &NodeArgs) -> Result<Ran, Failure> {
     remark(&driver.node, driver.store.registry());
     if !args.dry_run {
         warn_of_others();
+        driver.make_counters();
     }
     driver.want(false)?;
     driver.forget_objects();
@@ -213,6 +214,11 @@ pub(super) fn warn_of_others() {
             "warning: another `sync --watch` (process {watcher}) writes the same rules here; end one of the two"
         ));
     }
+    for process in processes::kube_proxies() {
+        note_once(&format!(
+            "warning: kube-proxy (process {process}) writes the same rules here, and undoes ours; end one of the two"
+        ));
+    }
 }
 
 /// How this node proxies: the configuration file, the flags over it, and the host. Fields that are
@@ -232,6 +238,9 @@ pub(super) fn options(args: &NodeArgs) -> Result<NodeOptions, Failure> {
     let mut host = addresses::host(settings.needs_host_addresses() && !given)?;
     if given {
         host.addresses.clone_from(&args.node_addresses);
+    }
+    if settings.compat == Compat::Latest {
+        host.counters = nfacct::there();
     }
     Ok(NodeOptions { settings, host })
 }

@@ -1,6 +1,6 @@
 //! `miniproxy sync --watch`: follows the registry, and keeps the kernel as the registry wants it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use super::crew::{self, End, Place, Voice};
 use super::drive::{Driver, Event};
 use super::host::Done;
 use super::nodes;
-use super::observe::Observer;
+use super::observe::{Observer, concerns};
 use super::sync::{Report, options, remark, warn_of_others};
 use crate::cli::SyncArgs;
 use crate::edge::watch::{Changed, Watch};
@@ -167,6 +167,9 @@ impl Follower {
             self.complaint = complaint;
         }
         if self.driver.admits(&self.driver.problems()) && !self.lacks_files() {
+            if !self.driver.is_told() {
+                self.driver.make_counters();
+            }
             let touched = self.driver.want(self.own_addresses)?;
             self.node_changed |= touched.nodes;
             if let Some(place) = self.place.as_ref().filter(|_| touched.nodes) {
@@ -212,6 +215,7 @@ impl Follower {
             Ok(())
         })?;
         let name = self.driver.kernel.xtables.name();
+        let others = self.driver.kernel.take_others();
         let changed = !events.is_empty() || std::mem::take(&mut self.node_changed);
         for event in events {
             match event {
@@ -219,7 +223,10 @@ impl Follower {
                     self.setbacks.over(&self.voice, report.family);
                     self.observer
                         .done(&report, self.driver.engine.desired(report.family));
-                    say(&self.voice, &name, *report)?;
+                    if report.repaired {
+                        warn_of_others();
+                    }
+                    say(&self.voice, &name, *report, &others)?;
                 }
                 Event::Reconciled { family, flows, took } => {
                     self.observer.reconciled(family, flows, took);
@@ -260,7 +267,7 @@ impl Follower {
         }
         if changed && self.observer.serves() {
             let registry = self.driver.store.registry();
-            let models = Family::ALL.map(|family| self.driver.engine.desired(family).model());
+            let models = Family::ALL.map(|family| self.driver.engine.desired(family).model_of(concerns));
             let node = registry.nodes.get(&self.driver.node.node_name(registry));
             self.observer.registry(&models, node.map(Arc::as_ref));
         }
@@ -269,7 +276,12 @@ impl Follower {
 }
 
 /// One line for each change; a line for a write that no change of the registry asked for.
-fn say(voice: &Voice, iptables: &str, done: engine::Report) -> Result<(), Failure> {
+fn say(
+    voice: &Voice,
+    iptables: &str,
+    done: engine::Report,
+    others: &BTreeSet<String>,
+) -> Result<(), Failure> {
     for change in &done.changes {
         tracing::info!(family = done.family.name(), "{}", change.line());
     }
@@ -287,11 +299,21 @@ fn say(voice: &Voice, iptables: &str, done: engine::Report) -> Result<(), Failur
         return voice.json(&report);
     }
     let mut text = String::new();
+    let written = report.written_text();
     if repaired {
-        text.push_str("somebody changed our rules; restored: ");
-    }
-    if repaired || report.changes.is_empty() {
-        text.push_str(&format!("{}\n", report.written_text()));
+        let others: Vec<&str> = others.iter().map(String::as_str).collect();
+        let who = if others.is_empty() {
+            "somebody".to_string()
+        } else {
+            others.join(", ")
+        };
+        text.push_str(&format!("{who} changed our rules; restored: {written}\n"));
+    } else if report.services == 0 {
+        text.push_str(&format!(
+            "no Service needs more than what every node has: {written}\n"
+        ));
+    } else if report.changes.is_empty() {
+        text.push_str(&format!("as many Services as before; written: {written}\n"));
     }
     for change in &report.changes {
         text.push_str(&change.line());

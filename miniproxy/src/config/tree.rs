@@ -75,11 +75,35 @@ pub fn parse(text: &str) -> Result<Tree, (u64, String)> {
     match serde_saphyr::from_str_with_options::<Spanned<Kind>>(text, options) {
         Ok(root) => Ok(tree(root)),
         Err(error) => {
-            let line = error.location().map_or(1, |location| location.line());
-            let words = error.to_string();
-            Err((line.max(1), words.lines().next().unwrap_or("no YAML").to_string()))
+            let place = error.location();
+            let line = place.map_or(1, |place| place.line()).max(1);
+            let column = place.map_or(1, |place| place.column()).max(1);
+            let twice = error.to_string().contains("duplicate");
+            Err((line, unreadable(text, line, column, twice)))
         }
     }
+}
+
+/// So much of a line is shown.
+const SHOWN: usize = 40;
+
+/// What is wrong there, in our words: the library's are about its own insides.
+fn unreadable(text: &str, line: u64, column: u64, twice: bool) -> String {
+    let number = usize::try_from(line).unwrap_or(usize::MAX);
+    let there = text.lines().nth(number - 1).unwrap_or_default();
+    let begin = there.len() - there.trim_start().len();
+    if there[..begin].contains('\t') {
+        return format!("column {}: a tab, where YAML takes blanks only", begin.max(1));
+    }
+    let shown: String = there.trim().chars().take(SHOWN).collect();
+    let what = match (twice, shown.is_empty()) {
+        (true, _) => "a field that is there already",
+        (false, false) => "this is no YAML",
+        (false, true) => {
+            return format!("column {column}: the text ends too early; is a bracket or a quote open?");
+        }
+    };
+    format!("column {column}: {what}: {shown}")
 }
 
 fn tree(spanned: Spanned<Kind>) -> Tree {
@@ -197,6 +221,19 @@ mod tests {
         let fields = map(&tree);
         assert_eq!((fields[0].0.as_str(), fields[0].1), ("mode", 2));
         assert_eq!(map(&fields[1].2)[0].1, 3);
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_in_our_words() {
+        for (text, words) in [
+            ("a: 1\na: 2\n", "a field that is there already: a: 2"),
+            ("a:\n\tb: 1\n", "a tab, where YAML takes blanks only"),
+            ("a: \"open\nb: 1\n", "column "),
+            ("a: b: c\n", "this is no YAML: a: b: c"),
+        ] {
+            let (_, found) = parse(text).unwrap_err();
+            assert!(found.contains(words), "{text:?}: {found}");
+        }
     }
 
     #[test]

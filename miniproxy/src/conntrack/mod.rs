@@ -105,6 +105,11 @@ struct NodePort {
     former: HashSet<SocketAddr>,
 }
 
+/// Whether flows to a service port can be stale.
+pub fn concerns(port: &ServicePort) -> bool {
+    is_udp(port)
+}
+
 impl Frontends {
     /// Those that should be there: every UDP port of the model, with an empty set where nobody serves.
     pub fn of(model: &Model) -> Self {

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use labkit::Failure;
 
 use super::sysctls;
+use crate::model::Counters;
 use crate::node::Host;
 use crate::sysctls::TCP_BE_LIBERAL;
 
@@ -24,6 +25,7 @@ pub fn host(with_addresses: bool) -> Result<Host, Failure> {
         },
         // Not there means that connections are not tracked yet, and then it will be 0. What an earlier
         // sync set is no fact of the host: where it is not asked for any more it is put back.
+        counters: Counters::default(),
         tcp_be_liberal: sysctls::apart_from_ours(TCP_BE_LIBERAL).is_some_and(|value| value != "0"),
     })
 }

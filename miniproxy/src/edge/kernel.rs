@@ -1,5 +1,6 @@
 //! Does what the engine says: reads and writes the kernel's tables, and looks at their count of changes.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -9,8 +10,10 @@ use labkit::shell::tell;
 use labkit::xtables::{Family, Flavour, Xtables};
 use labkit::{Failure, fault, footprint};
 
+use super::rule_events::RuleEvents;
 use super::tables::Tables as _;
 use crate::engine::{Look, Outcome};
+use crate::live::changes::Who;
 use crate::rules::delta::Delta;
 use crate::rules::set::Found;
 
@@ -33,6 +36,10 @@ pub struct Kernel {
     counter: Option<NfTables>,
     patience: Duration,
     lock: Option<Arc<RunDirectory>>,
+    /// Tells who else changes rules. Not open while we write: the kernel would tell us of each rule.
+    events: Option<RuleEvents>,
+    /// Who did.
+    others: BTreeSet<Who>,
 }
 
 /// How a write went, with words where it failed.
@@ -55,6 +62,8 @@ impl Kernel {
             counter,
             patience,
             lock: None,
+            events: None,
+            others: BTreeSet::new(),
         };
         if kernel.count().is_none() {
             kernel.counter = None;
@@ -119,6 +128,8 @@ impl Kernel {
         if self.counts() && before != expected && !insists {
             return Wrote::Told(Outcome::Overtaken);
         }
+        self.hear();
+        self.events = None;
         match self.send(family, delta) {
             Ok(transactions) => {
                 // Each transaction counts one; more is somebody else's.
@@ -168,9 +179,25 @@ impl Kernel {
         Ok(u32::try_from(transactions).unwrap_or(u32::MAX))
     }
 
+    fn hear(&mut self) {
+        if let Some(events) = &mut self.events {
+            self.others.extend(events.writers());
+        }
+    }
+
+    /// Who else changed rules since this was last asked, where the kernel told: each by its name.
+    pub fn take_others(&mut self) -> BTreeSet<String> {
+        let others = std::mem::take(&mut self.others).into_iter();
+        others.map(|who| who.text()).collect()
+    }
+
     /// Whether somebody else changed rules, as cheaply as it can be told.
     pub fn look(&mut self) -> Option<Look> {
         if self.counts() {
+            self.hear();
+            if self.events.is_none() {
+                self.events = RuleEvents::open().ok();
+            }
             return self.count().map(Look::Count);
         }
         self.xtables.has_canary().map(Look::Canary)

@@ -33,6 +33,7 @@ pub mod flow_events;
 pub mod kernel;
 pub mod links;
 pub mod netns;
+pub mod nfacct;
 pub mod place;
 pub mod probe;
 pub mod processes;

@@ -64,8 +64,29 @@ impl RuleEvents {
     /// # Errors
     /// When the socket fails.
     pub fn hear(&mut self) -> Result<Heard, Failure> {
+        self.receive(0)
+    }
+
+    /// Who changed rules, as far as that has come already.
+    pub fn writers(&mut self) -> Vec<Who> {
+        let mut writers = Vec::new();
+        while let Ok(heard) = self.receive(libc::MSG_DONTWAIT) {
+            if heard.generations.is_empty() && !heard.lost {
+                break;
+            }
+            writers.extend(
+                heard
+                    .generations
+                    .into_iter()
+                    .filter_map(|generation| generation.by),
+            );
+        }
+        writers
+    }
+
+    fn receive(&mut self, flags: i32) -> Result<Heard, Failure> {
         let mut heard = Heard::default();
-        match netlink::receive(&self.socket, &mut self.buffer, 0) {
+        match netlink::receive(&self.socket, &mut self.buffer, flags) {
             Ok(()) => heard.generations = netlink::messages(&self.buffer).filter_map(generation).collect(),
             Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => heard.lost = true,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}

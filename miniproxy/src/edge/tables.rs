@@ -164,6 +164,7 @@ pub fn explained(words: String) -> Failure {
         ("recent", "xt_recent"),
         ("conntrack", "xt_conntrack"),
         ("comment", "xt_comment"),
+        ("nfacct", "xt_nfacct"),
     ] {
         if says(&format!("Couldn't load match `{word}'")) || says(&format!("Extension {word} revision")) {
             return Failure::host_lacks(words)

@@ -31,12 +31,6 @@ impl ServiceRules {
         }
     }
 
-    /// The names of the chains that only this Service has.
-    pub fn own_chains(&self) -> impl Iterator<Item = &String> {
-        let parts = self.parts.iter();
-        parts.flat_map(|(_, part)| part.own.iter().map(|(chain, _)| chain))
-    }
-
     /// As a rule set by itself, to be read by [`crate::rules::view`].
     pub fn alone(&self) -> Found {
         let mut wanted = Wanted::default();
@@ -48,8 +42,49 @@ impl ServiceRules {
         }
     }
 
-    fn endpoints(&self) -> usize {
-        self.ports.iter().map(|port| port.endpoints.len()).sum()
+    fn size(&self) -> Size {
+        let mut size = Size {
+            ports: self.parts.len(),
+            endpoints: self.ports.iter().map(|port| port.endpoints.len()).sum(),
+            ..Size::default()
+        };
+        for (_, part) in &self.parts {
+            size.chains += part.own.len();
+            size.nat += part.own.iter().map(|(_, rules)| rules.len()).sum::<usize>();
+            let in_nat = part.shared.iter().filter(|(table, ..)| *table == TableName::Nat);
+            let in_nat = in_nat.count();
+            size.nat += in_nat;
+            size.filter += part.shared.len() - in_nat;
+        }
+        size
+    }
+}
+
+/// What Services come to, so that nobody has to count them all again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Size {
+    ports: usize,
+    endpoints: usize,
+    chains: usize,
+    filter: usize,
+    nat: usize,
+}
+
+impl Size {
+    fn add(&mut self, other: Self) {
+        self.ports += other.ports;
+        self.endpoints += other.endpoints;
+        self.chains += other.chains;
+        self.filter += other.filter;
+        self.nat += other.nat;
+    }
+
+    fn take(&mut self, other: Self) {
+        self.ports -= other.ports;
+        self.endpoints -= other.endpoints;
+        self.chains -= other.chains;
+        self.filter -= other.filter;
+        self.nat -= other.nat;
     }
 }
 
@@ -71,8 +106,8 @@ pub struct Desired {
     services: Services,
     /// Services that are left as they were found.
     kept: BTreeSet<ServiceKey>,
-    /// Endpoints of all service ports.
-    endpoints: usize,
+    /// What all Services come to.
+    size: Size,
     large: bool,
 }
 
@@ -83,7 +118,7 @@ impl Desired {
             config: ProxyConfig::defaults(family),
             services: Services::new(),
             kept: BTreeSet::new(),
-            endpoints: 0,
+            size: Size::default(),
             large: false,
         }
     }
@@ -119,13 +154,29 @@ impl Desired {
             .filter(|(key, ports)| !ports.is_empty() && !kept.contains(key))
             .collect();
         let ports = new.iter().flat_map(|(_, ports)| ports);
-        self.endpoints = ports.map(|port| port.endpoints.len()).sum();
-        self.large = self.endpoints > LARGE_CLUSTER_ENDPOINTS;
+        let endpoints: usize = ports.map(|port| port.endpoints.len()).sum();
+        self.large = endpoints > LARGE_CLUSTER_ENDPOINTS;
         let (config, large) = (&self.config, self.large);
         let rules = spread::map(&new, |(_, ports)| parts(config, ports, large));
         let new = new.into_iter().zip(rules);
         self.services
             .extend(new.map(|((key, ports), parts)| (key, Rc::new(ServiceRules { ports, parts }))));
+        self.size = Size::default();
+        for rules in self.services.values() {
+            self.size.add(rules.size());
+        }
+    }
+
+    /// Puts a Service in the place of what it was, or takes it away.
+    fn put(&mut self, key: &ServiceKey, rules: Option<ServiceRules>) {
+        self.size
+            .add(rules.as_ref().map(ServiceRules::size).unwrap_or_default());
+        let before = match rules {
+            Some(rules) => self.services.insert(key.clone(), Rc::new(rules)),
+            None => self.services.remove(key),
+        };
+        self.size
+            .take(before.map(|before| before.size()).unwrap_or_default());
     }
 
     /// Takes a Service as it is now, without ports when it is gone; true when its rules may differ.
@@ -135,20 +186,14 @@ impl Desired {
         if !kept && before.map_or(&[][..], |before| &before.ports) == ports.as_slice() {
             return false;
         }
-        self.endpoints -= before.map_or(0, |before| before.endpoints());
-        if ports.is_empty() {
-            self.services.remove(key);
-        } else {
-            let rules = ServiceRules::of(&self.config, ports, self.large);
-            self.endpoints += rules.endpoints();
-            self.services.insert(key.clone(), Rc::new(rules));
-        }
+        let rules = (!ports.is_empty()).then(|| ServiceRules::of(&self.config, ports, self.large));
+        self.put(key, rules);
         true
     }
 
     /// After updates: whether endpoints have comments may have changed, and then all Services did.
     pub fn settle(&mut self) -> bool {
-        let large = self.endpoints > LARGE_CLUSTER_ENDPOINTS;
+        let large = self.size.endpoints > LARGE_CLUSTER_ENDPOINTS;
         if large == self.large {
             return false;
         }
@@ -174,76 +219,61 @@ impl Desired {
             rules.parts.push((port, part));
         }
         for (key, rules) in kept {
-            let before = self.services.insert(key.clone(), Rc::new(rules));
-            self.endpoints -= before.map_or(0, |before| before.endpoints());
+            self.put(&key, Some(rules));
             self.kept.insert(key);
         }
     }
 
     /// Every rule of the family.
     pub fn wanted(&self) -> Wanted {
-        let mut wanted = self.shared();
-        let parts = self
-            .services
-            .values()
-            .flat_map(|rules| rules.parts.iter().map(|(_, part)| part));
+        let mut wanted = self.base();
+        let last = std::mem::take(wanted.chain(TableName::Nat, fixed::SERVICES));
+        let parts = || {
+            let services = self.services.values();
+            services.flat_map(|rules| rules.parts.iter().map(|(_, part)| part))
+        };
+        for part in parts() {
+            wanted.add_shared(part);
+        }
+        wanted.chain(TableName::Nat, fixed::SERVICES).extend(last);
+        let parts = parts();
         wanted.add_own(parts.flat_map(|part| part.own.iter().cloned()));
         wanted
     }
 
-    /// The chains that all Services share, and the own chains of these.
-    pub fn wanted_of(&self, services: &BTreeSet<ServiceKey>) -> Wanted {
-        let mut wanted = self.shared();
-        let nat = wanted.tables.entry(TableName::Nat).or_default();
-        let rules = services.iter().filter_map(|key| self.services.get(key));
-        for part in rules.flat_map(|rules| rules.parts.iter().map(|(_, part)| part)) {
-            nat.extend(part.own.iter().cloned());
-        }
-        wanted
+    /// How many service ports there are.
+    pub fn port_count(&self) -> usize {
+        self.size.ports
     }
 
-    /// The service ports, as what is told of them is computed from.
-    pub fn model(&self) -> Model {
+    /// The service ports that `about` says yes to, as what is told of them is computed from.
+    pub fn model_of(&self, about: impl Fn(&ServicePort) -> bool) -> Model {
+        let ports = self.services.values().flat_map(|rules| &rules.ports);
         Model {
             config: self.config.clone(),
-            ports: self
-                .services
-                .values()
-                .flat_map(|rules| rules.ports.clone())
-                .collect(),
+            ports: ports.filter(|port| about(port)).cloned().collect(),
         }
     }
 
     /// All rules by table, and all our chains, counted.
     pub fn totals(&self) -> (BTreeMap<TableName, usize>, usize) {
-        let shared = self.shared();
-        let mut rules: BTreeMap<TableName, usize> = TableName::ALL
-            .map(|table| (table, shared.rule_count(table)))
-            .into();
-        let mut chains = shared.tables.values().map(BTreeMap::len).sum();
-        let parts = self
-            .services
-            .values()
-            .flat_map(|rules| rules.parts.iter().map(|(_, part)| part));
-        for (_, own) in parts.flat_map(|part| &part.own) {
-            *rules.entry(TableName::Nat).or_default() += own.len();
-            chains += 1;
-        }
-        (rules, chains)
+        let base = self.base();
+        let rules = TableName::ALL.map(|table| {
+            let of_services = match table {
+                TableName::Filter => self.size.filter,
+                TableName::Nat => self.size.nat,
+                TableName::Mangle => 0,
+            };
+            (table, base.rule_count(table) + of_services)
+        });
+        let chains: usize = base.tables.values().map(BTreeMap::len).sum();
+        (rules.into(), chains + self.size.chains)
     }
 
-    fn shared(&self) -> Wanted {
+    /// What is there with or without Services; of nat `KUBE-SERVICES` what must come last.
+    fn base(&self) -> Wanted {
         let mut wanted = fixed::base(&self.config);
-        for part in self
-            .services
-            .values()
-            .flat_map(|rules| rules.parts.iter().map(|(_, part)| part))
-        {
-            wanted.add_shared(part);
-        }
-        wanted
-            .chain(TableName::Nat, fixed::SERVICES)
-            .extend(fixed::node_port_rules(&self.config));
+        *wanted.chain(TableName::Nat, fixed::SERVICES) = fixed::node_port_rules(&self.config);
         wanted
     }
 }

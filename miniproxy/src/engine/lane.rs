@@ -13,6 +13,7 @@ use crate::registry::ServiceKey;
 use crate::report::changes::{Change, changes};
 use crate::rules::delta::Delta;
 use crate::rules::keep;
+use crate::rules::part::Part;
 use crate::rules::set::{Found, TableName, Wanted};
 use crate::rules::view::{self, ServiceView};
 
@@ -174,12 +175,9 @@ impl Lane {
         let (Pending::Some(touched), Some(known)) = (&self.pending, &self.known) else {
             return;
         };
-        let wanted = self.desired.wanted_of(touched);
-        let before = self.in_force.iter().flat_map(|in_force| {
-            let rules = touched.iter().filter_map(|key| in_force.get(key));
-            rules.flat_map(|rules| rules.own_chains())
-        });
-        let delta = Delta::of_some(known, &wanted, &before.cloned().collect());
+        let parts = |services| parts(services, touched);
+        let before = self.in_force.as_ref().map(parts).unwrap_or_default();
+        let delta = Delta::exchange(known, &before, &parts(self.desired.services()));
         self.plan = Some(Plan {
             delta: Rc::new(delta),
             full: false,
@@ -236,12 +234,7 @@ impl Lane {
             },
             left_behind,
             services_changed,
-            services: self
-                .desired
-                .services()
-                .values()
-                .map(|rules| rules.parts.len())
-                .sum(),
+            services: self.desired.port_count(),
             absent,
             waited: now.saturating_sub(self.since.take().unwrap_or(now)),
             took: now.saturating_sub(self.began.take().unwrap_or(now)),
@@ -375,6 +368,13 @@ impl Lane {
         self.retry_at = Some(now + wait);
         Setback { full, took, wait }
     }
+}
+
+/// The rules of these Services' ports.
+fn parts<'a>(services: &'a Services, of: &BTreeSet<ServiceKey>) -> Vec<&'a Part> {
+    let services = of.iter().filter_map(|key| services.get(key));
+    let parts = services.flat_map(|rules| &rules.parts);
+    parts.map(|(_, part)| part).collect()
 }
 
 impl Written {

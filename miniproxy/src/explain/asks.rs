@@ -18,7 +18,7 @@ pub fn asks(rule: &Rule) -> String {
 fn word(condition: &Match) -> Option<String> {
     let end = |side: Side| if side == Side::Source { "src" } else { "dst" };
     Some(match condition {
-        Match::Comment(_) | Match::RecentSet { .. } => return None,
+        Match::Comment(_) | Match::Counter(_) | Match::RecentSet { .. } => return None,
         Match::Address {
             side,
             network,

@@ -73,6 +73,8 @@ pub struct Metrics {
     healthz: CounterVec,
     livez: CounterVec,
     refused: IntGauge,
+    /// kube-proxy's, of newer versions only: each with the name of the kernel's counter.
+    packets: Vec<(&'static str, Counter)>,
 }
 
 /// Changes of one kind of object.
@@ -153,6 +155,7 @@ impl Metrics {
                 "kubeproxy_proxy_livez_total",
                 "[ALPHA] Cumulative proxy livez HTTP status",
             )?,
+            packets: maker.packets()?,
             refused: maker.plain_gauge(
                 "miniproxy_refused_objects",
                 "Objects of the registry that are refused, and so not in force",
@@ -240,6 +243,22 @@ impl Metrics {
     /// So many objects of the registry are refused.
     pub fn refused(&self, objects: usize) {
         self.refused.set(i64::try_from(objects).unwrap_or(i64::MAX));
+    }
+
+    /// Whether the kernel's packet counters are told of.
+    pub fn counts_packets(&self) -> bool {
+        !self.packets.is_empty()
+    }
+
+    /// Takes over what the kernel counted by now, `counted` being asked by name.
+    pub fn packets(&self, counted: impl Fn(&str) -> Option<u64>) {
+        for (name, counter) in &self.packets {
+            // The cast is exact below 2^53 packets.
+            #[expect(clippy::cast_precision_loss)]
+            let more = counted(name).map_or(0.0, |count| count as f64 - counter.get());
+            // A counter that was made anew begins at 0; ours goes on.
+            counter.inc_by(more.max(0.0));
+        }
     }
 
     /// A health question was answered so.

@@ -3,14 +3,18 @@
 //!
 //! | module | what it answers |
 //! | --- | --- |
+//! | [`configz`] | `/configz`: how is it configured? |
 //! | [`health`] | `/healthz` and `/livez`: are changes written in time? |
 //! | [`metrics`] | `/metrics`: kube-proxy's, and our own |
+//! | [`pings`] | `/metrics/slis`: how often was it asked whether it lives? |
 //! | [`service_health`] | a `healthCheckNodePort`: has the Service ready endpoints on this node? |
 //!
 //! Sources: `pkg/proxy/healthcheck`, `pkg/proxy/metrics` of Kubernetes 1.30 and later.
 
+pub mod configz;
 pub mod health;
 pub mod metrics;
+pub mod pings;
 pub mod service_health;
 
 use std::time::Duration;

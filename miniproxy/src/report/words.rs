@@ -86,6 +86,7 @@ fn part(condition: &Match) -> (&'static str, String) {
         Match::Statistic(chance) => ("probability", chance_text(*chance)),
         Match::RecentCheck { list, seconds } => ("affinity", format!("{list} for {seconds} s")),
         Match::RecentSet { list } => ("affinity", format!("{list} is set")),
+        Match::Counter(name) => ("counter", name.clone()),
         Match::Other(words) => ("other words", words.join(" ")),
     }
 }

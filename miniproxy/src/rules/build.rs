@@ -3,6 +3,8 @@
 //! Source: `syncProxyRules` in `pkg/proxy/iptables/proxier.go` and `CategorizeEndpoints` in
 //! `pkg/proxy/topology.go` of Kubernetes 1.30.
 
+use labkit::xtables::Family;
+
 use super::fixed::{self, EXTERNAL_SERVICES, MARK_MASQ, NODE_PORTS, PROXY_FIREWALL, SERVICES};
 use super::name::{ChainKind, ChainNames};
 use super::part::Part;
@@ -196,15 +198,16 @@ impl<'a> PortRules<'a> {
             return;
         };
         if self.choice.has_endpoints {
-            let rule = Rule::new()
-                .comment(&self.name)
-                .protocol(self.port.protocol)
-                .port(node_port);
-            part.share(
-                TableName::Nat,
-                NODE_PORTS,
-                rule.jump(self.chain(ChainKind::External)),
-            );
+            let external = self.chain(ChainKind::External);
+            let begin = || Rule::new().comment(&self.name).protocol(self.port.protocol);
+            if self.counts_localhost() {
+                let rule = begin()
+                    .network(Side::Destination, fixed::localnet(), false)
+                    .port(node_port)
+                    .with(Match::Counter(fixed::LOCALHOST_ACCEPTED.into()));
+                part.share(TableName::Nat, NODE_PORTS, rule.jump(&external));
+            }
+            part.share(TableName::Nat, NODE_PORTS, begin().port(node_port).jump(external));
         }
         if !self.has_external() {
             let (comment, target) = self.refusal();
@@ -216,6 +219,10 @@ impl<'a> PortRules<'a> {
                 .to(target);
             part.share(TableName::Filter, EXTERNAL_SERVICES, rule);
         }
+    }
+
+    fn counts_localhost(&self) -> bool {
+        self.config.family == Family::V4 && self.config.localhost_node_ports && self.config.counters.localhost
     }
 
     fn health_check(&self, part: &mut Part) {

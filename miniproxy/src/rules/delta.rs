@@ -32,7 +32,7 @@ pub struct TableDelta {
 }
 
 impl TableDelta {
-    fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 
@@ -41,7 +41,8 @@ impl TableDelta {
         self.rewritten.len() + self.edited.len() + self.removed.len()
     }
 
-    /// How many rules it sends, not counting those it removes.
+    /// How many rules it sends for our chains. As kube-proxy counts: no jumps from built-in chains, and
+    /// nothing that is removed.
     pub fn rule_count(&self) -> usize {
         let inserts = |edits: &Vec<Edit>| {
             edits
@@ -51,7 +52,6 @@ impl TableDelta {
         };
         self.rewritten.values().map(Vec::len).sum::<usize>()
             + self.edited.values().map(inserts).sum::<usize>()
-            + self.jumps.len()
     }
 }
 
@@ -95,21 +95,6 @@ impl Delta {
             changes.created = chains.keys().cloned().collect();
             changes.rewritten = chains;
         }
-        delta.tables.retain(|_, changes| !changes.is_empty());
-        delta
-    }
-
-    /// The same for some chains only: those that are wanted here, and those of nat that may go.
-    ///
-    /// What it costs does not grow with the number of the other chains.
-    pub fn of_some(known: &Found, wanted: &Wanted, gone: &BTreeSet<String>) -> Self {
-        let mut delta = Self::default();
-        delta.add_chains(known, wanted);
-        let nat = wanted.tables.get(&TableName::Nat);
-        let stale = gone.iter().filter(|chain| {
-            !nat.is_some_and(|nat| nat.contains_key(*chain)) && known.chain(TableName::Nat, chain).is_some()
-        });
-        delta.tables.entry(TableName::Nat).or_default().removed = stale.cloned().collect();
         delta.tables.retain(|_, changes| !changes.is_empty());
         delta
     }

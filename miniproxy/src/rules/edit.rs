@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use similar::{Algorithm, DiffOp, capture_diff_slices};
 
-use super::rule::Rule;
+use super::fixed;
+use super::rule::{Rule, Target};
 
 /// One step of editing a chain in place; numbers count from 1 at the time the step is done.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,9 +17,14 @@ pub enum Edit {
     Insert(usize, Rule),
 }
 
-/// Chains with a rule for each of many Services, told apart by their destinations: no packet meets two
-/// of them, so that their order says nothing (kube-proxy's is that of a hash map).
-const DISPATCH: [&str; 3] = ["KUBE-SERVICES", "KUBE-EXTERNAL-SERVICES", "KUBE-PROXY-FIREWALL"];
+/// Chains with rules for each of many Services, told apart by their destinations and ports: no packet
+/// meets those of two, so that their order says nothing (kube-proxy's is that of a hash map).
+const DISPATCH: [&str; 4] = [
+    fixed::SERVICES,
+    fixed::EXTERNAL_SERVICES,
+    fixed::PROXY_FIREWALL,
+    fixed::NODE_PORTS,
+];
 
 /// Steps that turn the rules of a chain into what is wanted.
 pub(super) fn edits(chain: &str, there: &[Rule], wanted: &[Rule]) -> Vec<Edit> {
@@ -47,45 +53,71 @@ pub(super) fn arranged(chain: &str, there: &[Rule], wanted: Vec<Rule>) -> Vec<Ru
 }
 
 /// What is too much goes, what is missing comes at the head: iptables finds that place without asking
-/// the kernel for all of a long chain. `None` where more than the rules with a destination differs.
+/// the kernel for all of a long chain. `None` where what must be last differs.
 fn in_any_order(there: &[Rule], wanted: &[Rule]) -> Option<Vec<Edit>> {
     let (there, last) = dispatch(there)?;
     let (wanted, wanted_last) = dispatch(wanted)?;
     if last != wanted_last {
         return None;
     }
-    let mut missing: HashMap<_, usize> = HashMap::with_capacity(wanted.len());
-    for rule in wanted {
-        *missing.entry(rule.meaning()).or_default() += 1;
-    }
-    let mut edits = Vec::new();
-    for (index, rule) in there.iter().enumerate() {
-        match missing.get_mut(&rule.meaning()) {
-            Some(count) if *count > 0 => *count -= 1,
-            _ => edits.push(Edit::Delete(index + 1)),
-        }
-    }
-    // From the end, so that no number moves.
-    edits.reverse();
-    for rule in wanted.iter().rev() {
-        if let Some(count) = missing.get_mut(&rule.meaning()).filter(|count| **count > 0) {
-            *count -= 1;
-            edits.push(Edit::Insert(1, rule.clone()));
-        }
-    }
-    Some(edits)
+    let surplus = beyond(there.iter(), wanted.iter());
+    Some(steps(surplus, &beyond(wanted.iter(), there.iter())))
 }
 
-/// The rules with a destination, and those behind them; `None` where they are mixed.
-fn dispatch(rules: &[Rule]) -> Option<(&[Rule], &[Rule])> {
-    let length = rules
+/// Steps that take out of a chain what some Services had, and put in what they want.
+///
+/// Copies of a rule are found by what they share, so that the others are not even read.
+pub(super) fn exchange(there: &[Rule], had: &[&Rule], wanted: &[&Rule]) -> Vec<Edit> {
+    let (had, wanted) = (|| had.iter().copied(), || wanted.iter().copied());
+    let mut out: Vec<(usize, &Rule)> = Vec::new();
+    for (_, rule) in beyond(had(), wanted()) {
+        let place = |same: fn(&Rule, &Rule) -> bool| {
+            let mut places = there.iter().enumerate().filter(|(_, known)| same(known, rule));
+            places.find(|(place, _)| out.iter().all(|(taken, _)| taken != place))
+        };
+        out.extend(place(Rule::is_copy_of).or_else(|| place(Rule::eq)));
+    }
+    out.sort_by_key(|(place, _)| *place);
+    steps(out, &beyond(wanted(), had()))
+}
+
+/// From the end, so that no number moves.
+fn steps(out: Vec<(usize, &Rule)>, into: &[(usize, &Rule)]) -> Vec<Edit> {
+    let out = out.into_iter().rev().map(|(place, _)| Edit::Delete(place + 1));
+    let into = into
         .iter()
-        .take_while(|rule| rule.destination().is_some())
-        .count();
+        .rev()
+        .map(|(_, rule)| Edit::Insert(1, (*rule).clone()));
+    out.chain(into).collect()
+}
+
+/// The rules that the others do not have, or have fewer of, with their places.
+fn beyond<'a>(
+    rules: impl Iterator<Item = &'a Rule>,
+    others: impl Iterator<Item = &'a Rule>,
+) -> Vec<(usize, &'a Rule)> {
+    let mut there: HashMap<_, usize> = HashMap::with_capacity(others.size_hint().0);
+    for rule in others {
+        *there.entry(rule.meaning()).or_default() += 1;
+    }
+    let mut is_new = |rule: &'a Rule| match there.get_mut(&rule.meaning()) {
+        Some(count) if *count > 0 => {
+            *count -= 1;
+            false
+        }
+        _ => true,
+    };
+    let rules = rules.enumerate();
+    rules.filter(|(_, rule)| is_new(rule)).collect()
+}
+
+/// The rules of Services, and what must come last; `None` where they are mixed.
+fn dispatch(rules: &[Rule]) -> Option<(&[Rule], &[Rule])> {
+    let is_last =
+        |rule: &Rule| matches!(&rule.target, Some(Target::Jump(chain)) if chain == fixed::NODE_PORTS);
+    let length = rules.iter().take_while(|rule| !is_last(rule)).count();
     let (first, last) = rules.split_at(length);
-    last.iter()
-        .all(|rule| rule.destination().is_none())
-        .then_some((first, last))
+    last.iter().all(is_last).then_some((first, last))
 }
 
 /// Steps that turn one list of rules into another, from the end to the head, so that no step moves
@@ -127,7 +159,7 @@ pub fn meaning_key(rule: &Rule) -> String {
 #[cfg(test)]
 mod tests {
     use super::super::known::edit;
-    use super::super::rule::{Side, Target};
+    use super::super::rule::Side;
     use super::*;
 
     fn rule(comment: &str) -> Rule {
@@ -137,7 +169,7 @@ mod tests {
     /// `a` to `z` are Services, told apart by their addresses; `!` is what comes behind them.
     fn dispatching(text: &str) -> Vec<Rule> {
         let rules = text.bytes().map(|byte| match byte {
-            b'!' => rule("last"),
+            b'!' => Rule::new().jump(fixed::NODE_PORTS),
             byte => Rule::new()
                 .host(Side::Destination, [10, 96, 0, byte].into())
                 .jump("KUBE-SVC"),
@@ -166,7 +198,7 @@ mod tests {
     #[test]
     fn where_order_counts_it_is_kept() {
         let (mut there, wanted) = (dispatching("cab"), dispatching("abc"));
-        let steps = edits("KUBE-NODEPORTS", &there, &wanted);
+        let steps = edits("KUBE-FORWARD", &there, &wanted);
         edit(&mut there, &steps);
         assert_eq!(there, wanted);
     }

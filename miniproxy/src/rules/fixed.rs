@@ -8,8 +8,8 @@ use ipnet::IpNet;
 use labkit::xtables::Family;
 
 use super::rule::{Match, Rule, Side, Target};
-use super::set::{Jump, TableName, Wanted};
-use crate::model::ProxyConfig;
+use super::set::{Found, Jump, TableName, Wanted};
+use crate::model::{Counters, ProxyConfig};
 
 /// Dispatches by virtual IP, in nat; rejects what has no endpoints, in filter.
 pub const SERVICES: &str = "KUBE-SERVICES";
@@ -29,6 +29,11 @@ pub const PROXY_FIREWALL: &str = "KUBE-PROXY-FIREWALL";
 pub const FIREWALL: &str = "KUBE-FIREWALL";
 /// An empty chain: when it is gone, somebody flushed everything.
 pub const CANARY: &str = "KUBE-PROXY-CANARY";
+
+/// The counter of packets that belong to no connection.
+pub const INVALID_DROPPED: &str = "ct_state_invalid_dropped_pkts";
+/// The counter of packets to node ports on 127.0.0.0/8.
+pub const LOCALHOST_ACCEPTED: &str = "localhost_nps_accepted_pkts";
 
 const FILTER_CHAINS: [&str; 7] = [
     SERVICES,
@@ -100,8 +105,12 @@ fn forward_rules(config: &ProxyConfig) -> Vec<Rule> {
     let established = Match::ct_state(["RELATED", "ESTABLISHED"], false);
     // A stray packet that is not rewritten would make its receiver reset the connection
     // (kubernetes#74839). A liberal kernel calls no packet of a connection INVALID.
-    let invalid = Rule::new().ct_state("INVALID").to(Target::Drop);
-    let mut rules: Vec<Rule> = config.drop_invalid.then_some(invalid).into_iter().collect();
+    let mut invalid = Rule::new().ct_state("INVALID");
+    if config.counters.invalid {
+        invalid = invalid.with(Match::Counter(INVALID_DROPPED.into()));
+    }
+    let invalid = config.drop_invalid.then(|| invalid.to(Target::Drop));
+    let mut rules: Vec<Rule> = invalid.into_iter().collect();
     rules.extend([
         Rule::new()
             .comment("kubernetes forwarding rules")
@@ -119,16 +128,34 @@ fn forward_rules(config: &ProxyConfig) -> Vec<Rule> {
     rules
 }
 
-/// route_localnet, which localhost node ports need, would let neighbours reach 127.0.0.1 (CVE-2020-8558).
-fn localnet_rule() -> Rule {
-    let localnet = IpNet::V4(ipnet::Ipv4Net::new_assert(
+/// 127.0.0.0/8
+pub(super) fn localnet() -> IpNet {
+    IpNet::V4(ipnet::Ipv4Net::new_assert(
         std::net::Ipv4Addr::new(127, 0, 0, 0),
         8,
-    ));
+    ))
+}
+
+/// The counters that rules count with: kube-proxy makes them where it can, so that they say what its
+/// kernel could.
+pub fn counters_in(found: &Found) -> Counters {
+    let counts = |table, chain, name: &str| {
+        let rules = found.chain(table, chain).unwrap_or_default();
+        let is = |condition: &Match| matches!(condition, Match::Counter(counter) if counter == name);
+        rules.iter().any(|rule| rule.matches.iter().any(is))
+    };
+    Counters {
+        invalid: counts(TableName::Filter, FORWARD, INVALID_DROPPED),
+        localhost: counts(TableName::Nat, NODE_PORTS, LOCALHOST_ACCEPTED),
+    }
+}
+
+/// route_localnet, which localhost node ports need, would let neighbours reach 127.0.0.1 (CVE-2020-8558).
+fn localnet_rule() -> Rule {
     Rule::new()
         .comment("block incoming localnet connections")
-        .network(Side::Destination, localnet, false)
-        .network(Side::Source, localnet, true)
+        .network(Side::Destination, localnet(), false)
+        .network(Side::Source, localnet(), true)
         .with(Match::ct_state(["RELATED", "ESTABLISHED", "DNAT"], true))
         .to(Target::Drop)
 }
@@ -146,13 +173,7 @@ pub fn node_port_rules(config: &ProxyConfig) -> Vec<Rule> {
                 true,
             ),
             Family::V4 if config.localhost_node_ports => local,
-            Family::V4 => {
-                let localnet = IpNet::V4(ipnet::Ipv4Net::new_assert(
-                    std::net::Ipv4Addr::new(127, 0, 0, 0),
-                    8,
-                ));
-                local.network(Side::Destination, localnet, true)
-            }
+            Family::V4 => local.network(Side::Destination, localnet(), true),
         };
         return vec![local.jump(NODE_PORTS)];
     };
@@ -212,4 +233,24 @@ fn jumps() -> Vec<Jump> {
         });
     }
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::text::rule_text;
+    use super::*;
+
+    #[test]
+    fn what_belongs_to_no_connection_is_counted_where_the_kernel_can() {
+        let mut config = ProxyConfig::defaults(Family::V4);
+        let first = |config: &ProxyConfig| rule_text(&forward_rules(config)[0]);
+        assert_eq!(first(&config), "-m conntrack --ctstate INVALID -j DROP");
+        config.counters.invalid = true;
+        assert_eq!(
+            first(&config),
+            "-m conntrack --ctstate INVALID -m nfacct --nfacct-name ct_state_invalid_dropped_pkts -j DROP"
+        );
+        let found = Found::from(&base(&config));
+        assert_eq!(counters_in(&found), config.counters);
+    }
 }

@@ -12,6 +12,7 @@
 //! | [`parse`], [`dump`] | `iptables-save` text → rule set |
 //! | [`pasted`] | rules as people have them: cut off, with noise → rule sets and doubts |
 //! | [`delta`] | what the kernel has, what is wanted → the smallest change |
+//! | [`exchange`] | some service ports, as they were and as they should be → the same |
 //! | [`edit`] | two lists of rules → the steps between them |
 //! | [`known`] | what the kernel has after a change that it took |
 //! | [`keep`] | a rule set → what single service ports have in it |
@@ -22,6 +23,7 @@ pub mod build;
 pub mod delta;
 pub mod dump;
 pub mod edit;
+pub mod exchange;
 pub mod fixed;
 pub mod keep;
 pub mod known;

@@ -63,7 +63,7 @@ struct Words<'a> {
 }
 
 /// Modules whose options are all known here; loading one says nothing by itself.
-const KNOWN_MODULES: [&str; 9] = [
+const KNOWN_MODULES: [&str; 10] = [
     "tcp",
     "udp",
     "sctp",
@@ -73,6 +73,7 @@ const KNOWN_MODULES: [&str; 9] = [
     "addrtype",
     "statistic",
     "recent",
+    "nfacct",
 ];
 
 impl<'a> Words<'a> {
@@ -181,6 +182,7 @@ impl<'a> Words<'a> {
             ),
             "--dport" | "--destination-port" => Match::DestinationPort(value.parse().ok()?),
             "--comment" => Match::Comment(value.to_string()),
+            "--nfacct-name" => Match::Counter(value.to_string()),
             "--src-type" if value == "LOCAL" => Match::LocalAddress(Side::Source),
             "--dst-type" if value == "LOCAL" => Match::LocalAddress(Side::Destination),
             _ => return None,

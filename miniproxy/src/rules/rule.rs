@@ -67,6 +67,8 @@ pub enum Match {
         /// The list.
         list: String,
     },
+    /// `-m nfacct`: matches always; the packet is counted under this name.
+    Counter(String),
     /// Words that this program does not know, as they stand.
     Other(Vec<String>),
 }
@@ -286,6 +288,11 @@ impl Rule {
         self.to(Target::Jump(chain.into()))
     }
 
+    /// Whether the two are copies that share what they say; what says the same need not share it.
+    pub fn is_copy_of(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// What the rule says, without the order in which it says it: equal for two rules that the
     /// kernel cannot tell apart.
     pub fn meaning(&self) -> (Vec<&Match>, Option<&Target>) {
@@ -321,7 +328,9 @@ impl Rule {
 
 impl PartialEq for Rule {
     fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0) || self.0 == other.0 || self.meaning() == other.meaning()
+        self.is_copy_of(other)
+            || self.target == other.target
+                && (self.matches == other.matches || self.meaning() == other.meaning())
     }
 }
 

@@ -83,6 +83,7 @@ fn write_match(text: &mut String, condition: &Match) {
             )
         }
         Match::RecentSet { list } => write!(text, "-m recent --name {} --set", quote(list)),
+        Match::Counter(name) => write!(text, "-m nfacct --nfacct-name {}", quote(name)),
         Match::Other(words) => write_words(text, words),
     };
 }

@@ -93,6 +93,7 @@ impl Case {
                 name: "somewhere-else".into(),
                 addresses: self.addresses(),
                 tcp_be_liberal: self.facts["sysctls"][BE_LIBERAL] == 1,
+                ..Host::default()
             },
         })
     }

@@ -10,6 +10,7 @@
 )]
 
 mod accounting;
+mod cost;
 #[path = "../memory/mod.rs"]
 mod memory;
 mod pace;

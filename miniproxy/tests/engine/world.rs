@@ -10,7 +10,7 @@ use miniproxy::config::Settings;
 use miniproxy::engine::{Action, Engine, Look, Outcome, Pace, Report};
 use miniproxy::node::{Host, NodeOptions};
 use miniproxy::registry::SourceFile;
-use miniproxy::registry::store::Store;
+use miniproxy::registry::store::{Store, Touched};
 use miniproxy::rules::delta::Delta;
 use miniproxy::rules::set::{Found, TableName};
 use serde_json::{Value, json};
@@ -90,6 +90,29 @@ impl World {
             path,
             &json!({"kind": "List", "apiVersion": "v1", "items": objects}).to_string(),
         );
+    }
+
+    /// The kernel already has what the registry wants.
+    pub(crate) fn settle(&mut self) {
+        for family in Family::ALL {
+            let wanted = self.node.wanted(self.store.registry(), family);
+            self.kernel.insert(family, Found::from(&wanted));
+        }
+    }
+
+    /// Puts a file into the registry, and does not tell the engine yet.
+    pub(crate) fn touch(&mut self, path: &str, objects: &[Value]) -> Touched {
+        let list = json!({"kind": "List", "apiVersion": "v1", "items": objects});
+        let file = SourceFile {
+            path: path.into(),
+            bytes: list.to_string().into_bytes(),
+        };
+        self.store.update(&[file], &[])
+    }
+
+    /// Tells the engine what changed.
+    pub(crate) fn want(&mut self, touched: &Touched) {
+        self.engine.want(self.now, &self.node, &self.store, touched);
     }
 
     pub(crate) fn publish_text(&mut self, path: &str, text: &str) {

@@ -11,6 +11,7 @@ mod cli;
 mod conformance;
 mod conntrack;
 mod containers;
+mod counters;
 mod demo;
 mod docs;
 mod explain;

@@ -24,9 +24,12 @@ use labkit::xtables::Family;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::LocalSet;
 
+use super::nfacct;
 use crate::config::Settings;
+use crate::observe::configz::configz;
 use crate::observe::health::{Health, Question};
 use crate::observe::metrics::{Metrics, TEXT};
+use crate::observe::pings::Pings;
 use crate::observe::service_health::{At, Check};
 use crate::observe::{Answer, Moment, PLAIN};
 use doors::{Door, Doors, Owner};
@@ -49,6 +52,10 @@ pub struct Servers {
 struct Shared {
     health: Mutex<Health>,
     metrics: Metrics,
+    /// Answers of `/healthz` beside the metrics.
+    pings: Pings,
+    /// What `/configz` says.
+    configz: String,
     began: Instant,
 }
 
@@ -67,6 +74,8 @@ impl Servers {
         let shared = Arc::new(Shared {
             health: Mutex::new(Health::new(settings.compat, settings.sync_period)),
             metrics: Metrics::new(settings.compat).map_err(|error| failed(&error))?,
+            pings: Pings::default(),
+            configz: configz(settings),
             began: Instant::now(),
         });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -173,8 +182,18 @@ impl Shared {
 
     fn numbers(&self, path: &str) -> Answer {
         match path {
-            "/metrics" => Answer::text(200, TEXT, self.metrics.text()),
-            "/healthz" => Answer::text(200, PLAIN, "ok"),
+            "/metrics" => {
+                if self.metrics.counts_packets() {
+                    self.metrics.packets(nfacct::packets);
+                }
+                Answer::text(200, TEXT, self.metrics.text())
+            }
+            "/metrics/slis" => Answer::text(200, TEXT, self.pings.text()),
+            "/healthz" => {
+                self.pings.answered();
+                Answer::text(200, PLAIN, "ok")
+            }
+            "/configz" => Answer::json(200, self.configz.clone()),
             "/proxyMode" => Answer::text(200, PLAIN, "iptables"),
             _ => Answer::not_found(),
         }

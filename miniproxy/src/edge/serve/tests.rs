@@ -62,6 +62,20 @@ fn ask(address: SocketAddr, path: &str) -> std::io::Result<String> {
     Ok(text)
 }
 
+#[test]
+fn beside_the_metrics_stand_the_configuration_and_who_asked() {
+    let (_servers, settings) = start();
+    let ask = |path| ask(settings.metrics_bind_address, path).unwrap();
+    assert!(ask("/configz").contains("\"MasqueradeBit\":14"));
+    assert!(!ask("/metrics/slis").contains("kubernetes_healthcheck"));
+    ask("/healthz");
+    assert!(ask("/metrics/slis").contains("kubernetes_healthcheck{name=\"ping\",type=\"healthz\"} 1"));
+    assert!(
+        !ask("/metrics").contains("nodeports_accepted"),
+        "newer versions only"
+    );
+}
+
 fn check(address: SocketAddr, name: &str, local_endpoints: usize) -> Check {
     Check {
         namespace: "default".into(),

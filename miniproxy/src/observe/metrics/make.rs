@@ -10,6 +10,7 @@ use prometheus::{
 
 use super::{OfFamily, Share};
 use crate::config::Compat;
+use crate::rules::fixed::{INVALID_DROPPED, LOCALHOST_ACCEPTED};
 
 /// The label that tells families apart.
 const FAMILY: &str = "ip_family";
@@ -87,6 +88,29 @@ impl<'a> Maker<'a> {
             counter.get_metric_with_label_values(&[code])?;
         }
         Ok(counter)
+    }
+
+    /// What newer kube-proxies tell of the kernel's counters.
+    pub(super) fn packets(&self) -> Result<Vec<(&'static str, Counter)>, Error> {
+        if !self.families.labelled {
+            return Ok(Vec::new());
+        }
+        Ok(vec![
+            (
+                INVALID_DROPPED,
+                self.plain_counter(
+                    "kubeproxy_iptables_ct_state_invalid_dropped_packets_total",
+                    "[ALPHA] packets dropped by iptables to work around conntrack problems",
+                )?,
+            ),
+            (
+                LOCALHOST_ACCEPTED,
+                self.plain_counter(
+                    "kubeproxy_iptables_localhost_nodeports_accepted_packets_total",
+                    "[ALPHA] Number of packets accepted on nodeports of loopback interface",
+                )?,
+            ),
+        ])
     }
 
     pub(super) fn of_family(&self, family: Family) -> Result<OfFamily, Error> {

@@ -119,7 +119,7 @@ impl<'a> Scene<'a> {
             Match::DestinationPort(port) => {
                 Met::of(self.packet.protocol.has_ports() && *port == state.port, false)
             }
-            Match::Comment(_) | Match::RecentSet { .. } => Met::YES,
+            Match::Comment(_) | Match::Counter(_) | Match::RecentSet { .. } => Met::YES,
             Match::Mark { value, mask, negated } => Met::of(state.mark & mask == *value, *negated),
             Match::CtState { states, negated } => {
                 self.ct_state(states.iter().map(String::as_str), *negated, state)

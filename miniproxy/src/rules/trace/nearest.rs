@@ -180,7 +180,7 @@ impl<'a> Search<'a> {
             Match::RecentCheck { .. } => "a client that is not remembered there".to_string(),
             Match::Mark { .. } => "mark 0x0".to_string(),
             Match::CtState { .. } => "state NEW".to_string(),
-            Match::Comment(_) | Match::RecentSet { .. } | Match::Other(_) => {
+            Match::Comment(_) | Match::Counter(_) | Match::RecentSet { .. } | Match::Other(_) => {
                 "this program cannot tell".to_string()
             }
         }
@@ -189,7 +189,10 @@ impl<'a> Search<'a> {
 
 /// Conditions that can fail.
 fn counts(condition: &Match) -> bool {
-    !matches!(condition, Match::Comment(_) | Match::RecentSet { .. })
+    !matches!(
+        condition,
+        Match::Comment(_) | Match::Counter(_) | Match::RecentSet { .. }
+    )
 }
 
 /// An address says more about what was meant than a port, and a port more than a protocol.

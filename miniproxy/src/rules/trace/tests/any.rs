@@ -39,6 +39,7 @@ fn any_condition() -> impl Strategy<Value = Match> {
             seconds: 1
         }),
         Just(Match::RecentSet { list: "L".into() }),
+        Just(Match::Counter("C".into())),
         prop::collection::vec("[-!a-z0-9,:]{0,8}", 0..4).prop_map(Match::Other),
     ]
 }

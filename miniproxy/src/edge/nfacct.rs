@@ -1,0 +1,81 @@
+//! The kernel's named packet counters: made, read and removed over netlink.
+//!
+//! Layout and numbers: the kernel's `include/uapi/linux/netfilter/nfnetlink_acct.h`.
+
+use std::io;
+
+use labkit::netlink::{self, NLM_F_ACK, NLM_F_REQUEST, attribute};
+use netlink_sys::protocols::NETLINK_NETFILTER;
+use netlink_sys::{Socket, SocketAddr};
+use nix::libc::{EBUSY, EEXIST};
+
+use crate::model::Counters;
+use crate::rules::fixed::{INVALID_DROPPED, LOCALHOST_ACCEPTED};
+
+const NFNL_SUBSYS_ACCT: u16 = 7 << 8;
+const ACCT_NEW: u16 = NFNL_SUBSYS_ACCT;
+const ACCT_GET: u16 = NFNL_SUBSYS_ACCT | 1;
+const ACCT_DEL: u16 = NFNL_SUBSYS_ACCT | 3;
+const NFACCT_NAME: u16 = 1;
+const NFACCT_PKTS: u16 = 2;
+const NLM_F_EXCL: u16 = 0x200;
+const NLM_F_CREATE: u16 = 0x400;
+/// Family and version, which say nothing here, and no resource.
+const NFGEN: [u8; 4] = [0; 4];
+
+/// Makes the counters of kube-proxy that are not there; tells which are there then. A kernel without
+/// `nfnetlink_acct` has none.
+pub fn ensure() -> Counters {
+    counters(|name| {
+        let made = ask(ACCT_NEW, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, name);
+        let known = |error: &io::Error| matches!(error.raw_os_error(), Some(EEXIST | EBUSY));
+        made.map_or_else(|error| known(&error), |_| true)
+    })
+}
+
+/// Which of kube-proxy's counters are there, as far as we may know.
+pub fn there() -> Counters {
+    counters(|name| packets(name).is_some())
+}
+
+fn counters(has: impl Fn(&str) -> bool) -> Counters {
+    Counters {
+        invalid: has(INVALID_DROPPED),
+        localhost: has(LOCALHOST_ACCEPTED),
+    }
+}
+
+/// Removes the counters of kube-proxy that no rule uses; their names.
+pub fn remove() -> Vec<&'static str> {
+    let names = [INVALID_DROPPED, LOCALHOST_ACCEPTED].into_iter();
+    names
+        .filter(|name| ask(ACCT_DEL, NLM_F_ACK, name).is_ok())
+        .collect()
+}
+
+/// How many packets were counted under this name; `None` where there is no such counter.
+pub fn packets(name: &str) -> Option<u64> {
+    let answer = ask(ACCT_GET, 0, name).ok()?;
+    let count = attribute(answer.get(NFGEN.len()..)?, NFACCT_PKTS)?;
+    count.first_chunk().copied().map(u64::from_be_bytes)
+}
+
+/// The first answer about the counter of this name.
+fn ask(kind: u16, flags: u16, name: &str) -> io::Result<Vec<u8>> {
+    const SEQUENCE: u32 = 1;
+    let mut socket = Socket::new(NETLINK_NETFILTER)?;
+    socket.bind_auto()?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    let mut body = NFGEN.to_vec();
+    netlink::put(&mut body, NFACCT_NAME, &[name.as_bytes(), &[0]].concat());
+    socket.send(&netlink::message(kind, NLM_F_REQUEST | flags, SEQUENCE, &body), 0)?;
+    let mut buffer = Vec::with_capacity(4096);
+    loop {
+        netlink::receive(&socket, &mut buffer, 0)?;
+        let mut answers = netlink::messages(&buffer).filter(|answer| answer.sequence == SEQUENCE);
+        if let Some(answer) = answers.next() {
+            answer.refuse_error()?;
+            return Ok(answer.body.to_vec());
+        }
+    }
+}
