@@ -33,6 +33,7 @@ mod random;
 mod refusals;
 mod replay;
 mod sandbox;
+mod screens;
 mod serving;
 mod shares;
 mod soak;

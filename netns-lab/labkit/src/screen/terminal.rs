@@ -1,11 +1,15 @@
 //! A page that stays on the terminal, and what keys do there.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, IsTerminal as _};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
 use ratatui::text::Text;
 use ratatui::widgets::Paragraph;
@@ -85,7 +89,8 @@ pub fn run(show: &mut dyn Show, mut look: Look, tick: Duration) -> Result<(), Fa
     }
     let mut terminal = ratatui::try_init().map_err(|error| trouble(&error))?;
     let result = shown(show, &mut look, tick, &mut terminal, &ended);
-    ratatui::restore();
+    // One that has gone cannot be put back, and nobody is there to be told.
+    let _ = ratatui::try_restore();
     result.map_err(|error| trouble(&error))
 }
 
@@ -104,8 +109,9 @@ fn shown(
     let mut scrolled = 0;
     let mut page = draw(show, look, scrolled, terminal)?;
     let mut next = Instant::now() + tick;
+    let keys = Keyboard::new()?;
     while !ended.load(Ordering::Relaxed) {
-        let flow = if event::poll(next.saturating_duration_since(Instant::now()).min(tick))? {
+        let flow = if keys.pressed(next.saturating_duration_since(Instant::now()).min(tick))? {
             match event::read()? {
                 Event::Resize(..) => Flow::Draw,
                 Event::Key(key) if key.kind != KeyEventKind::Release => {
@@ -132,6 +138,45 @@ fn shown(
         page = draw(show, look, scrolled, terminal)?;
     }
     Ok(())
+}
+
+/// The terminal that keys come from. crossterm reads one that has gone for ever, and never returns:
+/// so whether it is still there is asked before.
+struct Keyboard(OwnedFd);
+
+impl Keyboard {
+    /// The same one that crossterm reads.
+    fn new() -> io::Result<Self> {
+        let stdin = io::stdin();
+        let fd = if stdin.is_terminal() {
+            stdin.as_fd().try_clone_to_owned()?
+        } else {
+            File::open("/dev/tty")?.into()
+        };
+        Ok(Self(fd))
+    }
+
+    /// Whether an event came in this time.
+    ///
+    /// # Errors
+    /// When the terminal has gone.
+    fn pressed(&self, patience: Duration) -> io::Result<bool> {
+        if event::poll(Duration::ZERO)? {
+            return Ok(true);
+        }
+        let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+        let patience = PollTimeout::try_from(patience).unwrap_or(PollTimeout::MAX);
+        match poll(&mut fds, patience) {
+            // A signal: the window has another size, or the end was asked for.
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let came = fds[0].revents().unwrap_or(PollFlags::empty());
+        if came.intersects(PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL) {
+            return Err(io::Error::other("it has gone"));
+        }
+        event::poll(Duration::ZERO)
+    }
 }
 
 /// The page as big as the terminal is now.

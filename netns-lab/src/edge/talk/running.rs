@@ -1,6 +1,7 @@
 //! A command that runs, and what it says while it does.
 
 use std::io::{self, Read as _};
+use std::os::fd::AsFd as _;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,6 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use labkit::Failure;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
@@ -33,6 +35,7 @@ pub struct Running {
     end: Option<u8>,
     said: Arc<Mutex<Pieces>>,
     silent: Arc<AtomicBool>,
+    ear: io::PipeReader,
 }
 
 impl Running {
@@ -52,6 +55,7 @@ impl Running {
         let said = Arc::new(Mutex::new(Vec::new()));
         let silent = Arc::new(AtomicBool::new(false));
         let (into, closed) = (Arc::clone(&said), Arc::clone(&silent));
+        let ear = reader.try_clone().map_err(failed)?;
         thread::spawn(move || {
             listen(reader, &into);
             closed.store(true, Ordering::Release);
@@ -61,6 +65,7 @@ impl Running {
             end: None,
             said,
             silent,
+            ear,
         })
     }
 
@@ -82,11 +87,17 @@ impl Running {
             let signal = status.signal().map_or(1, |signal| 128 + signal);
             self.end = Some(u8::try_from(status.code().unwrap_or(signal) & 0xff).unwrap_or(1));
             let until = Instant::now() + LAST_WORDS;
-            while !self.silent.load(Ordering::Acquire) && Instant::now() < until {
+            while !self.silent.load(Ordering::Acquire) && (Instant::now() < until || self.unread()) {
                 thread::sleep(GLANCE);
             }
         }
         self.end
+    }
+
+    /// Whether something was said that nobody has taken yet: the listener may be late on a busy machine.
+    fn unread(&self) -> bool {
+        let _no_one_takes_it_now = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        readable(&self.ear, PollTimeout::ZERO)
     }
 
     /// Waits until it ends, and ends it when that takes too long.
@@ -141,13 +152,19 @@ impl Drop for Running {
     }
 }
 
-/// Takes what is said until nobody can say more.
+/// Takes what is said until nobody can say more. It is taken from the pipe and put down under one
+/// lock: what is in neither place was not said.
 fn listen(mut from: io::PipeReader, into: &Mutex<Pieces>) {
     let began = Instant::now();
     let mut buffer = [0; 1 << 14];
     let mut rest = Vec::new();
     let mut size = 0;
-    while let Ok(count @ 1..) = from.read(&mut buffer) {
+    loop {
+        while !readable(&from, PollTimeout::NONE) {}
+        let mut said = into.lock().unwrap_or_else(PoisonError::into_inner);
+        let Ok(count @ 1..) = from.read(&mut buffer) else {
+            return;
+        };
         size += count;
         if size > MOST {
             continue;
@@ -155,10 +172,15 @@ fn listen(mut from: io::PipeReader, into: &Mutex<Pieces>) {
         rest.extend_from_slice(&buffer[..count]);
         let text = whole(&mut rest);
         if !text.is_empty() {
-            let mut said = into.lock().unwrap_or_else(PoisonError::into_inner);
             said.push((began.elapsed(), text));
         }
     }
+}
+
+/// Whether a read would find something, be it the end.
+fn readable(pipe: &io::PipeReader, patience: PollTimeout) -> bool {
+    let mut fds = [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
+    poll(&mut fds, patience).is_ok_and(|count| count > 0)
 }
 
 /// The text of the bytes; those of a letter that is not complete yet stay.
