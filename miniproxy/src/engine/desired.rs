@@ -262,7 +262,7 @@ impl Desired {
             let of_services = match table {
                 TableName::Filter => self.size.filter,
                 TableName::Nat => self.size.nat,
-                TableName::Mangle => 0,
+                TableName::Raw | TableName::Mangle | TableName::Security => 0,
             };
             (table, base.rule_count(table) + of_services)
         });

@@ -55,6 +55,7 @@ fn assert_usable(settings: Settings) {
         name: "node-1".into(),
         addresses: vec![],
         tcp_be_liberal: false,
+        counters: miniproxy::model::Counters::default(),
     };
     let options = NodeOptions { settings, host };
     for family in Family::ALL {

@@ -80,6 +80,7 @@ fn with_everything() -> NodeOptions {
             name: "node-1".into(),
             addresses: vec![IpAddr::V4(Ipv4Addr::new(192, 168, 0, 2))],
             tcp_be_liberal: false,
+            counters: miniproxy::model::Counters::default(),
         },
     }
 }
