@@ -279,17 +279,15 @@ impl Live {
             }),
             ..Face::default()
         };
-        match self.shown() {
-            Some(key) => page::of_service(&Report::of(&self.watch, key, &self.names), &face, look),
-            None => {
-                let mut page = page::of_all(&Overview::of(&self.watch, &self.names), &face, look);
-                // The rule that leads to the Service of the chosen row.
-                if let Some(key) = self.watch.keys().iter().nth(self.row).filter(|_| look.height > 0) {
-                    page.rule = format!(" {}", Report::of(&self.watch, key, &self.names).rule);
-                }
-                page
-            }
+        if let Some(key) = self.shown() {
+            return page::of_service(&Report::of(&self.watch, key, &self.names), &face, look);
         }
+        let mut page = page::of_all(&Overview::of(&self.watch, &self.names), &face, look);
+        // The rule that leads to the Service of the chosen row.
+        if let Some(key) = self.watch.keys().iter().nth(self.row).filter(|_| look.height > 0) {
+            page.rule = format!(" {}", Report::of(&self.watch, key, &self.names).rule);
+        }
+        page
     }
 }
 

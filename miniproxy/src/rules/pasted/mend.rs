@@ -10,9 +10,12 @@ pub fn text_of(bytes: Vec<u8>) -> String {
     let two = |little: bool| {
         let pairs = bytes[2..].chunks_exact(2);
         let units: Vec<u16> = pairs
-            .map(|pair| match little {
-                true => u16::from_le_bytes([pair[0], pair[1]]),
-                false => u16::from_be_bytes([pair[0], pair[1]]),
+            .map(|pair| {
+                if little {
+                    u16::from_le_bytes([pair[0], pair[1]])
+                } else {
+                    u16::from_be_bytes([pair[0], pair[1]])
+                }
             })
             .collect();
         String::from_utf16_lossy(&units)
@@ -155,7 +158,7 @@ fn plain_lines(text: &str) -> String {
     let has_rules = lines.has_rules;
     let mut text = lines.into_text();
     if !has_rules {
-        add_commands(&mut text, commands);
+        add_commands(&mut text, &commands);
     }
     text
 }
@@ -204,7 +207,7 @@ fn command(line: &str) -> Option<(String, String)> {
 }
 
 /// Rules of nat stand alone, as what they are: a few of many.
-fn add_commands(text: &mut String, commands: Vec<(String, String)>) {
+fn add_commands(text: &mut String, commands: &[(String, String)]) {
     let mut others: Vec<&str> = commands.iter().map(|(table, _)| table.as_str()).collect();
     others.sort_unstable();
     others.dedup();

@@ -50,9 +50,8 @@ impl Lines {
         let joined = match strangeness(&direct).cmp(&strangeness(&spaced)) {
             _ if apart => spaced,
             std::cmp::Ordering::Less => direct,
-            std::cmp::Ordering::Greater => spaced,
             std::cmp::Ordering::Equal if at_the_edge => direct,
-            std::cmp::Ordering::Equal => spaced,
+            std::cmp::Ordering::Equal | std::cmp::Ordering::Greater => spaced,
         };
         self.open = joined;
         self.open_width = raw.chars().count();
@@ -93,8 +92,9 @@ fn edge(text: &str) -> usize {
 fn is_option(text: &str) -> bool {
     let mut signs = text.bytes();
     match (signs.next(), signs.next(), signs.next()) {
-        (Some(b'-'), Some(b'-'), Some(letter)) => letter.is_ascii_lowercase(),
-        (Some(b'-'), Some(letter), Some(b' ')) => letter.is_ascii_lowercase(),
+        (Some(b'-'), Some(b'-'), Some(letter)) | (Some(b'-'), Some(letter), Some(b' ')) => {
+            letter.is_ascii_lowercase()
+        }
         _ => false,
     }
 }

@@ -79,13 +79,12 @@ impl Scene<'_> {
             }),
             ["--ctproto", name] => is(self.packet.protocol.is_called(name)),
             ["--ctdir", "ORIGINAL"] => is(true),
-            ["--ctdir", "REPLY"] => is(false),
             ["--ctstatus", "DNAT"] => is(state.rewritten),
             ["--ctstatus", "SNAT"] => is(state.masqueraded),
-            ["--ctstatus", "SEEN_REPLY" | "ASSURED" | "EXPECTED"] => is(false),
+            ["--ctdir", "REPLY"] | ["--ctstatus", "SEEN_REPLY" | "ASSURED" | "EXPECTED"] => is(false),
             // The nth of those that come: in the long run a share, as with dice.
             ["--mode", "nth" | "random"] | ["--packet", _] if !negated => Some(Met::YES),
-            ["--every", _] | ["--probability", _] => {
+            ["--every" | "--probability", _] => {
                 let chance = chance(words)?;
                 Some(Met::Chance(if negated { 1.0 - chance } else { chance }))
             }
