@@ -1,7 +1,10 @@
 //! Dumps of nodes that others run: what is said of them, and above all what is not.
 
+mod cases;
+
 use labkit::xtables::Family;
 
+use self::cases::CASES;
 use super::tests::DICE;
 use super::*;
 use crate::rules::pasted::{self, Pasted};
@@ -186,12 +189,13 @@ fn nothing_wrong_is_claimed_of_what_is_missing() {
 fn a_few_rules_are_answered_with_what_they_take_for_granted() {
     let rules: Vec<&str> = DICE
         .lines()
-        .filter(|line| line.contains("default/web") && !line.contains("#"))
+        .filter(|line| line.contains("default/web") && !line.contains('#'))
         .collect();
-    let grepped = rules
+    let plain: Vec<&str> = rules
         .iter()
-        .map(|line| format!("{}\n", line.split_once("] ").unwrap().1))
-        .collect::<String>();
+        .map(|line| line.split_once("] ").unwrap().1)
+        .collect();
+    let grepped = plain.join("\n") + "\n";
     let report = ask(
         &format!("$ sudo iptables-save | grep default/web\n{grepped}"),
         "web",
@@ -219,9 +223,8 @@ fn a_few_rules_are_answered_with_what_they_take_for_granted() {
     assert_eq!(ask(&grepped, "10.96.0.99:80", None).verdict, Verdict::Unknown);
     // One of three chains is here: a third is known, the rest is not called lost.
     let part: String = grepped
-        .lines()
+        .split_inclusive('\n')
         .filter(|line| !line.contains("SEP-WEB2 ") && !line.contains("SEP-WEB3 "))
-        .map(|line| format!("{line}\n"))
         .collect();
     let report = ask(&part, "web", None);
     assert_eq!(
@@ -244,114 +247,15 @@ const FIREWALLS: &str = include_str!("wild/firewalls.save");
 const IPVS: &str = include_str!("wild/ipvs.save");
 const SIX: &str = include_str!("wild/six.save");
 
-/// dump, target, caller → verdict, certain, backends with their shares, masquerade
-type Case = (
-    &'static str,
-    &'static str,
-    Option<&'static str>,
-    Verdict,
-    bool,
-    &'static [&'static str],
-    Masquerade,
-);
-
 #[test]
 fn dumps_of_many_kinds() {
-    use Masquerade::{No, Some as Partly, Unknown as Unsure, Yes};
-    use Verdict::{Dnat, Drop, NoRule, Reject, Unknown};
-    let both: &[&str] = &["10.244.1.3:80 50.0%", "10.244.2.4:80 50.0%"];
-    let local: &[&str] = &["10.244.1.3:80 100.0%"];
-    let none: &[&str] = &[];
-    let cases: &[Case] = &[
-        (OLD, "web", None, Dnat, true, both, No),
-        (OLD, "web", Some("10.244.1.3"), Dnat, true, both, Partly),
-        (OLD, "web", Some("node"), Dnat, true, both, Yes),
-        (
-            OLD,
-            "203.0.113.80:80",
-            Some("198.51.100.7"),
-            Dnat,
-            true,
-            local,
-            No,
-        ),
-        (OLD, "203.0.113.80:80", Some("10.244.9.9"), Dnat, true, both, No),
-        (OLD, "203.0.113.80:80", Some("node"), Dnat, true, both, Yes),
-        (OLD, "node:31080", Some("198.51.100.7"), Dnat, true, local, No),
-        (
-            OLD,
-            "192.168.7.7:31080",
-            Some("198.51.100.7"),
-            Dnat,
-            true,
-            local,
-            No,
-        ),
-        (OLD, "node:31081", Some("198.51.100.7"), Drop, true, none, No),
-        (OLD, "203.0.113.81:80", Some("198.51.100.7"), Drop, true, none, No),
-        (OLD, "203.0.113.82:80", Some("198.51.100.7"), Drop, true, none, No),
-        (OLD, "203.0.113.82:80", Some("192.0.2.77"), Dnat, true, both, Yes),
-        (OLD, "empty", None, Reject, true, none, No),
-        (OLD, "10.96.0.200:80", None, NoRule, true, none, No),
-        (NEW, "web", None, Dnat, true, both, No),
-        (
-            NEW,
-            "203.0.113.80:80",
-            Some("198.51.100.7"),
-            Dnat,
-            true,
-            local,
-            No,
-        ),
-        (NEW, "203.0.113.80:80", Some("10.244.9.9"), Dnat, true, both, No),
-        (NEW, "203.0.113.82:80", Some("198.51.100.7"), Drop, true, none, No),
-        (NEW, "203.0.113.82:80", Some("192.0.2.77"), Dnat, true, both, Yes),
-        (NEW, "203.0.113.81:80", Some("198.51.100.7"), Drop, true, none, No),
-        (
-            NEW,
-            "203.0.113.81:80",
-            Some("10.244.9.9"),
-            Dnat,
-            true,
-            &["10.244.2.9:80 100.0%"],
-            No,
-        ),
-        (NEW, "node:31080", Some("outside"), Dnat, true, local, No),
-        (NEW, "10.96.0.66:53", None, Drop, true, none, No),
-        (EKS, "web", None, Dnat, true, both, No),
-        (EKS, "web", Some("192.168.9.9"), Dnat, true, both, No),
-        (EKS, "203.0.113.9:443", None, NoRule, false, none, No),
-        (CALICO, "web", None, Dnat, false, both, Unsure),
-        (CALICO, "10.96.0.53:53", None, NoRule, false, none, No),
-        (FIREWALLS, "web", None, Drop, true, none, No),
-        (FIREWALLS, "web", Some("outside"), Dnat, true, both, Yes),
-        (IPVS, "10.96.0.80:80", None, Unknown, true, none, No),
-        (
-            SIX,
-            "[fd00:10:96::80]:80",
-            None,
-            Dnat,
-            true,
-            &["[fd00:10:244:1::3]:80 50.0%", "[fd00:10:244:2::4]:80 50.0%"],
-            No,
-        ),
-        (
-            SIX,
-            "web",
-            Some("outside"),
-            Dnat,
-            true,
-            &["[fd00:10:244:1::3]:80 50.0%", "[fd00:10:244:2::4]:80 50.0%"],
-            Yes,
-        ),
-    ];
     let mut wrong = Vec::new();
-    for (dump, target, from, verdict, certain, backends, masquerade) in cases {
+    for (dump, target, from, verdict, certain, backends, masquerade) in CASES {
         let report = ask(dump, target, *from);
         let found: Vec<String> = report
             .backends
             .iter()
-            .filter(|_| report.verdict == Dnat)
+            .filter(|_| report.verdict == Verdict::Dnat)
             .map(|backend| format!("{} {}", backend.address, percent(backend.share)))
             .collect();
         let is = (report.verdict, report.certain, report.masquerade);
@@ -367,7 +271,7 @@ fn dumps_of_many_kinds() {
         wrong.is_empty(),
         "{} of {}:\n{}",
         wrong.len(),
-        cases.len(),
+        CASES.len(),
         wrong.join("\n\n")
     );
 }

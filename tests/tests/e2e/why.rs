@@ -303,7 +303,9 @@ fn assert_no_flip(topology: &str, names: &[&'static str]) {
     for round in 1..=rounds {
         let mut new: Vec<String> = flip(&machine, "web", &[]).into_iter().collect();
         new.extend(names.iter().flat_map(|name| flips(&machine, name)));
-        new.iter().for_each(|flip| eprintln!("round {round}: {flip}"));
+        for flip in &new {
+            eprintln!("round {round}: {flip}");
+        }
         flipped.extend(new);
         eprintln!("{topology}: round {round} of {rounds}, {} flips", flipped.len());
     }
