@@ -144,16 +144,28 @@ fn wanted(drafts: &[Draft], family: Family) -> Wanted {
     node.wanted(&registry(drafts), family)
 }
 
+/// Chains in which each Service has rules of its own.
+const DISPATCH: [&str; 4] = [
+    "KUBE-SERVICES",
+    "KUBE-EXTERNAL-SERVICES",
+    "KUBE-PROXY-FIREWALL",
+    "KUBE-NODEPORTS",
+];
+
 /// Everything ours in a rule set, and the jumps, but not the empty built-in chains.
 fn occupied(found: &Found) -> BTreeMap<(TableName, String), Vec<String>> {
     let mut all = BTreeMap::new();
     for (table, chains) in &found.tables {
         for (chain, rules) in chains {
             if chain.starts_with("KUBE-") || !rules.is_empty() {
-                all.insert(
-                    (*table, chain.clone()),
-                    rules.iter().map(miniproxy::rules::edit::meaning_key).collect(),
-                );
+                let mut keys: Vec<_> = rules.iter().map(miniproxy::rules::edit::meaning_key).collect();
+                // No packet meets the rules of two Services, so their order is free; the last one's is not.
+                if DISPATCH.contains(&chain.as_str()) {
+                    let ends = keys.last().is_some_and(|key| key.contains("KUBE-NODEPORTS"));
+                    let length = keys.len() - usize::from(ends);
+                    keys[..length].sort_unstable();
+                }
+                all.insert((*table, chain.clone()), keys);
             }
         }
     }

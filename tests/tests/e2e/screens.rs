@@ -14,7 +14,7 @@ fn a_terminal_that_goes_takes_its_screen_along() {
     for screen in ["explain svc/web", "watch", "watch svc/web", "why web", "diff"] {
         let inner = format!(r#"trap "" HUP; exec setsid -w miniproxy {screen}"#);
         let shown = machine.folder().join("shown");
-        let script = ["script", "-qec", &inner, shown.to_str().unwrap()];
+        let script = ["script", "-qefc", &inner, shown.to_str().unwrap()];
         let mut window = machine.command(script).start();
         eventually("the screen stands", || {
             std::fs::read_to_string(&shown).is_ok_and(|text| text.contains("\u{1b}["))
