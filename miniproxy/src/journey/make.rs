@@ -394,6 +394,7 @@ fn reply(known: &Known, legs: &[Leg<'_>], cables: &[OnCable]) -> Reply {
         let arrives = packet.destination == known.source && packet.destination.ip() == cable.address;
         (answers && arrives).then_some(packet.source)
     });
+    let came_in = |leg: &Leg<'_>| leg.there.iter().any(|event| event.chain == "INPUT");
     let sentence = match (source, seen_as) {
         (Some(_), Some(seen)) if seen == known.destination && nat_rules.is_none() => {
             "conntrack wrote the called address back; the way was not traced"
@@ -406,6 +407,9 @@ fn reply(known: &Known, legs: &[Leg<'_>], cables: &[OnCable]) -> Reply {
         }
         (Some(_), None) if known.cables.iter().any(|cable| cable.is_callers) => {
             "the answer left the backend and never came to the caller"
+        }
+        (None, Some(_)) if known.called.word == Word::Answered && !legs.iter().any(came_in) => {
+            "nothing had been rewritten, so nothing was undone"
         }
         (None, Some(_)) => "the node itself answered",
         _ if known.called.word == Word::Answered && nat_rules == Some(0) => {

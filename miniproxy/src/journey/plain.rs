@@ -177,6 +177,34 @@ pub fn plain(report: &Report) -> String {
         };
         lines.push(format!("It is the same packet: {rewritten} rewritten."));
     }
+    lines.extend(met(report));
+    lines.push(format!("The way back: {}.", report.reply.sentence));
+    if let Some(entry) = &report.conntrack {
+        lines.push(format!(
+            "Conntrack expects the reply from {} to {}{}.",
+            entry.expects_from,
+            entry.expects_to,
+            entry
+                .state
+                .map(|state| format!(", state {state}"))
+                .unwrap_or_default()
+        ));
+    }
+    lines.extend(lost(report));
+    lines.push(format!(
+        "The call was {} after {:.1} ms: {}.",
+        report.outcome.word(),
+        report.milliseconds,
+        report.sentence
+    ));
+    lines.extend(report.cure.iter().map(|cure| format!("Try: {cure}")));
+    lines.push(String::new());
+    lines.join("\n")
+}
+
+/// The rules that the packet met, and those of the dice that it did not take.
+fn met(report: &Report) -> Vec<String> {
+    let mut lines = Vec::new();
     let mut node = None;
     for hop in &report.hops {
         if hop.node != node {
@@ -207,26 +235,5 @@ pub fn plain(report: &Report) -> String {
             super::make::one_in(road.rolls)
         ));
     }
-    lines.push(format!("The way back: {}.", report.reply.sentence));
-    if let Some(entry) = &report.conntrack {
-        lines.push(format!(
-            "Conntrack expects the reply from {} to {}{}.",
-            entry.expects_from,
-            entry.expects_to,
-            entry
-                .state
-                .map(|state| format!(", state {state}"))
-                .unwrap_or_default()
-        ));
-    }
-    lines.extend(lost(report));
-    lines.push(format!(
-        "The call was {} after {:.1} ms: {}.",
-        report.outcome.word(),
-        report.milliseconds,
-        report.sentence
-    ));
-    lines.extend(report.cure.iter().map(|cure| format!("Try: {cure}")));
-    lines.push(String::new());
-    lines.join("\n")
+    lines
 }

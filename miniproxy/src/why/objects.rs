@@ -178,6 +178,12 @@ fn no_endpoint_of(evidence: &Evidence<'_>, service: &Service, chosen: &[(&String
     let finding = chosen.iter().take(8).fold(finding, |finding, (name, pod)| {
         finding.seen(format!("{name} is {}", state(pod)))
     });
+    if evidence.is_lab() {
+        let name = chosen[0].0;
+        return finding
+            .cured_by(format!("netns-lab pod ready {name}"))
+            .cured_by("miniproxy sync");
+    }
     finding.cured_by(format!(
         "kubectl describe pod -n {} {}",
         evidence.service.0, chosen[0].0
