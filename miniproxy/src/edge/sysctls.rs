@@ -8,7 +8,7 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use labkit::rundir::{Record as Kind, RunDirectory, network_namespace};
-use labkit::{Failure, fault, files};
+use labkit::{Failure, fault, record};
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::unistd::Pid;
 
@@ -34,7 +34,7 @@ pub struct Applied {
 /// # Errors
 /// When the record cannot be read or written: without it nothing could be put back.
 pub fn apply(run: &RunDirectory, wanted: &[Wanted]) -> Result<Applied, Failure> {
-    let path = record_path(run)?;
+    let path = record::here(run, Kind::Sysctls)?;
     let mut record = read_record(&path)?.unwrap_or_default();
     let mut applied = Applied::default();
     let mut missed = Missed::default();
@@ -91,7 +91,7 @@ pub fn apply(run: &RunDirectory, wanted: &[Wanted]) -> Result<Applied, Failure> 
 /// # Errors
 /// When a setting cannot be written; the record then stays, and a later call goes on.
 pub fn restore(run: &RunDirectory) -> Result<Vec<String>, Failure> {
-    let path = record_path(run)?;
+    let path = record::here(run, Kind::Sysctls)?;
     let Some(record) = read_record(&path)? else {
         return Ok(Vec::new());
     };
@@ -106,8 +106,7 @@ pub fn restore(run: &RunDirectory) -> Result<Vec<String>, Failure> {
         return Err(failure);
     }
     fault::point("cleanup:sysctls");
-    files::remove_if_there(&path)
-        .map_err(|error| Failure::failed(format!("cannot remove {}: {error}", path.display())))?;
+    record::remove(&path)?;
     Ok(changed)
 }
 
@@ -244,32 +243,14 @@ fn path(key: &str) -> PathBuf {
     Path::new("/proc/sys").join(key.replace('.', "/"))
 }
 
-fn record_path(run: &RunDirectory) -> Result<PathBuf, Failure> {
-    Ok(run.record(Kind::Sysctls, network_namespace()?))
-}
-
 fn read_record(path: &Path) -> Result<Option<Record>, Failure> {
-    let bytes = match fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => {
-            return Err(Failure::failed(format!(
-                "cannot read {}: {error}",
-                path.display()
-            )));
-        }
-    };
-    serde_json::from_slice(&bytes).map(Some).map_err(|error| {
-        Failure::failed(format!("{} is damaged: {error}", path.display()))
-            .hint("it holds what settings of the kernel were before; remove it to leave them as they are")
-    })
+    let hint = "it holds what settings of the kernel were before; remove it to leave them as they are";
+    record::read(path, hint)
 }
 
 fn write_record(path: &Path, record: &Record) -> Result<(), Failure> {
-    let failed = |error: String| Failure::failed(format!("cannot write {}: {error}", path.display()));
     if record.is_empty() {
-        return files::remove_if_there(path).map_err(|error| failed(error.to_string()));
+        return record::remove(path);
     }
-    let bytes = serde_json::to_vec(record).map_err(|error| failed(error.to_string()))?;
-    files::write_atomically(path, &bytes, 0o600).map_err(|error| failed(error.to_string()))
+    record::write(path, record)
 }

@@ -6,15 +6,13 @@
 //! was not. (iptables-legacy tables live as long as their network namespace; the kernel offers no
 //! way to remove one.)
 
-use std::fs;
-use std::io::ErrorKind;
-use std::path::PathBuf;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use crate::nftables::{NfChain, NfTable, NfTables};
-use crate::rundir::{Record, RunDirectory, network_namespace};
-use crate::{Failure, files};
+use crate::rundir::{Record, RunDirectory};
+use crate::{Failure, record};
 
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Footprint {
@@ -36,8 +34,8 @@ pub fn hold(run: &RunDirectory, holder: &str) -> Result<(), Failure> {
 ///
 /// # Errors
 /// As [`hold`].
-pub fn hold_in(run: &RunDirectory, record: Record, holder: &str) -> Result<(), Failure> {
-    let path = record_path(run, record)?;
+pub fn hold_in(run: &RunDirectory, kind: Record, holder: &str) -> Result<(), Failure> {
+    let path = record::here(run, kind)?;
     let mut record = match read(&path)? {
         Some(record) => record,
         None => observe()?,
@@ -47,7 +45,7 @@ pub fn hold_in(run: &RunDirectory, record: Record, holder: &str) -> Result<(), F
         return Ok(());
     }
     record.holders.push(holder.to_string());
-    write(&path, &record)
+    record::write(&path, &record)
 }
 
 /// Notes that `holder` has no rules any more; the last one removes what did not exist before.
@@ -62,24 +60,23 @@ pub fn release(run: &RunDirectory, holder: &str) -> Result<(), Failure> {
 ///
 /// # Errors
 /// As [`release`].
-pub fn release_in(run: &RunDirectory, record: Record, holder: &str) -> Result<(), Failure> {
-    let path = record_path(run, record)?;
+pub fn release_in(run: &RunDirectory, kind: Record, holder: &str) -> Result<(), Failure> {
+    let path = record::here(run, kind)?;
     let Some(mut record) = read(&path)? else {
         return Ok(());
     };
     record.holders.retain(|known| known != holder);
     if !record.holders.is_empty() {
-        return write(&path, &record);
+        return record::write(&path, &record);
     }
     withdraw(&record)
         .map_err(|error| Failure::failed(format!("cannot remove the empty iptables tables: {error}")))?;
-    files::remove_if_there(&path)
-        .map_err(|error| Failure::failed(format!("cannot remove {}: {error}", path.display())))
+    record::remove(&path)
 }
 
 /// Whether `holder` has rules in the tables of this network namespace, as far as the record tells.
 pub fn is_held(run: &RunDirectory, holder: &str) -> bool {
-    let record = record_path(run, Record::Tables).and_then(|path| read(&path));
+    let record = record::here(run, Record::Tables).and_then(|path| read(&path));
     record.is_ok_and(|record| record.is_some_and(|record| record.holders.iter().any(|known| known == holder)))
 }
 
@@ -90,9 +87,7 @@ pub fn is_held(run: &RunDirectory, holder: &str) -> bool {
 /// When a record cannot be removed.
 pub fn forget(run: &RunDirectory, namespace: u64) -> Result<(), Failure> {
     for kind in Record::ALL {
-        let path = run.record(kind, namespace);
-        files::remove_if_there(&path)
-            .map_err(|error| Failure::failed(format!("cannot remove {}: {error}", path.display())))?;
+        record::remove(&run.record(kind, namespace))?;
     }
     Ok(())
 }
@@ -158,36 +153,6 @@ fn nf_tables_is_missing(error: &std::io::Error) -> bool {
     )
 }
 
-fn record_path(run: &RunDirectory, record: Record) -> Result<PathBuf, Failure> {
-    Ok(run.record(record, network_namespace()?))
-}
-
-fn read(path: &std::path::Path) -> Result<Option<Footprint>, Failure> {
-    let bytes = match fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => {
-            return Err(Failure::failed(format!(
-                "cannot read {}: {error}",
-                path.display()
-            )));
-        }
-    };
-    serde_json::from_slice(&bytes).map(Some).map_err(|error| {
-        Failure::failed(format!("{} is damaged: {error}", path.display())).hint("remove it if no lab is up")
-    })
-}
-
-fn write(path: &std::path::Path, record: &Footprint) -> Result<(), Failure> {
-    let bytes = serde_json::to_vec(record).map_err(|error| Failure::failed(error.to_string()))?;
-    files::write_atomically(path, &bytes, 0o600).map_err(|error| {
-        let failure = Failure::failed(format!("cannot write {}: {error}", path.display()));
-        match error.kind() {
-            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
-                let folder = path.parent().unwrap_or(path).display();
-                failure.hint(format!("make room, or a larger file system: df -h {folder}"))
-            }
-            _ => failure,
-        }
-    })
+fn read(path: &Path) -> Result<Option<Footprint>, Failure> {
+    record::read(path, "remove it if no lab is up")
 }

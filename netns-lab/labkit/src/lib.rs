@@ -22,6 +22,7 @@ pub mod files;
 pub mod footprint;
 pub mod netlink;
 pub mod nftables;
+pub mod record;
 pub mod rundir;
 pub mod screen;
 pub mod shell;

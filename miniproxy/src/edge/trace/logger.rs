@@ -3,12 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::ErrorKind;
 use std::path::PathBuf;
 
-use labkit::rundir::{Record, RunDirectory, network_namespace};
+use labkit::rundir::{Record, RunDirectory};
 use labkit::xtables::Family;
-use labkit::{Failure, fault, files};
+use labkit::{Failure, fault, record};
 use serde::{Deserialize, Serialize};
 
 use super::owner::Owner;
@@ -53,10 +52,7 @@ impl Logger {
             owner: Owner::own().to_string(),
             before: BTreeMap::from([(number.to_string(), before)]),
         };
-        let path = path(&run)?;
-        let bytes = serde_json::to_vec(&note).map_err(|error| Failure::failed(error.to_string()))?;
-        files::write_atomically(&path, &bytes, 0o600)
-            .map_err(|error| Failure::failed(format!("cannot write {}: {error}", path.display())))?;
+        record::write(&path(&run)?, &note)?;
         write(number, NETLINK).map_err(|error| {
             Failure::host_lacks(format!(
                 "cannot set net.netfilter.nf_log.{number}={NETLINK}: {error}"
@@ -102,26 +98,16 @@ fn put_back(run: &RunDirectory) -> Result<(), Failure> {
             })?;
         }
     }
-    let path = path(run)?;
-    files::remove_if_there(&path)
-        .map_err(|error| Failure::failed(format!("cannot remove {}: {error}", path.display())))
+    record::remove(&path(run)?)
 }
 
 fn read(run: &RunDirectory) -> Result<Option<Note>, Failure> {
-    let path = path(run)?;
-    let failed =
-        |error: &dyn std::fmt::Display| Failure::failed(format!("cannot read {}: {error}", path.display()));
-    match fs::read(&path) {
-        Ok(bytes) => serde_json::from_slice(&bytes)
-            .map(Some)
-            .map_err(|error| failed(&error)),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(failed(&error)),
-    }
+    let hint = "it holds what net.netfilter.nf_log was before; remove it to leave that as it is";
+    record::read(&path(run)?, hint)
 }
 
 fn path(run: &RunDirectory) -> Result<PathBuf, Failure> {
-    Ok(run.record(Record::Logger, network_namespace()?))
+    record::here(run, Record::Logger)
 }
 
 fn setting(number: &str) -> PathBuf {
