@@ -106,8 +106,10 @@ fn clean_up(args: &CleanupArgs, run: &RunDirectory) -> Result<(Report, Vec<Failu
         failures.push(failure);
         Vec::new()
     });
-    // What a rule of somebody else counts with stays.
-    let counters = nfacct::remove().into_iter().map(str::to_string).collect();
+    let counters = nfacct::remove(run).unwrap_or_else(|failure| {
+        failures.push(failure);
+        Vec::new()
+    });
     let report = Report {
         removed,
         settings,

@@ -132,7 +132,11 @@ impl Driver {
     /// can. Somebody who removed the rules may have removed the counters, too.
     pub(super) fn make_counters(&mut self) {
         if self.node.settings.compat == Compat::Latest {
-            self.node.host.counters = nfacct::ensure();
+            let made = self.kernel.locked().and_then(nfacct::ensure);
+            self.node.host.counters = made.unwrap_or_else(|failure| {
+                tracing::warn!("no packet counter is made: {failure}");
+                nfacct::there()
+            });
         }
     }
 

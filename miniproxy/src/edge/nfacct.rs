@@ -5,13 +5,16 @@
 use std::io;
 
 use labkit::netlink::{self, NLM_F_ACK, NLM_F_REQUEST, attribute};
+use labkit::rundir::{Record, RunDirectory};
+use labkit::{Failure, fault, record};
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::{Socket, SocketAddr};
-use nix::libc::{EBUSY, EEXIST};
 
 use crate::model::Counters;
 use crate::rules::fixed::{INVALID_DROPPED, LOCALHOST_ACCEPTED};
 
+const NAMES: [&str; 2] = [INVALID_DROPPED, LOCALHOST_ACCEPTED];
+const HINT: &str = "it holds which packet counters are ours; remove it to leave them (nfacct list)";
 const NFNL_SUBSYS_ACCT: u16 = 7 << 8;
 const ACCT_NEW: u16 = NFNL_SUBSYS_ACCT;
 const ACCT_GET: u16 = NFNL_SUBSYS_ACCT | 1;
@@ -23,14 +26,37 @@ const NLM_F_CREATE: u16 = 0x400;
 /// Family and version, which say nothing here, and no resource.
 const NFGEN: [u8; 4] = [0; 4];
 
-/// Makes the counters of kube-proxy that are not there; tells which are there then. A kernel without
-/// `nfnetlink_acct` has none.
-pub fn ensure() -> Counters {
-    counters(|name| {
-        let made = ask(ACCT_NEW, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, name);
-        let known = |error: &io::Error| matches!(error.raw_os_error(), Some(EEXIST | EBUSY));
-        made.map_or_else(|error| known(&error), |_| true)
-    })
+/// Makes the counters of kube-proxy that are not there, and notes before which those are; tells which are
+/// there then. A kernel without `nfnetlink_acct` has none.
+///
+/// # Errors
+/// When they cannot be noted: then none is made.
+pub fn ensure(run: &RunDirectory) -> Result<Counters, Failure> {
+    let missing: Vec<&str> = NAMES.into_iter().filter(|name| packets(name).is_none()).collect();
+    if missing.is_empty() {
+        return Ok(there());
+    }
+    let path = record::here(run, Record::Counters)?;
+    let mut ours: Vec<String> = record::read(&path, HINT)?.unwrap_or_default();
+    let known = ours.len();
+    for name in &missing {
+        if !ours.iter().any(|own| own == name) {
+            ours.push((*name).to_string());
+        }
+    }
+    if ours.len() > known {
+        record::write(&path, &ours)?;
+        fault::point("sync:counters-noted");
+    }
+    let mut refused = missing;
+    refused.retain(|name| ask(ACCT_NEW, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, name).is_err());
+    ours.retain(|own| !refused.contains(&own.as_str()));
+    if ours.is_empty() {
+        record::remove(&path)?;
+    } else if !refused.is_empty() {
+        record::write(&path, &ours)?;
+    }
+    Ok(there())
 }
 
 /// Which of kube-proxy's counters are there, as far as we may know.
@@ -45,12 +71,19 @@ fn counters(has: impl Fn(&str) -> bool) -> Counters {
     }
 }
 
-/// Removes the counters of kube-proxy that no rule uses; their names.
-pub fn remove() -> Vec<&'static str> {
-    let names = [INVALID_DROPPED, LOCALHOST_ACCEPTED].into_iter();
-    names
-        .filter(|name| ask(ACCT_DEL, NLM_F_ACK, name).is_ok())
-        .collect()
+/// Removes the counters that [`ensure`] made, but for those that a rule of somebody else counts with; their
+/// names.
+///
+/// # Errors
+/// When the record cannot be read or removed.
+pub fn remove(run: &RunDirectory) -> Result<Vec<String>, Failure> {
+    let path = record::here(run, Record::Counters)?;
+    let Some(mut ours) = record::read::<Vec<String>>(&path, HINT)? else {
+        return Ok(Vec::new());
+    };
+    ours.retain(|name| ask(ACCT_DEL, NLM_F_ACK, name).is_ok());
+    record::remove(&path)?;
+    Ok(ours)
 }
 
 /// How many packets were counted under this name; `None` where there is no such counter.

@@ -33,11 +33,19 @@ pub enum Record {
     Sysctls,
     /// The setting that says where the kernel tells traces of iptables-legacy.
     Logger,
+    /// The packet counters that were made.
+    Counters,
 }
 
 impl Record {
     /// Each kind.
-    pub const ALL: [Self; 4] = [Self::Tables, Self::Traced, Self::Sysctls, Self::Logger];
+    pub const ALL: [Self; 5] = [
+        Self::Tables,
+        Self::Traced,
+        Self::Sysctls,
+        Self::Logger,
+        Self::Counters,
+    ];
 
     /// The file about one network namespace, for who only reads it: it is always whole.
     pub fn path(self, namespace: u64) -> PathBuf {
@@ -50,6 +58,7 @@ impl Record {
             Self::Traced => "traced",
             Self::Sysctls => "sysctls",
             Self::Logger => "logger",
+            Self::Counters => "counters",
         };
         folder.join(format!(".{kind}-{namespace}.json"))
     }

@@ -57,6 +57,28 @@ fn counted(flavour: Flavour) {
     assert_unchanged(&machine, &before, "after cleanup");
 }
 
+/// Only what was made is removed: without the record of that, the counters are somebody else's.
+#[test]
+fn a_counter_of_somebody_else_stays() {
+    let machine = Machine::start();
+    let registry = registry(&machine);
+    let sync = || {
+        let words = ["sync", "--compat", "latest", "--registry", &registry];
+        machine.proxy(words).ok();
+        let rules = machine.sh("iptables-save").ok().stdout;
+        assert!(rules.contains("localhost_nps_accepted_pkts"), "{rules}");
+    };
+    sync();
+    machine.sh("rm /run/netns-lab/.counters-*.json").ok();
+    for _ in 0..2 {
+        let said = machine.proxy(["cleanup"]).ok().stdout;
+        assert!(!said.contains("counter"), "{said}");
+        sync();
+    }
+    machine.proxy(["cleanup"]).ok();
+    assert_eq!(machine.sh("ls -A /run/netns-lab 2>/dev/null").stdout, "");
+}
+
 #[test]
 fn newer_rules_count_packets_with_nft() {
     counted(Flavour::Nft);
