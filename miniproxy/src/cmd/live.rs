@@ -17,9 +17,10 @@ use super::render::family;
 use crate::cli::LiveArgs;
 use crate::edge::flow_events::{FlowEvents, are_told};
 use crate::edge::registry::labs;
-use crate::edge::rule_events::RuleEvents;
+use crate::edge::rule_events::{Generation, RuleEvents};
 use crate::edge::{addresses, counted, netns};
 use crate::lab::Home;
+use crate::live::changes::Who;
 use crate::live::overview::Overview;
 use crate::live::page::{self, Face};
 use crate::live::pick::pick;
@@ -37,6 +38,7 @@ const SOONEST: Duration = Duration::from_secs(1);
 
 enum Word {
     News(usize, Vec<News>),
+    Rewritten(usize),
     Rules(usize, Box<Reading>),
     Failed(Failure),
 }
@@ -172,6 +174,7 @@ impl Live {
     fn take(&mut self, word: Word) {
         match word {
             Word::News(node, news) => news.into_iter().for_each(|news| self.watch.news(node, news)),
+            Word::Rewritten(node) => self.watch.rewritten(node),
             Word::Rules(node, reading) => self.watch.read(node, *reading),
             Word::Failed(failure) => self.failed = Some(failure),
         }
@@ -417,21 +420,32 @@ impl Listener {
     fn rules(&self) -> Result<(), Failure> {
         let xtables = Xtables::detect(self.iptables.as_deref())?;
         let mut events = RuleEvents::open()?;
-        let (mut by, mut generation, mut like) = (Vec::new(), None, Found::default());
-        let mut due = Instant::now();
+        let mut heard = Vec::new();
+        let (mut generation, mut like) = (None, Found::default());
+        let (mut due, mut last, mut cost) = (Instant::now(), Instant::now(), Duration::ZERO);
         while !self.ended.load(Relaxed) {
-            if Instant::now() >= due {
+            // What was changed is read soon, so that few connections meet rules that nobody has read.
+            let soon = !heard.is_empty() && Instant::now() >= last + cost * 2;
+            if Instant::now() >= due || soon {
                 let began = Instant::now();
                 let counted = counted::read(&xtables, self.family, &like)?;
-                due = began + SOONEST.max(began.elapsed() * 5);
+                cost = began.elapsed();
+                (due, last) = (began + SOONEST.max(cost * 5), began);
                 like = counted.found.clone();
+                let meanwhile = events.so_far();
+                let torn = !meanwhile.is_empty();
+                heard.extend(meanwhile);
                 let reading = Reading {
                     counted,
                     addresses: addresses::interface_addresses()?.into_iter().collect(),
-                    generation,
-                    by: std::mem::take(&mut by),
+                    generation: heard.last().map(|heard: &Generation| heard.number).or(generation),
+                    torn,
+                    by: writers(&heard),
                     time: jiff::Timestamp::now().strftime("%H:%M:%S").to_string(),
                 };
+                generation = reading.generation;
+                // Whoever wrote while we read may be the one whose change shows only now, or next time.
+                heard.retain(|_| torn);
                 if self
                     .sender
                     .send(Word::Rules(self.index, Box::new(reading)))
@@ -440,11 +454,23 @@ impl Listener {
                     break;
                 }
             }
-            for heard in events.hear()?.generations {
-                generation = Some(heard.number);
-                by.extend(heard.by.filter(|who| !by.contains(who)));
+            let news = events.hear()?.generations;
+            if !news.is_empty() && self.sender.send(Word::Rewritten(self.index)).is_err() {
+                break;
             }
+            heard.extend(news);
         }
         Ok(())
     }
+}
+
+/// Each writer once.
+fn writers(heard: &[Generation]) -> Vec<Who> {
+    let mut writers: Vec<Who> = Vec::new();
+    for who in heard.iter().filter_map(|generation| generation.by.as_ref()) {
+        if !writers.contains(who) {
+            writers.push(who.clone());
+        }
+    }
+    writers
 }

@@ -168,6 +168,7 @@ fn flow(entry: &[u8]) -> Option<Flow> {
     Some(Flow {
         id: id?,
         protocol,
+        source: original.source,
         destination: original.destination,
         reply_source: reply.source,
         answered: status & IPS_SEEN_REPLY != 0,

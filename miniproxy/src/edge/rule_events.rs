@@ -69,19 +69,20 @@ impl RuleEvents {
 
     /// Who changed rules, as far as that has come already.
     pub fn writers(&mut self) -> Vec<Who> {
-        let mut writers = Vec::new();
+        let generations = self.so_far().into_iter();
+        generations.filter_map(|generation| generation.by).collect()
+    }
+
+    /// New generations, as far as they have come already.
+    pub fn so_far(&mut self) -> Vec<Generation> {
+        let mut generations = Vec::new();
         while let Ok(heard) = self.receive(libc::MSG_DONTWAIT) {
             if heard.generations.is_empty() && !heard.lost {
                 break;
             }
-            writers.extend(
-                heard
-                    .generations
-                    .into_iter()
-                    .filter_map(|generation| generation.by),
-            );
+            generations.extend(heard.generations);
         }
-        writers
+        generations
     }
 
     fn receive(&mut self, flags: i32) -> Result<Heard, Failure> {

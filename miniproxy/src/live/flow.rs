@@ -7,8 +7,10 @@ use crate::model::Protocol;
 /// One entry of the connection table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Flow {
-    /// What the kernel names it by; no two living entries have the same.
+    /// What the kernel names it by: a hash of 32 bits, which two entries of thousands may share.
     pub id: u32,
+    /// Who called.
+    pub source: SocketAddr,
     /// Its protocol.
     pub protocol: Protocol,
     /// Where the client wanted to go.
@@ -19,7 +21,15 @@ pub struct Flow {
     pub answered: bool,
 }
 
+/// What tells an entry from all others that are there.
+pub type Name = (u32, SocketAddr);
+
 impl Flow {
+    /// Its name among the entries of one node.
+    pub fn name(&self) -> Name {
+        (self.id, self.source)
+    }
+
     /// Whether a rule gave it another destination.
     pub fn rewritten(&self) -> bool {
         self.destination != self.reply_source

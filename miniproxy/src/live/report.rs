@@ -174,7 +174,7 @@ impl Report {
                 .filter(|change| change.service == key.name)
                 .cloned()
                 .collect(),
-            notes: notes(watch, service),
+            notes: notes(watch, service, tally),
             rule: service
                 .dice
                 .first()
@@ -258,7 +258,13 @@ fn verdict(service: &Service, tally: &Tally, lost: &Lost) -> Verdict {
             "not judged: with session affinity a client stays with its backend",
         )
     } else {
-        judge(&tally.groups(), tally.equal())
+        match judge(&tally.groups(), tally.equal()) {
+            none if none.word == Word::None && tally.unjudged > 0 => Verdict::plain(
+                Word::TooFew,
+                "not judged: all came while rules were being changed",
+            ),
+            verdict => verdict,
+        }
     };
     if lost.connections > 0 {
         verdict.sentence.push_str(&format!("; {} LOST", lost.connections));
@@ -266,8 +272,14 @@ fn verdict(service: &Service, tally: &Tally, lost: &Lost) -> Verdict {
     verdict
 }
 
-fn notes(watch: &Watch, service: &Service) -> Vec<String> {
+fn notes(watch: &Watch, service: &Service, tally: &Tally) -> Vec<String> {
     let mut notes = watch.notes.clone();
+    if tally.unjudged > 0 {
+        notes.push(format!(
+            "{} new connections came while rules were being changed: counted, not judged",
+            tally.unjudged
+        ));
+    }
     if service.doors.is_empty() {
         notes.push("no rule of this Service is in the kernel".to_string());
     } else if service.dice.is_empty() {

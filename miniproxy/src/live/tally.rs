@@ -44,6 +44,8 @@ pub struct Tally {
     unmatched_history: VecDeque<u64>,
     /// How many the rules let fall through.
     pub unmatched_expected: f64,
+    /// Connections that came while rules were being changed: counted, but nobody knows what they were promised.
+    pub unjudged: u64,
     promises: BTreeMap<Promiser, Promise>,
     kept: Vec<Group>,
     second: u64,
@@ -90,8 +92,9 @@ impl Tally {
         }
     }
 
-    /// A connection began; `None` when no rule gave it a backend.
-    pub fn began(&mut self, promiser: Promiser, backend: Option<SocketAddr>) {
+    /// A connection began, with no backend when no rule gave it one. `settled` when the rules that it met
+    /// are those that were read.
+    pub fn began(&mut self, promiser: Promiser, backend: Option<SocketAddr>, settled: bool) {
         match backend {
             None => {
                 self.unmatched += 1;
@@ -102,6 +105,10 @@ impl Tally {
                 got.connections += 1;
                 bump(&mut got.history);
             }
+        }
+        if !settled {
+            self.unjudged += 1;
+            return;
         }
         let promise = self.promises.entry(promiser).or_default();
         // A backend that was promised nothing won by rules that are gone, or not read yet.

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::changes::{Change, Who, difference};
 use super::counters::Counters;
 use super::dump::Counted;
-use super::flow::{Flow, News};
+use super::flow::{Flow, Name, News};
 use super::services::{Door, Key, Service, services, shares};
 use super::tally::Tally;
 use crate::model::Protocol;
@@ -32,6 +32,8 @@ pub struct Node {
     pub generation: Option<u32>,
     doors: HashMap<(Protocol, Door), Key>,
     known: bool,
+    /// They have been changed since they were read.
+    changed: bool,
 }
 
 /// A reading of a node's rules.
@@ -43,6 +45,8 @@ pub struct Reading {
     pub addresses: BTreeSet<IpAddr>,
     /// The kernel's number of the rule set.
     pub generation: Option<u32>,
+    /// Rules were changed while they were read.
+    pub torn: bool,
     /// Who wrote since the reading before.
     pub by: Vec<Who>,
     /// The time of day.
@@ -78,7 +82,7 @@ pub struct Watch {
     pub notes: Vec<String>,
     tallies: BTreeMap<Key, Tally>,
     counters: BTreeMap<(usize, Key), Counters>,
-    open: HashMap<(usize, u32), Open>,
+    open: HashMap<(usize, Name), Open>,
 }
 
 impl Watch {
@@ -156,6 +160,7 @@ impl Watch {
         node.generation = reading.generation;
         node.addresses = reading.addresses;
         node.known = true;
+        node.changed = reading.torn;
         for (key, service) in &node.services {
             if self.only.as_ref().is_none_or(|only| only == key) {
                 let counters = self.counters.entry((index, key.clone())).or_default();
@@ -166,6 +171,13 @@ impl Watch {
         if !same {
             node.doors = doors(&node.services);
             self.promise_again(index);
+        }
+    }
+
+    /// Rules of a node were changed, and have not been read since.
+    pub fn rewritten(&mut self, index: usize) {
+        if let Some(node) = self.nodes.get_mut(index) {
+            node.changed = true;
         }
     }
 
@@ -194,11 +206,11 @@ impl Watch {
             News::Found(flow) => self.opened(node, &flow, false),
             News::Recovered(flow) | News::Began(flow) => self.opened(node, &flow, true),
             News::Changed(flow) => {
-                if let Some(open) = self.open.get_mut(&(node, flow.id)) {
+                if let Some(open) = self.open.get_mut(&(node, flow.name())) {
                     open.answered |= flow.answered;
                 }
             }
-            News::Ended(flow) => self.ended(node, flow.id, Some(flow.answered)),
+            News::Ended(flow) => self.ended(node, flow.name(), Some(flow.answered)),
             News::Lost => {
                 self.gaps += 1;
                 let of_node = self.open.iter_mut().filter(|((of, _), _)| *of == node);
@@ -209,16 +221,16 @@ impl Watch {
                     .open
                     .iter()
                     .filter(|((of, _), open)| *of == node && !open.listed);
-                let gone: Vec<u32> = of_node.map(|((_, id), _)| *id).collect();
-                for id in gone {
-                    self.ended(node, id, None);
+                let gone: Vec<Name> = of_node.map(|((_, name), _)| *name).collect();
+                for name in gone {
+                    self.ended(node, name, None);
                 }
             }
         }
     }
 
     fn opened(&mut self, node: usize, flow: &Flow, counts: bool) {
-        if let Some(open) = self.open.get_mut(&(node, flow.id)) {
+        if let Some(open) = self.open.get_mut(&(node, flow.name())) {
             open.listed = true;
             open.answered |= flow.answered;
             if open.counted || !counts {
@@ -235,7 +247,7 @@ impl Watch {
         }
         let backend = flow.rewritten().then_some(flow.reply_source);
         if counts {
-            tally.began((node, door), backend);
+            tally.began((node, door), backend, !self.nodes[node].changed);
         }
         let open = Open {
             key,
@@ -247,7 +259,7 @@ impl Watch {
             counted: counts,
             listed: true,
         };
-        self.open.insert((node, flow.id), open);
+        self.open.insert((node, flow.name()), open);
     }
 
     /// Whose connection it is, and by which door it came.
@@ -265,8 +277,8 @@ impl Watch {
             .then(|| (key.clone(), door))
     }
 
-    fn ended(&mut self, node: usize, id: u32, answered: Option<bool>) {
-        let Some(open) = self.open.remove(&(node, id)) else {
+    fn ended(&mut self, node: usize, name: Name, answered: Option<bool>) {
+        let Some(open) = self.open.remove(&(node, name)) else {
             return;
         };
         let answered = open.answered || answered.unwrap_or(true) || open.protocol == Protocol::Udp;
@@ -357,4 +369,79 @@ fn changes(
         })
     });
     seen.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::dump::parse;
+    use super::*;
+
+    const RULES: &str = "*nat\n:KUBE-SERVICES - [0:0]\n:KUBE-SVC-A - [0:0]\n:KUBE-SEP-A - [0:0]\n\
+        -A KUBE-SERVICES -d 10.96.0.80/32 -p tcp -m comment --comment \"default/web:http cluster IP\" -m tcp --dport 80 -j KUBE-SVC-A\n\
+        -A KUBE-SVC-A -m comment --comment \"default/web:http -> 10.244.0.2:8080\" -j KUBE-SEP-A\n\
+        -A KUBE-SEP-A -p tcp -m tcp -j DNAT --to-destination 10.244.0.2:8080\nCOMMIT\n";
+
+    fn flow(id: u32, port: u16) -> Flow {
+        Flow {
+            id,
+            source: SocketAddr::new([10, 244, 0, 9].into(), port),
+            protocol: Protocol::Tcp,
+            destination: SocketAddr::new([10, 96, 0, 80].into(), 80),
+            reply_source: SocketAddr::new([10, 244, 0, 2].into(), 8080),
+            answered: false,
+        }
+    }
+
+    /// The kernel's ids are hashes: of five thousand entries, two share one in every three-hundredth try.
+    #[test]
+    fn entries_that_share_an_id_are_two() {
+        let mut watch = Watch::new(None, [None]);
+        let counted = parse(RULES).unwrap();
+        watch.read(
+            0,
+            Reading {
+                counted,
+                ..Reading::default()
+            },
+        );
+        let key = watch.keys().into_iter().next().unwrap();
+        for news in [
+            News::Began(flow(7, 40000)),
+            News::Began(flow(7, 40002)),
+            // Told by the table and by its news.
+            News::Recovered(flow(7, 40002)),
+            News::Ended(flow(7, 40000)),
+        ] {
+            watch.news(0, news);
+        }
+        assert_eq!(watch.tally(&key).unwrap().connections(), 2);
+        assert_eq!(watch.open(&key).by_backend.values().sum::<u64>(), 1);
+    }
+
+    /// Nobody knows which rules a connection met that came between two of them.
+    #[test]
+    fn what_comes_while_rules_change_is_counted_and_not_judged() {
+        let mut watch = Watch::new(None, [None]);
+        let reading = |torn| Reading {
+            counted: parse(RULES).unwrap(),
+            torn,
+            ..Reading::default()
+        };
+        watch.read(0, reading(false));
+        let key = watch.keys().into_iter().next().unwrap();
+        let mut ports = 40000..;
+        let mut call = |watch: &mut Watch| {
+            let port = ports.next().unwrap();
+            watch.news(0, News::Began(flow(u32::from(port), port)));
+            let tally = watch.tally(&key).unwrap();
+            (tally.connections(), tally.unjudged)
+        };
+        assert_eq!(call(&mut watch), (1, 0));
+        watch.rewritten(0);
+        assert_eq!(call(&mut watch), (2, 1));
+        watch.read(0, reading(true));
+        assert_eq!(call(&mut watch), (3, 2));
+        watch.read(0, reading(false));
+        assert_eq!(call(&mut watch), (4, 2));
+    }
 }

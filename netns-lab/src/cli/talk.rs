@@ -111,14 +111,18 @@ when a step is not as the talk says.
 
 Examples:
   netns-lab record --cast talk.cast --transcript talk.txt
-  netns-lab record my-talk.md --transcript my-talk.txt")]
+  netns-lab record my-talk.md --transcript my-talk.txt
+  netns-lab record my-talk.md --svg my-talk.svg")]
 pub struct RecordArgs {
     /// Which talk
     #[command(flatten)]
     pub talk: Where,
     /// Write the recording here
-    #[arg(long, value_name = "FILE", required_unless_present = "transcript")]
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["svg", "transcript"])]
     pub cast: Option<PathBuf>,
+    /// Write it as a picture that moves, 80 columns wide, here
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
     /// Write it as plain text here
     #[arg(long, value_name = "FILE")]
     pub transcript: Option<PathBuf>,

@@ -29,6 +29,7 @@ pub(super) fn run(args: &RecordArgs) -> Result<Outcome, Failure> {
     }
     for (path, text) in [
         (&args.cast, film.cast()),
+        (&args.svg, film.picture()),
         (&args.transcript, film.transcript().to_string()),
     ] {
         if let Some(path) = path {
@@ -48,7 +49,11 @@ fn record(theatre: &mut Theatre, step: &Step, film: &mut Film) -> Result<(), Fai
         }
         for played in played.iter().filter(|_| !run.hidden) {
             film.typed(&prompt(run), &played.command);
-            film.said(&played.pieces);
+            if run.screen {
+                film.screen(&played.pieces);
+            } else {
+                film.said(&played.pieces);
+            }
         }
     }
     theatre.end_step();

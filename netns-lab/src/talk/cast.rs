@@ -6,14 +6,17 @@ use labkit::text::printable;
 use serde_json::{Value, json};
 
 use super::board::overwritten;
+use super::picture;
 
 /// How wide a recording is.
 pub const WIDTH: u16 = 100;
 /// How high.
 pub const HEIGHT: u16 = 30;
 
+/// An empty screen.
+pub(super) const CLEAR: &str = "\u{1b}[2J\u{1b}[H";
 /// The longest time in which nothing happens.
-const LONGEST: Duration = Duration::from_secs(2);
+pub(super) const LONGEST: Duration = Duration::from_secs(2);
 /// From one letter to the next.
 const LETTER: Duration = Duration::from_millis(40);
 /// Before Enter, and before the first word of a step is followed by another.
@@ -59,7 +62,7 @@ impl Film {
             self.wait(LONGEST);
         }
         self.event("m", printable(&format!("{number}. {title}")).into_owned());
-        self.event("o", "\u{1b}[2J\u{1b}[H".to_string());
+        self.event("o", CLEAR.to_string());
         self.transcript.push('\n');
         self.say(&format!("# {number}. {title}\n"));
         for question in questions {
@@ -95,6 +98,20 @@ impl Film {
         self.wait(BREATH);
     }
 
+    /// What a program with a screen of its own showed: a page, and another one where it is longer.
+    pub fn screen(&mut self, pieces: &[(Duration, String)]) {
+        if let Some((at, _)) = pieces.last() {
+            self.wait(*at);
+        }
+        let text: String = pieces.iter().map(|(_, text)| text.as_str()).collect();
+        let lines: Vec<_> = text.lines().collect();
+        for page in lines.chunks(usize::from(HEIGHT) - 1) {
+            self.event("o", CLEAR.to_string());
+            self.say(&format!("{}\n", page.join("\n")));
+            self.wait(LONGEST);
+        }
+    }
+
     /// The recording: a header, then one event a line.
     pub fn cast(&self) -> String {
         let header = json!({ "version": 2, "width": WIDTH, "height": HEIGHT, "title": self.title });
@@ -103,6 +120,11 @@ impl Film {
             text += &format!("{}\n", json!([seconds(*at), kind, data]));
         }
         text
+    }
+
+    /// The same as a picture that moves.
+    pub fn picture(&self) -> String {
+        picture::draw(&self.title, &self.events)
     }
 
     /// The same as plain text.

@@ -15,6 +15,7 @@
 //! | [`notes`] | what only the speaker sees |
 //! | [`lesson`] | the learner's screen: what was typed, whether it counts, hints |
 //! | [`cast`] | a recording: written, and read again to be played |
+//! | `picture` | the same as a picture that moves |
 //! | [`trail`] | what commands changed on a machine that is not theirs, and how it is undone |
 //! | [`state`] | what a machine is like, to compare two ways to the same step |
 
@@ -24,6 +25,7 @@ pub mod fence;
 pub mod lesson;
 pub mod notes;
 pub mod outline;
+mod picture;
 pub mod read;
 pub mod report;
 pub mod script;

@@ -82,6 +82,7 @@ fn totals_are_the_clients_own_while_chains_are_rewritten_fifty_times() {
     assert_equal(&watch, &loads);
     let changes = watch["changes"].as_array().unwrap();
     assert!(!changes.is_empty(), "{watch:#}");
+    assert_ne!(watch["verdict"]["word"], "biased", "{watch:#}");
 }
 
 #[test]

@@ -27,6 +27,12 @@ fn the_talk_shows_what_it_says() {
     check("talk.md", 12);
 }
 
+/// The README's picture, which `scripts/record` draws out of this.
+#[test]
+fn the_three_screens_show_what_they_say() {
+    check("screens.md", 3);
+}
+
 #[test]
 fn the_lightning_talk_shows_what_it_says() {
     check("lightning.md", 3);

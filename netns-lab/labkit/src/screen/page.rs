@@ -68,7 +68,7 @@ impl Page {
         }
         if !paper || !self.rule.is_empty() {
             lines.push(border(look));
-            lines.push(self.rule_line(look));
+            lines.extend(self.rule_lines(look));
         }
         if !paper {
             lines.push(self.keys_line(look, offset));
@@ -90,9 +90,14 @@ impl Page {
         line
     }
 
-    fn rule_line(&self, look: &Look) -> Line<'static> {
-        // On paper there is room for all of it, however wide.
-        Line::from(look.text(Role::Strong, self.rule.clone()))
+    /// The rule: on paper all of it, on a screen what of it fits on one line and matters most.
+    fn rule_lines(&self, look: &Look) -> Vec<Line<'static>> {
+        let strong = |text: String| Line::from(look.text(Role::Strong, text));
+        if look.height == 0 {
+            let rows = wrapped(&self.rule, " ", look);
+            return rows.into_iter().map(strong).collect();
+        }
+        vec![strong(shortened(&self.rule, usize::from(look.width)))]
     }
 
     fn keys_line(&self, look: &Look, offset: usize) -> Line<'static> {
@@ -123,6 +128,39 @@ impl Page {
             used += gap + size;
         }
         Line::from(spans)
+    }
+}
+
+/// A rule without what the screen above it says too, as far as the width demands it: first the comment, then
+/// the chain. What is left out is shown by a sign.
+fn shortened(rule: &str, width: usize) -> String {
+    let fits = |text: &String| text.width() <= width;
+    let bare = without_comment(rule).unwrap_or_else(|| rule.to_string());
+    [rule.to_string(), bare.clone()]
+        .into_iter()
+        .find(fits)
+        .unwrap_or_else(|| without_chain(&bare))
+}
+
+fn without_comment(rule: &str) -> Option<String> {
+    let (head, tail) = rule.split_once(" -m comment --comment ")?;
+    // A comment of several words stands in quotes.
+    let (_, rest) = match tail.strip_prefix('"') {
+        Some(quoted) => quoted.split_once("\" ")?,
+        None => tail.split_once(' ')?,
+    };
+    Some(format!("{head} … {rest}"))
+}
+
+fn without_chain(rule: &str) -> String {
+    let rest = rule
+        .trim_start()
+        .strip_prefix("-A ")
+        .and_then(|rest| rest.split_once(' '));
+    match rest {
+        Some((_, rest)) if rest.starts_with('…') => format!(" {rest}"),
+        Some((_, rest)) => format!(" … {rest}"),
+        None => rule.to_string(),
     }
 }
 
@@ -272,6 +310,24 @@ mod tests {
             &page().draw(&Look::sized(60, 12), 0),
             &Look::sized(60, 12)
         ));
+    }
+
+    #[test]
+    fn of_a_long_rule_the_match_and_the_target_are_seen_first() {
+        let dice = "-m statistic --mode random --probability 0.33333333349 -j KUBE-SEP-A";
+        let rule = format!(" -A KUBE-SVC-WEB -m comment --comment \"default/web -> 10.0.0.1:80\" {dice}");
+        assert_eq!(shortened(&rule, 200), rule);
+        assert_eq!(shortened(&rule, 100), format!(" -A KUBE-SVC-WEB … {dice}"));
+        assert_eq!(shortened(&rule, 80), format!(" … {dice}"));
+        let plain = format!("-A KUBE-SVC-WEB {dice}");
+        assert_eq!(shortened(&plain, 80), format!(" … {dice}"));
+        let one_word = format!("-A KUBE-SVC-WEB -s 10.0.0.1/32 -m comment --comment web {dice}");
+        assert_eq!(
+            shortened(&one_word, 90),
+            format!(" … -s 10.0.0.1/32 … {dice}")[..].to_string()
+        );
+        assert_eq!(shortened("-A X", 2), "-A X");
+        assert_eq!(shortened("no rule at all", 4), "no rule at all");
     }
 
     #[test]
