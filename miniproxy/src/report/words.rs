@@ -84,7 +84,10 @@ fn part(condition: &Match) -> (&'static str, String) {
         Match::LocalAddress(End::Source) => ("source type", "LOCAL".to_string()),
         Match::LocalAddress(End::Destination) => ("destination type", "LOCAL".to_string()),
         Match::Statistic(chance) => ("probability", chance_text(*chance)),
-        Match::RecentCheck { list, seconds } => ("affinity", format!("{list} for {seconds} s")),
+        Match::RecentCheck { list, seconds, reap } => {
+            let keeps = if *reap { "" } else { ", without --reap" };
+            ("affinity", format!("{list} for {seconds} s{keeps}"))
+        }
         Match::RecentSet { list } => ("affinity", format!("{list} is set")),
         Match::Counter(name) => ("counter", name.clone()),
         Match::Other(words) => ("other words", words.join(" ")),

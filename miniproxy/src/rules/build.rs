@@ -348,6 +348,7 @@ impl<'a> PortRules<'a> {
                 let remembered = Match::RecentCheck {
                     list: list.clone(),
                     seconds,
+                    reap: true,
                 };
                 rules.push(begin(endpoint).with(remembered).jump(list));
             }

@@ -193,14 +193,17 @@ impl<'a> Words<'a> {
 
     /// `--rcheck --seconds 10800 --reap --name X --mask 255.255.255.255 --rsource`, in any order.
     fn recent(&mut self, start: usize) -> Match {
-        let (mut list, mut seconds, mut set, mut plain) = (None, None, false, true);
+        let (mut list, mut seconds, mut plain) = (None, None, true);
+        let (mut set, mut check, mut reap) = (false, false, false);
         while let Some(word) = self.peek().filter(|word| word.starts_with("--")) {
             self.at += 1;
             match word {
                 "--name" => list = self.next(),
                 "--seconds" => seconds = self.next().and_then(|text| text.parse().ok()),
                 "--set" => set = true,
-                "--rcheck" | "--reap" | "--rsource" => {}
+                "--rcheck" => check = true,
+                "--reap" => reap = true,
+                "--rsource" => {}
                 "--mask" => {
                     plain &= matches!(
                         self.next(),
@@ -210,13 +213,14 @@ impl<'a> Words<'a> {
                 _ => plain = false,
             }
         }
-        let known = match (list, seconds, set) {
-            (Some(list), None, true) if plain => Some(Match::RecentSet {
+        let known = match (list, seconds, set, check) {
+            (Some(list), None, true, false) if plain && !reap => Some(Match::RecentSet {
                 list: list.to_string(),
             }),
-            (Some(list), Some(seconds), false) if plain => Some(Match::RecentCheck {
+            (Some(list), Some(seconds), false, true) if plain => Some(Match::RecentCheck {
                 list: list.to_string(),
                 seconds,
+                reap,
             }),
             _ => None,
         };

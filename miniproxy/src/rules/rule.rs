@@ -61,6 +61,8 @@ pub enum Match {
         list: String,
         /// How long a client is remembered.
         seconds: u32,
+        /// `--reap`: who has been away for longer is forgotten, which makes room in the list.
+        reap: bool,
     },
     /// `-m recent --set`: remember this client.
     RecentSet {

@@ -75,11 +75,12 @@ fn write_match(text: &mut String, condition: &Match) {
                 probability.text()
             )
         }
-        Match::RecentCheck { list, seconds } => {
+        Match::RecentCheck { list, seconds, reap } => {
             write!(
                 text,
-                "-m recent --name {} --rcheck --seconds {seconds} --reap",
-                quote(list)
+                "-m recent --name {} --rcheck --seconds {seconds}{}",
+                quote(list),
+                if *reap { " --reap" } else { "" }
             )
         }
         Match::RecentSet { list } => write!(text, "-m recent --name {} --set", quote(list)),

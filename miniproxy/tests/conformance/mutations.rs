@@ -55,6 +55,12 @@ fn address(word: &str) -> Option<String> {
     })
 }
 
+/// Without a word that stands for itself.
+fn without(line: &str, word: &str) -> Option<String> {
+    let word = format!(" {word}");
+    line.contains(&word).then(|| line.replacen(&word, "", 1))
+}
+
 /// What each kind of mutation makes of a rule; `None` where it does not apply.
 fn mutants(line: &str) -> Vec<(&'static str, String)> {
     let comment = line
@@ -82,6 +88,11 @@ fn mutants(line: &str) -> Vec<(&'static str, String)> {
             word_after(line, "--to-destination", |_| Some("99.99.99.99:9".into())),
         ),
         ("seconds", word_after(line, "--seconds", |_| Some("7".into()))),
+        ("list", word_after(line, "--name", |list| Some(format!("{list}X")))),
+        ("without --rcheck", without(line, "--rcheck")),
+        ("without --reap", without(line, "--reap")),
+        ("without --set", without(line, "--set")),
+        ("without --random-fully", without(line, "--random-fully")),
         ("target", target),
         ("comment", comment),
         ("extra rule", Some(format!("{line}\n{line}"))),

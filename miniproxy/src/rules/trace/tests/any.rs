@@ -34,9 +34,10 @@ fn any_condition() -> impl Strategy<Value = Match> {
         side().prop_map(Match::LocalAddress),
         prop_oneof![Just("0"), Just("0.5"), Just("1")]
             .prop_map(|text| Match::Statistic(Probability::parse(text).unwrap())),
-        Just(Match::RecentCheck {
+        any::<bool>().prop_map(|reap| Match::RecentCheck {
             list: "L".into(),
-            seconds: 1
+            seconds: 1,
+            reap
         }),
         Just(Match::RecentSet { list: "L".into() }),
         Just(Match::Counter("C".into())),
