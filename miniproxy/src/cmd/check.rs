@@ -8,7 +8,6 @@ use serde::Serialize;
 use crate::cli::CheckArgs;
 use crate::registry::Registry;
 use crate::registry::problem::{Problem, failure};
-use crate::registry::store::Store;
 
 #[derive(Serialize)]
 struct Answer<'a> {
@@ -23,12 +22,13 @@ struct Answer<'a> {
 
 /// Prints what the registry holds, or everything that is wrong with it (exit code 2).
 pub(super) fn run(args: &CheckArgs) -> Result<Outcome, Failure> {
-    let files = super::source(&args.registry)?.files()?;
-    match Store::read(&files) {
+    let store = super::source(&args.registry)?.load()?;
+    let files = store.file_count();
+    match store.whole() {
         Ok(store) => {
             match args.output {
                 OutputFormat::Json => emit_json(&answer(store.registry(), &[]))?,
-                OutputFormat::Table => emit(&text(files.len(), store.registry()))?,
+                OutputFormat::Table => emit(&text(files, store.registry()))?,
             }
             // The process ends: nobody needs what giving back many small pieces would make free.
             std::mem::forget(store);

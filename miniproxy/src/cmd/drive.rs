@@ -110,8 +110,7 @@ impl Driver {
     /// Reads what changed: of these files, or of all. Returns what could not be read.
     pub(super) fn read(&mut self, only: Option<&BTreeSet<PathBuf>>) -> Vec<Failure> {
         let changes = self.files.changes(only);
-        self.held_back
-            .add(self.store.update(&changes.changed, &changes.gone));
+        self.held_back.add(changes.apply(&mut self.store));
         changes.failures
     }
 

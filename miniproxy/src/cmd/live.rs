@@ -361,8 +361,10 @@ fn hidden(text: String, hides: bool) -> String {
 
 /// The names of pods; none where there is no registry.
 fn pods(args: &LiveArgs) -> Names {
-    let registry = super::source(&args.registry).and_then(|source| source.read());
-    let pods = registry.map(|registry| registry.pods).unwrap_or_default();
+    let registry = super::source(&args.registry).and_then(|source| source.load());
+    let pods = registry
+        .map(|store| store.into_registry().pods)
+        .unwrap_or_default();
     let named = pods.values().flatten().filter_map(|(name, pod)| {
         let ip = pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok()?;
         Some((ip, name.clone()))

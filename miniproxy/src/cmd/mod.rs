@@ -58,8 +58,7 @@ pub fn run(cli: Cli) -> Result<Outcome, Failure> {
 /// The objects that are good, and what to say at the end of those that are not; all are refused where
 /// it is asked for, or where nothing is left.
 fn objects(args: &RegistryArgs, strict: bool) -> Result<(Store, Option<Failure>), Failure> {
-    let mut store = Store::default();
-    store.update(&source(args)?.files()?, &[]);
+    let store = source(args)?.load()?;
     let problems = store.problems();
     if problems.is_empty() {
         return Ok((store, None));

@@ -8,7 +8,6 @@ use crate::cli::RegistryArgs;
 use crate::edge::netns;
 use crate::edge::registry::{Source, labs};
 use crate::lab::{self, Home};
-use crate::registry::store::Store;
 
 /// The nodes of the lab that have a network namespace of their own; none where the registry was named
 /// by its path, or where the node is here. `only` leaves one of them.
@@ -50,9 +49,7 @@ pub(super) fn of_all_labs() -> Result<Vec<Home>, Failure> {
 
 fn homes_in(source: &Source) -> Result<Vec<Home>, Failure> {
     // What is wrong with other objects is told by whoever reads them for what they say.
-    let mut store = Store::default();
-    store.update(&source.files()?, &[]);
-    Ok(lab::homes(store.registry()))
+    Ok(lab::homes(source.load()?.registry()))
 }
 
 /// Does the work on a thread in each node's network namespace; the answers are in the nodes' order.

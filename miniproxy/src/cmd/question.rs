@@ -17,7 +17,6 @@ use crate::lab::Home;
 use crate::model::Protocol;
 use crate::node::NodeOptions;
 use crate::registry::Registry;
-use crate::registry::store::Store;
 use crate::rules::pasted::{self, Pasted, Reading};
 use crate::rules::set::TableName;
 use crate::rules::trace::{STEPS, Transport};
@@ -206,15 +205,12 @@ fn registry(question: &QuestionArgs) -> Result<Option<(Registry, NodeOptions)>, 
         // Without a lab the rules themselves have to tell.
         Err(_) => return Ok(None),
     };
-    let files = match source.files() {
-        Ok(files) => files,
+    // What is wrong with other objects is no matter here.
+    let registry = match source.load() {
+        Ok(store) => store.into_registry(),
         Err(failure) if named => return Err(failure),
         Err(_) => return Ok(None),
     };
-    // What is wrong with other objects is no matter here.
-    let mut store = Store::default();
-    store.update(&files, &[]);
-    let registry = store.into_registry();
     let node = NodeArgs {
         node: question.node.clone(),
         ..NodeArgs::default()

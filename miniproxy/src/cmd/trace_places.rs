@@ -18,7 +18,6 @@ use crate::journey::Cable;
 use crate::lab::{self, Home, INTERFACE_ANNOTATION, NAMESPACE_ANNOTATION};
 use crate::model::{Protocol, ServicePort};
 use crate::registry::Registry;
-use crate::registry::store::Store;
 use crate::rules::trace::Transport;
 use crate::target::{Book, Call, Caller, Door, SenderKind, Target, resolve};
 
@@ -240,10 +239,7 @@ impl Seen<'_> {
 }
 
 fn registry(args: &TraceArgs) -> Result<Registry, Failure> {
-    let files = super::source(&args.registry)?.files()?;
-    let mut store = Store::default();
-    store.update(&files, &[]);
-    Ok(store.into_registry())
+    Ok(super::source(&args.registry)?.load()?.into_registry())
 }
 
 /// What is known of names, seen from the node that the packet comes to first, and the ports of Services.

@@ -20,7 +20,6 @@ use crate::edge::{conntrack, dump, facts, place};
 use crate::lab::Home;
 use crate::model::{Model, ServicePort};
 use crate::registry::model::{cluster_ips, service_ports};
-use crate::registry::store::Store;
 use crate::registry::{Registry, ServiceKey};
 use crate::rules::build::build;
 use crate::rules::fixed::SERVICES;
@@ -40,9 +39,7 @@ const PAUSE: Duration = Duration::from_millis(1100);
 /// Runs the command.
 pub(super) fn run(args: &WhyArgs) -> Result<Outcome, Failure> {
     let target = Target::parse(&args.service)?;
-    let mut store = Store::default();
-    store.update(&super::source(&args.registry)?.files()?, &[]);
-    let registry = store.into_registry();
+    let registry = super::source(&args.registry)?.load()?.into_registry();
     let (service, port) = find(&registry, &target, &args.service)?;
     let asked = Asked {
         args,

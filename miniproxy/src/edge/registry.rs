@@ -10,9 +10,8 @@ use labkit::rundir::RUN_DIRECTORY;
 use labkit::{Failure, Kind};
 use nix::libc::O_NONBLOCK;
 
-use crate::registry::problem::failure;
-use crate::registry::store::Store;
-use crate::registry::{Registry, SourceFile};
+use crate::registry::SourceFile;
+use crate::registry::store::{Store, Touched};
 use crate::spread;
 
 /// Where the objects come from.
@@ -30,6 +29,8 @@ type Look = (u64, i64, i64, u64);
 pub struct Files {
     source: Source,
     seen: BTreeMap<PathBuf, Look>,
+    /// Those that could not be read when they were last looked at.
+    unread: BTreeSet<PathBuf>,
 }
 
 /// What became of the files since they were last looked at.
@@ -39,8 +40,20 @@ pub struct Changes {
     pub changed: Vec<SourceFile>,
     /// Those that are gone, by their paths.
     pub gone: Vec<String>,
-    /// What could not be read; it is tried again next time.
+    /// Those that are there and cannot be read, with why; they are tried again next time.
+    pub unread: Vec<(PathBuf, io::Error)>,
+    /// Paths that were given and cannot be listed.
     pub failures: Vec<Failure>,
+}
+
+impl Changes {
+    /// Takes them into a store.
+    pub fn apply(&self, store: &mut Store) -> Touched {
+        for (path, why) in &self.unread {
+            store.unreadable(&path.display().to_string(), &why.to_string());
+        }
+        store.update(&self.changed, &self.gone)
+    }
 }
 
 impl Files {
@@ -49,6 +62,7 @@ impl Files {
         Self {
             source,
             seen: BTreeMap::new(),
+            unread: BTreeSet::new(),
         }
     }
 
@@ -88,7 +102,8 @@ impl Files {
             }
         }
         if whole {
-            let gone = self.seen.keys().filter(|file| !listed_files.contains(*file));
+            let known = self.seen.keys().chain(&self.unread);
+            let gone = known.filter(|file| !listed_files.contains(*file));
             for file in gone.cloned().collect::<Vec<_>>() {
                 self.forget(&file, changes);
             }
@@ -104,13 +119,21 @@ impl Files {
                 Ok(None) => {}
                 Ok(Some((look, bytes))) => {
                     self.seen.insert(file.clone(), look);
+                    self.unread.remove(file);
                     changes.changed.push(SourceFile {
                         path: file.display().to_string(),
                         bytes,
                     });
                 }
-                Err(error) if error.kind() == io::ErrorKind::NotFound => self.forget(file, changes),
-                Err(error) => changes.failures.push(unreadable(file, &error)),
+                // A link to nowhere is there, and what it is to say cannot be read.
+                Err(error) if error.kind() == io::ErrorKind::NotFound && !file.is_symlink() => {
+                    self.forget(file, changes);
+                }
+                Err(error) => {
+                    self.unread.insert(file.clone());
+                    self.seen.remove(file);
+                    changes.unread.push((file.clone(), error));
+                }
             }
         }
     }
@@ -128,7 +151,7 @@ impl Files {
     }
 
     fn forget(&mut self, file: &Path, changes: &mut Changes) {
-        if self.seen.remove(file).is_some() {
+        if self.seen.remove(file).is_some() | self.unread.remove(file) {
             changes.gone.push(file.display().to_string());
         }
     }
@@ -173,43 +196,25 @@ impl Source {
         })
     }
 
-    /// Reads and checks everything.
+    /// Reads everything; what is wrong with single files and objects, the store tells.
     ///
     /// # Errors
-    /// `Usage` with each problem's file, line, column and field.
-    pub fn read(&self) -> Result<Registry, Failure> {
-        self.store().map(Store::into_registry)
-    }
-
-    /// The same with what further changes would need. To give that back takes a tenth of the time
-    /// that reading takes.
-    ///
-    /// # Errors
-    /// As [`Self::read`].
-    pub fn store(&self) -> Result<Store, Failure> {
-        let files = self.files()?;
-        Store::read(&files).map_err(|problems| failure(&problems))
-    }
-
-    /// Reads the files; the objects in them are not looked at.
-    ///
-    /// # Errors
-    /// `Usage` when a path is not there or cannot be read.
-    pub fn files(&self) -> Result<Vec<SourceFile>, Failure> {
-        let mut files = Vec::new();
-        for path in &self.paths {
-            let listed = listed(path).map_err(|error| unreadable(path, &error))?;
-            // A pipe that somebody left in a directory would be waited for; a given one is meant.
-            let found = spread::map(&listed, |file| read(file, path == file));
-            for (file, found) in listed.iter().zip(found) {
-                let (_, bytes) = found.map_err(|error| unreadable(file, &error))?;
-                files.push(SourceFile {
-                    path: file.display().to_string(),
-                    bytes,
-                });
-            }
+    /// `Usage` when a path that was given is not there, or is a file that cannot be read.
+    pub fn load(&self) -> Result<Store, Failure> {
+        let mut changes = Files::new(self.clone()).changes(None);
+        let mut given = changes
+            .unread
+            .iter()
+            .filter(|(file, _)| self.paths.contains(file));
+        if let Some((file, error)) = given.next() {
+            return Err(unreadable(file, error));
         }
-        Ok(files)
+        if let Some(failure) = changes.failures.pop() {
+            return Err(failure);
+        }
+        let mut store = Store::default();
+        changes.apply(&mut store);
+        Ok(store)
     }
 }
 

@@ -107,12 +107,25 @@ impl Store {
     pub fn read(files: &[SourceFile]) -> Result<Self, Vec<Problem>> {
         let mut store = Self::default();
         store.update(files, &[]);
-        let problems = store.problems();
+        store.whole()
+    }
+
+    /// The store, if nothing in it is wrong.
+    ///
+    /// # Errors
+    /// Everything that is wrong.
+    pub fn whole(self) -> Result<Self, Vec<Problem>> {
+        let problems = self.problems();
         if problems.is_empty() {
-            Ok(store)
+            Ok(self)
         } else {
             Err(problems)
         }
+    }
+
+    /// How many files there are, those that cannot be read among them.
+    pub fn file_count(&self) -> usize {
+        self.files.len()
     }
 
     /// The objects in force.
@@ -157,6 +170,23 @@ impl Store {
                 .extend(lost.filter_map(|(_, service)| service.clone()));
         }
         refusals
+    }
+
+    /// A file that cannot be read keeps what it said before, as one that is no JSON does.
+    pub fn unreadable(&mut self, path: &str, why: &str) {
+        let problem = Problem {
+            file: path.to_string(),
+            line: 1,
+            column: 1,
+            field: String::new(),
+            what: format!("it cannot be read: {why}"),
+            expected: "a regular file that may be read".to_string(),
+            object: None,
+        };
+        let known = self.files.contains_key(path);
+        let file = self.files.entry(path.to_string()).or_default();
+        file.blind |= !known;
+        file.problems = vec![problem];
     }
 
     /// Takes in files that are new or changed, and forgets those that are gone.

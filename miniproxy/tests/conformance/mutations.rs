@@ -88,7 +88,10 @@ fn mutants(line: &str) -> Vec<(&'static str, String)> {
             word_after(line, "--to-destination", |_| Some("99.99.99.99:9".into())),
         ),
         ("seconds", word_after(line, "--seconds", |_| Some("7".into()))),
-        ("list", word_after(line, "--name", |list| Some(format!("{list}X")))),
+        (
+            "list",
+            word_after(line, "--name", |list| Some(format!("{list}X"))),
+        ),
         ("without --rcheck", without(line, "--rcheck")),
         ("without --reap", without(line, "--reap")),
         ("without --set", without(line, "--set")),

@@ -95,6 +95,39 @@ fn a_bad_service_among_good_ones() {
     machine.proxy(["diff"]).ok();
 }
 
+/// A file that is there and cannot be read is one that is refused, for every command.
+#[test]
+fn a_file_that_cannot_be_read_leaves_the_others_in_force() {
+    for make in ["ln -s /nonexistent", "mkfifo", "ln -s odd.json"] {
+        let machine = lab();
+        good(&machine, 81);
+        let odd = format!("{REGISTRY}/odd.json");
+        machine.sh(&format!("{make} {odd}")).ok();
+        machine
+            .proxy(["check"])
+            .exits(2)
+            .complains("/odd.json:1:1: it cannot be read: ");
+        machine
+            .proxy(["render"])
+            .exits(2)
+            .says("--dport 81 ")
+            .complains("/odd.json");
+        let now = rules(&machine);
+        machine
+            .proxy(["sync", "--strict"])
+            .exits(2)
+            .complains("/odd.json");
+        assert_eq!(rules(&machine), now);
+        machine
+            .proxy(["sync"])
+            .exits(2)
+            .complains("error: 1 object refused: ");
+        serves(&machine, "10.96.0.71:81");
+        machine.sh(&format!("rm {odd}")).ok();
+        machine.proxy(["sync", "--strict"]).ok();
+    }
+}
+
 /// A Service that was never good has no rules to keep; one that is deleted is deleted.
 #[test]
 fn a_new_bad_service_and_one_that_goes() {
