@@ -78,7 +78,11 @@ fn each_bad_field_is_named_with_its_line() {
         broken(service(), "/spec/type", json!("Clusterip")),
         broken(service(), "/spec/sessionAffinity", json!("clientip")),
         broken(service(), "/spec/externalIPs", json!("203.0.113.1")),
+        broken(service(), "/spec/ipFamilyPolicy", json!("Foo")),
+        broken(service(), "/spec/trafficDistribution", json!("PreferNear")),
         broken(slice(), "/addressType", json!("IPv5")),
+        broken(slice(), "/addressType", json!("")),
+        broken(slice(), "/endpoints/0/nodeName", json!("A_b")),
         broken(slice(), "/endpoints/0/addresses/0", json!("fd00::1")),
         broken(slice(), "/endpoints/0/addresses/0", json!("0.0.0.0")),
         broken(slice(), "/ports/0/port", json!(99_999)),
@@ -212,6 +216,22 @@ fn what_makes_no_sense_together_is_named() {
         ),
         ("spec.podCIDR", node(json!({"spec": {"podCIDR": "10.244.0.0"}}))),
         ("spec.podCIDRs[0]", node(json!({"spec": {"podCIDRs": ["x"]}}))),
+        (
+            "spec.podCIDRs[1]",
+            node(json!({"spec": {"podCIDRs": ["10.1.0.0/24", "10.2.0.0/24"]}})),
+        ),
+        (
+            "spec.podCIDR",
+            node(json!({"spec": {"podCIDR": "10.1.0.0/24", "podCIDRs": ["10.2.0.0/24"]}})),
+        ),
+        (
+            "spec.clusterIPs[2]",
+            with(
+                service(),
+                "/spec/clusterIPs",
+                json!(["10.96.0.80", "fd00::80", "10.96.0.81"]),
+            ),
+        ),
         (
             "status.addresses[0].address",
             node(json!({"status": {"addresses": [{"type": "InternalIP", "address": "node-1"}]}})),

@@ -1,5 +1,6 @@
 //! `miniproxy sync`: registry in, rules out, one line for each Service that changed.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use labkit::shell::{OutputFormat, emit, emit_json, note_once};
@@ -238,6 +239,12 @@ pub(super) fn options(args: &NodeArgs) -> Result<NodeOptions, Failure> {
     let mut host = addresses::host(settings.needs_host_addresses() && !given)?;
     if given {
         host.addresses.clone_from(&args.node_addresses);
+        // Every node has them, whoever counts its addresses.
+        for own in [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()] {
+            if !host.addresses.contains(&own) {
+                host.addresses.push(own);
+            }
+        }
     }
     if settings.compat == Compat::Latest {
         host.counters = nfacct::there();

@@ -310,7 +310,7 @@ fn say(
         text.push_str(&format!("{who} changed our rules; restored: {written}\n"));
     } else if report.services == 0 {
         text.push_str(&format!(
-            "no Service needs more than what every node has: {written}\n"
+            "no Service in force; written, as every node has them: {written}\n"
         ));
     } else if report.changes.is_empty() {
         text.push_str(&format!("as many Services as before; written: {written}\n"));

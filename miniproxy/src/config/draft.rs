@@ -90,7 +90,9 @@ impl Draft {
             }]
         };
         let expected = format!("{KIND} ({VERSION}) in YAML or JSON, or the ConfigMap that holds it");
-        let root = tree::parse(text).map_err(|(line, words)| problem(line, "", &words, &expected))?;
+        let documents =
+            tree::documents(text).map_err(|(line, words)| problem(line, "", &words, &expected))?;
+        let root = one_of(documents).map_err(|(line, words)| problem(line, "", &words, &expected))?;
         let Kind::Map(fields) = root.kind else {
             return Err(problem(root.line.max(1), "", root.kind.noun(), &expected));
         };
@@ -202,6 +204,29 @@ impl Draft {
             self.udp_timeout = part.text("udpTimeout");
             self.udp_stream_timeout = part.text("udpStreamTimeout");
         });
+    }
+}
+
+/// The document that is meant: of several the configuration, else the ConfigMap.
+fn one_of(mut documents: Vec<Tree>) -> Result<Tree, (u64, String)> {
+    if documents.len() <= 1 {
+        return documents.pop().ok_or_else(|| (1, Kind::Null.noun().to_string()));
+    }
+    let is = |tree: &Tree, wanted: &str| match &tree.kind {
+        Kind::Map(fields) => fields.iter().any(|(name, _, value)| {
+            name == "kind" && matches!(&value.kind, Kind::Text(kind) if kind == wanted)
+        }),
+        _ => false,
+    };
+    let found = [KIND, "ConfigMap"]
+        .into_iter()
+        .find_map(|kind| documents.iter().position(|tree| is(tree, kind)));
+    match found {
+        Some(place) => Ok(documents.swap_remove(place)),
+        None => Err((
+            documents[0].line,
+            format!("{} documents of other kinds", documents.len()),
+        )),
     }
 }
 

@@ -62,18 +62,18 @@ impl Kind {
     }
 }
 
-/// Reads one document.
+/// Reads the documents that say anything: tools write a line `---` before, behind and between them.
 ///
 /// # Errors
 /// The line and what is wrong there.
-pub fn parse(text: &str) -> Result<Tree, (u64, String)> {
+pub fn documents(text: &str) -> Result<Vec<Tree>, (u64, String)> {
     let mut options = Options::default();
     options.with_snippet = false;
     // A whole cluster's configuration has some 60 fields; references to earlier parts could make
     // little text into much.
     options.alias_limits.max_total_replayed_events = 1000;
-    match serde_saphyr::from_str_with_options::<Spanned<Kind>>(text, options) {
-        Ok(root) => Ok(tree(root)),
+    match serde_saphyr::from_multiple_with_options::<Spanned<Kind>>(text, options) {
+        Ok(roots) => Ok(roots.into_iter().map(tree).collect()),
         Err(error) => {
             let place = error.location();
             let line = place.map_or(1, |place| place.line()).max(1);
@@ -182,6 +182,10 @@ impl<'de> Visitor<'de> for KindVisitor {
 mod tests {
     use super::*;
 
+    fn parse(text: &str) -> Result<Tree, (u64, String)> {
+        documents(text).map(|mut all| all.remove(0))
+    }
+
     fn map(tree: &Tree) -> &[(String, u64, Tree)] {
         match &tree.kind {
             Kind::Map(fields) => fields,
@@ -213,6 +217,14 @@ mod tests {
         assert_eq!(inner[1].2.kind, Kind::Text("30s".into()));
         assert_eq!(fields[3].2.kind, Kind::Null);
         assert_eq!(fields[4].2.kind, Kind::Text("true".into()));
+    }
+
+    #[test]
+    fn documents_may_be_several() {
+        let found = documents("---\na: 1\n---\n# nothing\n---\nb: 2\n---\n").unwrap();
+        let lines: Vec<_> = found.iter().map(|tree| map(tree)[0].1).collect();
+        assert_eq!(lines, [2, 6]);
+        assert_eq!(documents("").unwrap(), []);
     }
 
     #[test]

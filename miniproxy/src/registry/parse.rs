@@ -276,7 +276,19 @@ fn object<'a>(text: &str, place: Place<'a>) -> Parsed<'a> {
         return Ok(Item { object, place });
     }
     // Slower, and with words for what is wrong.
-    let value: Value = serde_json::from_str(text).unwrap_or_default();
+    let value: Value = match serde_json::from_str(text) {
+        Ok(value) => value,
+        // The whole is JSON by its signs; half a UTF-16 pair in a text, say, is found only now.
+        Err(error) => {
+            let what = error.to_string();
+            let what = what.split(" at line ").next().unwrap_or(&what);
+            return Err(Box::new(Refused {
+                problem: place.problem("", what, "text of whole characters, and numbers that can be"),
+                identity: None,
+                service: None,
+            }));
+        }
+    };
     match object_of(&value, &place) {
         Ok(object) => Ok(Item { object, place }),
         Err(problem) => Err(Box::new(Refused {

@@ -70,6 +70,8 @@ impl Change {
 
 fn leads_to(service: &ServiceView) -> String {
     match service.refused {
+        // Packets are dropped where endpoints are elsewhere, and rejected where there are none at all.
+        Some(verdict @ "DROP") => format!("no endpoints on this node: {verdict}"),
         Some(verdict) => format!("no endpoints: {verdict}"),
         None => count(service.endpoints.len(), "endpoint"),
     }

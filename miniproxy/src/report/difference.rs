@@ -229,7 +229,25 @@ impl Comparison<'_> {
     fn only(&self, rules: &[Rule], left: bool) -> Finding {
         let text = (!rules.is_empty()).then(|| rules.iter().map(rule_text).collect::<Vec<_>>().join("\n"));
         let side = if left { &self.left } else { &self.right };
-        let what = format!("only {} has this chain", side.name);
+        // Of a chain that is not ours only the jumps to ours are looked at.
+        let what = if is_ours(self.table, self.chain) {
+            format!("only {} has this chain", side.name)
+        } else {
+            let to = rules.iter().filter_map(|rule| match &rule.target {
+                Some(Target::Jump(to)) => Some(to.as_str()),
+                _ => None,
+            });
+            let other = if left { &self.right } else { &self.left };
+            let to = to
+                .collect::<BTreeSet<_>>()
+                .into_iter()
+                .collect::<Vec<_>>()
+                .join(", ");
+            format!(
+                "only {} leads to {to} here; in {} nothing does",
+                side.name, other.name
+            )
+        };
         let (left, right) = if left { (text, None) } else { (None, text) };
         Finding {
             table: self.table.name(),
@@ -279,6 +297,26 @@ mod tests {
             .flat_map(|rule| ["-A KUBE-SERVICES ", rule, "\n"])
             .collect();
         parse::parse(&format!("*nat\n:KUBE-SERVICES - [0:0]\n{rules}COMMIT\n")).unwrap()
+    }
+
+    #[test]
+    fn a_jump_that_is_gone_is_told_as_that() {
+        let with = "*nat\n:PREROUTING ACCEPT [0:0]\n:KUBE-SERVICES - [0:0]\n-A PREROUTING -j KUBE-SERVICES\nCOMMIT\n";
+        let without = with.replace("-A PREROUTING -j KUBE-SERVICES\n", "");
+        let sides = Sides {
+            left: "one",
+            right: "other",
+        };
+        let findings = compare(
+            &parse::parse(with).unwrap(),
+            &parse::parse(&without).unwrap(),
+            sides,
+        );
+        let told: Vec<_> = findings.iter().map(|finding| finding.what.as_str()).collect();
+        assert_eq!(
+            told,
+            ["only one leads to KUBE-SERVICES here; in other nothing does"]
+        );
     }
 
     #[test]

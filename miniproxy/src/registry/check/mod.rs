@@ -99,19 +99,41 @@ fn check_pod(item: &Item<'_>, pod: &Pod) -> Checked {
     Ok(())
 }
 
+fn is_ipv6(network: &str) -> bool {
+    network.contains(':')
+}
+
 fn check_node(item: &Item<'_>, node: &Node) -> Checked {
     let spec = node.spec.as_ref();
     let network = |field: Arguments<'_>, network: &str| match parse_network(network) {
         Some(_) => Ok(()),
         None => Err(item.problem(field, format!("{network:?}"), "a network such as 10.244.0.0/24")),
     };
-    let several = spec.iter().flat_map(|spec| spec.pod_cidrs.iter().flatten());
-    for (index, one) in several.enumerate() {
-        network(format_args!("spec.podCIDRs[{index}]"), one)?;
+    let several = spec
+        .and_then(|spec| spec.pod_cidrs.as_deref())
+        .unwrap_or_default();
+    for (index, one) in several.iter().enumerate() {
+        let field = format_args!("spec.podCIDRs[{index}]");
+        network(field, one)?;
+        // Two are of two families, so a third repeats one.
+        if several[..index]
+            .iter()
+            .any(|before| is_ipv6(before) == is_ipv6(one))
+        {
+            return Err(item.problem(
+                field,
+                format!("{one} beside another of its family"),
+                "one of each family",
+            ));
+        }
     }
     let only = spec.and_then(|spec| spec.pod_cidr.as_deref());
     if let Some(only) = only.filter(|only| !only.is_empty()) {
         network(format_args!("spec.podCIDR"), only)?;
+        if let Some(first) = several.first().filter(|first| *first != only) {
+            let expected = format!("the same as podCIDRs[0], {first:?}");
+            return Err(item.problem("spec.podCIDR", format!("{only:?}"), expected));
+        }
     }
     let addresses = node
         .status

@@ -44,6 +44,18 @@ pub(super) fn check_service(item: &Item<'_>, service: &Service) -> Checked {
         spec.external_traffic_policy.as_deref(),
         &["Cluster", "Local"],
     )?;
+    check_choice(
+        item,
+        format_args!("spec.ipFamilyPolicy"),
+        spec.ip_family_policy.as_deref(),
+        &["SingleStack", "PreferDualStack", "RequireDualStack"],
+    )?;
+    check_choice(
+        item,
+        format_args!("spec.trafficDistribution"),
+        spec.traffic_distribution.as_deref(),
+        &["PreferClose", "PreferSameZone", "PreferSameNode"],
+    )?;
     if spec.type_.as_deref() == Some("ExternalName") {
         check_external_name(item, spec)?;
     }
@@ -83,6 +95,9 @@ fn check_cluster_ips(item: &Item<'_>, spec: &ServiceSpec) -> Checked {
     check_cluster_ip(item, format_args!("spec.clusterIP"), first, 0, families)?;
     for (index, address) in spec.cluster_ips.iter().flatten().enumerate() {
         let field = format_args!("spec.clusterIPs[{index}]");
+        if index > 1 {
+            return Err(item.problem(field, "a third address", "one of each family at most"));
+        }
         check_cluster_ip(item, field, address, index, families)?;
         if index == 0 && address != first {
             let expected = format!("the same as clusterIP, {first:?}");

@@ -6,12 +6,15 @@ use std::fmt::Arguments;
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 
 use super::fields::{check_choice, check_node_port, check_protocol, check_reachable};
-use super::{Checked, is_label};
+use super::{Checked, is_label, is_name};
 use crate::address::parse_ip;
 use crate::registry::parse::Item;
 
 /// An EndpointSlice: its ports and its endpoints.
 pub(super) fn check_slice(item: &Item<'_>, slice: &EndpointSlice) -> Checked {
+    if slice.address_type.is_empty() {
+        return Err(item.problem("addressType", "a slice without it", "IPv4, IPv6 or FQDN"));
+    }
     check_choice(
         item,
         format_args!("addressType"),
@@ -40,6 +43,14 @@ pub(super) fn check_slice(item: &Item<'_>, slice: &EndpointSlice) -> Checked {
             return Err(item.problem(field, "an endpoint without an address", "at least one address"));
         }
         check_hints(item, index, endpoint)?;
+        if let Some(name) = endpoint
+            .node_name
+            .as_deref()
+            .filter(|name| !is_name("Node", name))
+        {
+            let field = format_args!("endpoints[{index}].nodeName");
+            return Err(item.problem(field, format!("{name:?}"), "the name of a Node"));
+        }
         for (place, address) in endpoint.addresses.iter().enumerate() {
             let field = format_args!("endpoints[{index}].addresses[{place}]");
             check_slice_address(item, field, address, &slice.address_type)?;
