@@ -20,7 +20,8 @@ use crate::edge::registry::{Files, Source};
 use crate::engine::{Action, Engine, Outcome, Pace, Report, Setback};
 use crate::node::NodeOptions;
 use crate::registry::problem::Problem;
-use crate::registry::store::{Store, Touched};
+use crate::registry::store::Store;
+use crate::registry::touched::Touched;
 use crate::rules::delta::Delta;
 
 /// How often to look whether somebody else changed the rules, where the kernel tells.

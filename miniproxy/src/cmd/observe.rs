@@ -16,7 +16,7 @@ use crate::node::NodeOptions;
 use crate::observe::health::eligible;
 use crate::observe::metrics::{NoLocalEndpoints, Rules, Sync};
 use crate::observe::service_health::checks;
-use crate::registry::store::Touched;
+use crate::registry::touched::Touched;
 
 /// The servers, if there are any.
 pub(super) struct Observer {

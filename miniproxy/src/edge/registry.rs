@@ -11,7 +11,8 @@ use labkit::{Failure, Kind};
 use nix::libc::O_NONBLOCK;
 
 use crate::registry::SourceFile;
-use crate::registry::store::{Store, Touched};
+use crate::registry::store::Store;
+use crate::registry::touched::Touched;
 use crate::spread;
 
 /// Where the objects come from.

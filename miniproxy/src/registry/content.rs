@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::{Node, Pod, Service};
 
 use super::parse::Object;
 use super::slice::Slice;
-use super::store::Touched;
+use super::touched::Touched;
 use super::{Identity, Registry, ServiceKey};
 
 /// What is kept of an object.

@@ -7,6 +7,7 @@
 //! | [`parse`] | a file's bytes → objects |
 //! | [`check`] | one object: what the API server would have refused |
 //! | [`store`] | files that come, change and go → the objects in force, and which Services that touches |
+//! | [`touched`] | what such an update touches, and what it leaves untold |
 //! | [`slice`] | what counts of an EndpointSlice |
 //! | [`select`] | Pods that a selector finds → endpoints, as the EndpointSlice controller makes them |
 //! | [`model`] | objects → the service ports of one IP family |
@@ -21,6 +22,7 @@ pub mod problem;
 pub mod select;
 pub mod slice;
 pub mod store;
+pub mod touched;
 
 use std::collections::BTreeMap;
 use std::fmt;
