@@ -61,6 +61,8 @@ pub(super) fn run(args: &CleanupArgs) -> Result<Outcome, Failure> {
     }
     match args.output {
         OutputFormat::Json => emit_json(&report)?,
+        // What could not be looked at may hold something.
+        OutputFormat::Table if is_empty(&report) && !failures.is_empty() => {}
         OutputFormat::Table => emit(&text(&report))?,
     }
     Failure::all(failures).map_or(Ok(Outcome::Done), Err)
@@ -156,8 +158,12 @@ fn clean(xtables: &Xtables, family: Family) -> Result<usize, Failure> {
     Ok(delta.tables.values().map(|table| table.removed.len()).sum())
 }
 
+fn is_empty(report: &Report) -> bool {
+    report.removed.is_empty() && report.settings.is_empty() && report.counters.is_empty()
+}
+
 fn text(report: &Report) -> String {
-    if report.removed.is_empty() && report.settings.is_empty() && report.counters.is_empty() {
+    if is_empty(report) {
         return "nothing to remove\n".to_string();
     }
     let chains = report.removed.iter().map(|part| {

@@ -175,7 +175,7 @@ impl Driver {
             match self.engine.poll(self.now()) {
                 Action::Wait(until) => break until,
                 Action::Look => {
-                    let look = self.kernel.look();
+                    let look = self.kernel.look(self.engine.count());
                     self.engine.looked(look, self.now());
                 }
                 Action::Read(family) => {

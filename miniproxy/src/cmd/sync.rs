@@ -84,7 +84,11 @@ impl Report {
 
     /// `16 chains of IPv4, 13 chains of IPv6`
     pub(super) fn written_text(&self) -> String {
-        let part = |written: &Written| format!("{} of {}", count(written.chains, "chain"), written.family);
+        let part = |written: &Written| match written.chains {
+            // Only rules in the kernel's own chains, which lead to ours.
+            0 => format!("jumps of {}", written.family),
+            chains => format!("{} of {}", count(chains, "chain"), written.family),
+        };
         self.written.iter().map(part).collect::<Vec<_>>().join(", ")
     }
 }

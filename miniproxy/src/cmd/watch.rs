@@ -283,7 +283,9 @@ fn say(
     others: &BTreeSet<String>,
 ) -> Result<(), Failure> {
     for change in &done.changes {
-        tracing::info!(family = done.family.name(), "{}", change.line());
+        let (service, protocol) = change.of();
+        let family = done.family.name();
+        tracing::info!(family, service, protocol, "{}", change.line());
     }
     let repaired = done.repaired;
     let mut report = Report {

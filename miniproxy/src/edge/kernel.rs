@@ -1,6 +1,6 @@
 //! Does what the engine says: reads and writes the kernel's tables, and looks at their count of changes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -26,6 +26,12 @@ const NFT_CHAINS: usize = 200;
 /// The same where the kernel takes only 208 KiB at once: iptables-nft asks for more by a call that
 /// only the machine's own root may make. A chain of a Service takes up to 1.5 KiB.
 const NFT_CHAINS_OF_A_USER: usize = 100;
+/// A write of so many rules and chains may be told to us, too.
+const HEARD: usize = 500;
+/// So many changes of others are remembered.
+const REMEMBERED: usize = 4096;
+/// How long the kernel may take to tell of a change that it has counted.
+const NEWS: Duration = Duration::from_millis(2);
 /// A write that takes longer than this says how far it is.
 const SILENT: Duration = Duration::from_secs(1);
 
@@ -36,10 +42,12 @@ pub struct Kernel {
     counter: Option<NfTables>,
     patience: Duration,
     lock: Option<Arc<RunDirectory>>,
-    /// Tells who else changes rules. Not open while we write: the kernel would tell us of each rule.
+    /// Tells who else changes rules. Not open while we write much: the kernel would tell us of each rule.
     events: Option<RuleEvents>,
     /// Who did.
     others: BTreeSet<Who>,
+    /// The last changes that were told, and whether each concerns our rules.
+    heard: BTreeMap<u32, bool>,
 }
 
 /// How a write went, with words where it failed.
@@ -64,6 +72,7 @@ impl Kernel {
             lock: None,
             events: None,
             others: BTreeSet::new(),
+            heard: BTreeMap::new(),
         };
         if kernel.count().is_none() {
             kernel.counter = None;
@@ -125,16 +134,26 @@ impl Kernel {
             return Wrote::Failed(failure);
         }
         let before = self.count();
-        if self.counts() && before != expected && !insists {
+        let fits = before == expected || self.concerning(expected, before) == Some(0);
+        if self.counts() && !fits && !insists {
             return Wrote::Told(Outcome::Overtaken);
         }
         self.hear();
-        self.events = None;
-        match self.send(family, delta) {
+        if delta.rule_count() + delta.chain_count() > HEARD {
+            self.events = None;
+            self.heard.clear();
+        }
+        let sent = self.send(family, delta);
+        if self.counts() && self.events.is_none() {
+            self.events = RuleEvents::open().ok();
+        }
+        match sent {
             Ok(transactions) => {
-                // Each transaction counts one; more is somebody else's.
+                // Each transaction counts one; more is somebody else's, and may be none of our rules.
+                let after = self.count();
                 let own = before.map(|before| before.wrapping_add(transactions));
-                Wrote::Told(Outcome::Done(own.filter(|own| self.count() == Some(*own))))
+                let all_told = own == after || self.concerning(before, after) == Some(transactions);
+                Wrote::Told(Outcome::Done(after.filter(|_| all_told)))
             }
             Err(failure) => Wrote::Failed(failure),
         }
@@ -180,9 +199,38 @@ impl Kernel {
     }
 
     fn hear(&mut self) {
-        if let Some(events) = &mut self.events {
-            self.others.extend(events.writers());
+        let Some(events) = &mut self.events else { return };
+        for generation in events.so_far() {
+            self.heard.insert(generation.number, generation.touches);
+            self.others.extend(generation.by.filter(|_| generation.touches));
         }
+        while self.heard.len() > REMEMBERED {
+            self.heard.pop_first();
+        }
+    }
+
+    /// How many of the changes between these two counts concern our rules; `None` where that is not known of
+    /// each.
+    fn concerning(&mut self, since: Option<u32>, now: Option<u32>) -> Option<u32> {
+        let (since, now) = (since?, now?);
+        let changes = now.checked_sub(since)?;
+        // The count moves a moment before the news of it is sent.
+        for _ in 0..3 {
+            self.hear();
+            if changes == 0 || self.heard.contains_key(&now) {
+                break;
+            }
+            std::thread::sleep(NEWS);
+        }
+        let known: Vec<bool> = self
+            .heard
+            .range(since..=now)
+            .skip_while(|(count, _)| **count == since)
+            .map(|(_, touches)| *touches)
+            .collect();
+        let whole = u32::try_from(known.len()).ok()? == changes;
+        let touching = known.into_iter().filter(|touches| *touches).count();
+        whole.then_some(u32::try_from(touching).ok()?)
     }
 
     /// Who else changed rules since this was last asked, where the kernel told: each by its name.
@@ -191,14 +239,20 @@ impl Kernel {
         others.map(|who| who.text()).collect()
     }
 
-    /// Whether somebody else changed rules, as cheaply as it can be told.
-    pub fn look(&mut self) -> Option<Look> {
+    /// Whether somebody else changed rules since the kernel's count was the expected one, as cheaply as it can
+    /// be told.
+    pub fn look(&mut self, expected: Option<u32>) -> Option<Look> {
         if self.counts() {
             self.hear();
             if self.events.is_none() {
                 self.events = RuleEvents::open().ok();
             }
-            return self.count().map(Look::Count);
+            let count = self.count();
+            return Some(if self.concerning(expected, count) == Some(0) {
+                Look::Elsewhere(count?)
+            } else {
+                Look::Count(count?)
+            });
         }
         self.xtables.has_canary().map(Look::Canary)
     }

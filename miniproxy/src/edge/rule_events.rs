@@ -12,9 +12,21 @@ use nix::libc;
 
 use super::flow_events::{listen, refused};
 use crate::live::changes::Who;
+use crate::rules::delta::is_ours;
+use crate::rules::set::TableName;
 
 const NFNLGRP_NFTABLES: u32 = 7;
 const NFT_MSG_NEWGEN: u16 = 10 << 8 | 15;
+const NFT_MSG_NEWTABLE: u16 = 10 << 8;
+const NFT_MSG_DELTABLE: u16 = 10 << 8 | 2;
+const NFT_MSG_NEWCHAIN: u16 = 10 << 8 | 3;
+const NFT_MSG_DELCHAIN: u16 = 10 << 8 | 5;
+const NFT_MSG_NEWRULE: u16 = 10 << 8 | 6;
+const NFT_MSG_DELRULE: u16 = 10 << 8 | 8;
+/// Tables, chains and rules all say first which table they are of.
+const NFTA_TABLE: u16 = 1;
+const NFTA_RULE_CHAIN: u16 = 2;
+const NFTA_CHAIN_NAME: u16 = 3;
 const NFTA_GEN_ID: u16 = 1;
 const NFTA_GEN_PROC_PID: u16 = 2;
 const NFTA_GEN_PROC_NAME: u16 = 3;
@@ -28,6 +40,8 @@ pub struct Generation {
     pub number: u32,
     /// Who made it.
     pub by: Option<Who>,
+    /// Something in a chain that kube-proxy's rules stand in, or may stand in, was changed.
+    pub touches: bool,
 }
 
 /// What one look brought.
@@ -43,6 +57,8 @@ pub struct Heard {
 pub struct RuleEvents {
     socket: Socket,
     buffer: Vec<u8>,
+    /// A part of the generation that is being told concerns kube-proxy's rules.
+    touches: bool,
 }
 
 impl RuleEvents {
@@ -56,6 +72,7 @@ impl RuleEvents {
         Ok(Self {
             socket,
             buffer: Vec::with_capacity(1 << 18),
+            touches: false,
         })
     }
 
@@ -65,12 +82,6 @@ impl RuleEvents {
     /// When the socket fails.
     pub fn hear(&mut self) -> Result<Heard, Failure> {
         self.receive(0)
-    }
-
-    /// Who changed rules, as far as that has come already.
-    pub fn writers(&mut self) -> Vec<Who> {
-        let generations = self.so_far().into_iter();
-        generations.filter_map(|generation| generation.by).collect()
     }
 
     /// New generations, as far as they have come already.
@@ -88,13 +99,48 @@ impl RuleEvents {
     fn receive(&mut self, flags: i32) -> Result<Heard, Failure> {
         let mut heard = Heard::default();
         match netlink::receive(&self.socket, &mut self.buffer, flags) {
-            Ok(()) => heard.generations = netlink::messages(&self.buffer).filter_map(generation).collect(),
+            Ok(()) => {
+                for message in netlink::messages(&self.buffer) {
+                    self.touches |= concerns_us(&message);
+                    if let Some(mut generation) = generation(message) {
+                        generation.touches = std::mem::take(&mut self.touches);
+                        heard.generations.push(generation);
+                    }
+                }
+            }
             Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => heard.lost = true,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => return Err(refused("changes of rules", &error)),
         }
         Ok(heard)
     }
+}
+
+/// Whether a change is in one of kube-proxy's chains, or in one that the kernel itself enters, or is of a whole
+/// table. What others do in tables and chains of their own changes nothing for us.
+fn concerns_us(message: &netlink::Message<'_>) -> bool {
+    let chain_attribute = match message.kind {
+        NFT_MSG_NEWTABLE | NFT_MSG_DELTABLE => None,
+        NFT_MSG_NEWCHAIN | NFT_MSG_DELCHAIN => Some(NFTA_CHAIN_NAME),
+        NFT_MSG_NEWRULE | NFT_MSG_DELRULE => Some(NFTA_RULE_CHAIN),
+        _ => return false,
+    };
+    let family = message.body.first().copied().map(i32::from);
+    if !matches!(family, Some(libc::NFPROTO_IPV4 | libc::NFPROTO_IPV6)) {
+        return false;
+    }
+    let attributes = message.body.get(NFGEN..).unwrap_or_default();
+    let named = |kind| attribute(attributes, kind).map(text);
+    let name = named(NFTA_TABLE);
+    let Some(table) = TableName::ALL
+        .into_iter()
+        .find(|table| name.as_deref() == Some(table.name()))
+    else {
+        return false;
+    };
+    // A chain that is told by its number alone may be any.
+    let chain = chain_attribute.and_then(named);
+    chain.is_none_or(|chain| is_ours(table, &chain) || chain.bytes().all(|byte| byte.is_ascii_uppercase()))
 }
 
 fn generation(message: netlink::Message<'_>) -> Option<Generation> {
@@ -108,7 +154,11 @@ fn generation(message: netlink::Message<'_>) -> Option<Generation> {
         pid,
         name,
     });
-    Some(Generation { number, by })
+    Some(Generation {
+        number,
+        by,
+        touches: true,
+    })
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -151,6 +201,32 @@ mod tests {
         for cut in 0..bytes.len() {
             let _ = messages(&bytes[..cut]).find_map(generation);
         }
+    }
+
+    #[test]
+    fn what_others_do_in_chains_of_their_own_is_no_matter() {
+        let change = |kind, family: i32, table: &[u8], chain: Option<(u16, &[u8])>| {
+            let mut body = vec![0; NFGEN];
+            body[0] = u8::try_from(family).unwrap();
+            put(&mut body, NFTA_TABLE, table);
+            if let Some((kind, name)) = chain {
+                put(&mut body, kind, name);
+            }
+            let bytes = message(kind, 0, 0, &body);
+            messages(&bytes).all(|message| concerns_us(&message))
+        };
+        let ip = libc::NFPROTO_IPV4;
+        let rule = |table, chain| change(NFT_MSG_NEWRULE, ip, table, Some((NFTA_RULE_CHAIN, chain)));
+        assert!(rule(b"nat\0", b"KUBE-SERVICES\0") && rule(b"filter\0", b"FORWARD\0"));
+        assert!(
+            !rule(b"nat\0", b"DOCKER-USER\0")
+                && !rule(b"nat\0", b"cali-nat\0")
+                && !rule(b"mine\0", b"FORWARD\0")
+        );
+        assert!(change(NFT_MSG_DELTABLE, ip, b"nat\0", None));
+        assert!(!change(NFT_MSG_DELTABLE, libc::NFPROTO_INET, b"nat\0", None));
+        let gone = Some((NFTA_CHAIN_NAME, &b"KUBE-NODEPORTS\0"[..]));
+        assert!(change(NFT_MSG_DELCHAIN, libc::NFPROTO_IPV6, b"nat\0", gone));
     }
 
     #[test]

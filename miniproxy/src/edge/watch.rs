@@ -24,6 +24,8 @@ pub struct Watch {
     parents: HashMap<WatchDescriptor, Vec<OsString>>,
     /// Watches on directories of the registry.
     directories: HashMap<WatchDescriptor, PathBuf>,
+    /// What was heard and not told yet: a caller that stops waiting loses none of it.
+    heard: Option<Changed>,
 }
 
 /// The files that changed; `None` when it can be any of them.
@@ -40,6 +42,7 @@ impl Watch {
             paths: paths.to_vec(),
             parents: HashMap::new(),
             directories: HashMap::new(),
+            heard: None,
         };
         watch.renew();
         Ok(watch)
@@ -73,26 +76,30 @@ impl Watch {
         }
     }
 
-    /// Returns after something changed and then nothing more for `quiet`.
+    /// Returns after something changed and then nothing more for `quiet`. Who drops it before its end
+    /// hears the same the next time.
     ///
     /// # Errors
     /// When the kernel tells no more.
     pub async fn changed(&mut self, quiet: Duration) -> io::Result<Changed> {
-        let mut changed = self.wait().await?;
+        if self.heard.is_none() {
+            self.heard = Some(self.wait().await?);
+        }
         // A writer that truncates and then writes makes several events; one look is enough. Bounded,
         // so that a file that never rests cannot keep us waiting.
         for _ in 0..20 {
             let Ok(more) = tokio::time::timeout(quiet, self.wait()).await else {
                 break;
             };
-            changed = match (changed, more?) {
-                (Some(mut known), Some(more)) => {
+            self.heard = match (self.heard.take(), more?) {
+                (Some(Some(mut known)), Some(more)) => {
                     known.extend(more);
-                    Some(known)
+                    Some(Some(known))
                 }
-                _ => None,
+                _ => Some(None),
             };
         }
+        let changed = self.heard.take().flatten();
         if changed.is_none() {
             self.renew();
         }
@@ -124,5 +131,32 @@ fn parent(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    /// Somebody who looks at the clock meanwhile must not forget what he heard.
+    #[test]
+    fn what_was_heard_outlives_a_wait_that_is_dropped() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("web.json");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let mut watch = Watch::new(&[directory.path().to_path_buf()]).unwrap();
+            fs::write(&file, "{}").unwrap();
+            let long = Duration::from_secs(60);
+            let dropped = tokio::time::timeout(Duration::from_millis(50), watch.changed(long)).await;
+            assert!(dropped.is_err());
+            let told = tokio::time::timeout(long, watch.changed(Duration::from_millis(1))).await;
+            assert_eq!(told.unwrap().unwrap(), Some(BTreeSet::from([file.clone()])));
+        });
     }
 }

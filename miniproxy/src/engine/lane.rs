@@ -317,9 +317,13 @@ impl Lane {
                 .map(|rules| view::services(&rules.alone()))
                 .unwrap_or_default()
         };
-        let each = pairs
-            .iter()
-            .flat_map(|(before, after)| changes(&views(before), views(after)));
+        let each = pairs.iter().flat_map(|(before, after)| {
+            let (before, after) = (views(before), views(after));
+            let told = changes(&before, after.clone());
+            // Something that no line tells of: its rules were written anew all the same.
+            let rest = told.is_empty().then(|| rewritten(&before, after));
+            told.into_iter().chain(rest.into_iter().flatten())
+        });
         each.collect()
     }
 
@@ -368,6 +372,18 @@ impl Lane {
         self.retry_at = Some(now + wait);
         Setback { full, took, wait }
     }
+}
+
+/// Service ports that look as before.
+fn rewritten(
+    before: &BTreeMap<view::Key, ServiceView>,
+    after: BTreeMap<view::Key, ServiceView>,
+) -> Vec<Change> {
+    let each = after.into_iter().filter_map(|(key, service)| {
+        let before = before.get(&key)?.clone();
+        Some(Change::Changed { before, service })
+    });
+    each.collect()
 }
 
 /// The rules of these Services' ports.

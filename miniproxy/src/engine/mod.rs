@@ -81,6 +81,8 @@ pub enum Outcome {
 pub enum Look {
     /// The kernel's count of changes.
     Count(u32),
+    /// It has become this, by changes that are none of our rules.
+    Elsewhere(u32),
     /// Whether the canary chain is there.
     Canary(bool),
 }
@@ -285,6 +287,10 @@ impl Engine {
         self.look_at = now + self.pace.look;
         let right = match look {
             Some(Look::Count(count)) => self.count == Some(count),
+            Some(Look::Elsewhere(count)) => {
+                self.count = Some(count);
+                true
+            }
             Some(Look::Canary(there)) => there,
             None => true,
         };

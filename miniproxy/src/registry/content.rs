@@ -92,16 +92,22 @@ pub(super) fn remove(registry: &mut Registry, identity: &Identity, content: &Con
     }
 }
 
+/// Whether an object that was read again says nothing new.
+pub(super) fn is_as_before(before: &Content, now: &Content) -> bool {
+    match (before, now) {
+        (Content::Service(before), Content::Service(now)) => before == now,
+        (Content::Slice(before), Content::Slice(now)) => before.says_the_same_as(now),
+        (Content::Pod(before), Content::Pod(now)) => before == now,
+        (Content::Node(before), Content::Node(now)) => before == now,
+        _ => false,
+    }
+}
+
 /// Notes which Services an object that came or went touches.
 pub(super) fn touch(touched: &mut Touched, pods: &mut Vec<Arc<Pod>>, identity: &Identity, content: &Content) {
     match content {
-        Content::Service(_) => {
-            touched.service_objects += usize::from(touched.services.insert(key(identity)));
-        }
-        Content::Slice(slice) => {
-            touched.services.insert(owner(identity, slice));
-            touched.slice_objects += 1;
-        }
+        Content::Service(_) => drop(touched.services.insert(key(identity))),
+        Content::Slice(slice) => drop(touched.services.insert(owner(identity, slice))),
         Content::Pod(pod) => pods.push(Arc::clone(pod)),
         Content::Node(_) => touched.nodes = true,
         Content::Other(_) => {}

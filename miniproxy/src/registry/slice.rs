@@ -64,6 +64,15 @@ pub struct SliceEndpoint {
 }
 
 impl Slice {
+    /// Whether nothing changed that rules are made from; when it was written is no matter.
+    pub fn says_the_same_as(&self, other: &Self) -> bool {
+        let of = |slice: &Self| (slice.is_ours, slice.family);
+        of(self) == of(other)
+            && self.service == other.service
+            && self.ports == other.ports
+            && self.endpoints == other.endpoints
+    }
+
     /// Keeps what counts.
     pub fn of(slice: &EndpointSlice) -> Self {
         let empty = BTreeMap::new();

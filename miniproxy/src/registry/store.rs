@@ -9,7 +9,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Pod;
 
 use super::claim::{self, Claim};
-use super::content::{Content, content, insert, remove, touch};
+use super::content::{Content, content, insert, is_as_before, remove, touch};
 use super::parse::{Item, Object, Origin, Refused, parse};
 use super::problem::Problem;
 use super::slice::Slice;
@@ -327,19 +327,38 @@ impl Store {
     fn index(&mut self, gone: &[&Arc<Held>], new: &[&Arc<Held>]) -> Touched {
         let mut touched = Touched::default();
         let mut pods = Vec::new();
+        // A file that was written again has many objects that say what they said before.
+        let before: HashMap<_, _> = gone.iter().map(|held| (&held.identity, &held.content)).collect();
+        let same = new.iter().filter(|held| {
+            before
+                .get(&held.identity)
+                .is_some_and(|old| is_as_before(old, &held.content))
+        });
+        let same: HashSet<&Arc<Identity>> = same.filter_map(|held| held.identity.as_ref()).collect();
+        let mut changed: HashSet<&Arc<Identity>> = HashSet::new();
         for held in gone {
             let Some(identity) = &held.identity else { continue };
             remove(&mut self.registry, identity, &held.content);
-            touch(&mut touched, &mut pods, identity, &held.content);
+            if !same.contains(identity) {
+                changed.insert(identity);
+                touch(&mut touched, &mut pods, identity, &held.content);
+            }
         }
         for held in new {
             let Some(identity) = &held.identity else { continue };
+            insert(&mut self.registry, identity, &held.content);
+            if same.contains(identity) {
+                continue;
+            }
             if let Content::Slice(slice) = &held.content {
                 touched.triggers.extend(slice.trigger_time.clone());
             }
-            insert(&mut self.registry, identity, &held.content);
+            changed.insert(identity);
             touch(&mut touched, &mut pods, identity, &held.content);
         }
+        let of = |kind: &str| changed.iter().filter(|identity| identity.kind == kind).count();
+        touched.service_objects = of("Service");
+        touched.slice_objects = of("EndpointSlice");
         self.touch_by_pods(&mut touched, &pods);
         touched
     }

@@ -50,6 +50,12 @@ pub fn changes(before: &BTreeMap<Key, ServiceView>, after: BTreeMap<Key, Service
 }
 
 impl Change {
+    /// The service port's name, and its protocol.
+    pub fn of(&self) -> (&str, &'static str) {
+        let (Self::New { service } | Self::Changed { service, .. } | Self::Removed { service }) = self;
+        (&service.name, service.protocol)
+    }
+
     /// One line, safe for a terminal.
     pub fn line(&self) -> String {
         let text = match self {
@@ -107,12 +113,44 @@ fn difference(before: &ServiceView, after: &ServiceView) -> String {
         list('-', only(before, after)),
         list('+', only(after, before)),
     ];
-    let text = parts.into_iter().flatten().collect::<Vec<_>>().join(", ");
+    let parts = parts.into_iter().flatten().chain(settings(before, after));
+    let text = parts.collect::<Vec<_>>().join(", ");
     if text.is_empty() {
         "rules rewritten".into()
     } else {
         text
     }
+}
+
+/// What changed besides address and endpoints, each in words.
+fn settings(before: &ServiceView, after: &ServiceView) -> Vec<String> {
+    let number = |value: Option<u16>| value.map_or("none".to_string(), |value| value.to_string());
+    let seconds = |value: Option<u32>| value.map_or("none".to_string(), |value| format!("{value} s"));
+    let list = |values: &[String]| match values {
+        [] => "none".to_string(),
+        values if values.len() <= LISTED => values.join(" "),
+        values => values.len().to_string(),
+    };
+    let policy = |local: bool| if local { "Local" } else { "Cluster" };
+    let parts = [
+        ("node port", number(before.node_port), number(after.node_port)),
+        ("external", list(&before.external), list(&after.external)),
+        (
+            "external policy",
+            policy(before.external_local).to_string(),
+            policy(after.external_local).to_string(),
+        ),
+        ("sources", list(&before.source_ranges), list(&after.source_ranges)),
+        (
+            "affinity",
+            seconds(before.affinity_seconds),
+            seconds(after.affinity_seconds),
+        ),
+    ];
+    let changed = parts.into_iter().filter(|(_, before, after)| before != after);
+    changed
+        .map(|(what, before, after)| format!("{what} {before} -> {after}"))
+        .collect()
 }
 
 #[cfg(test)]
@@ -126,8 +164,35 @@ mod tests {
             address: "10.96.0.80:80".into(),
             endpoints: endpoints.iter().map(ToString::to_string).collect(),
             refused: endpoints.is_empty().then_some("REJECT"),
+            ..ServiceView::default()
         };
         ((name.into(), "TCP"), service)
+    }
+
+    #[test]
+    fn what_changes_besides_endpoints_is_told() {
+        let (key, before) = view("a/web", &["1:1"]);
+        let after = ServiceView {
+            node_port: Some(30080),
+            external: vec!["203.0.113.1:80".into()],
+            external_local: true,
+            affinity_seconds: Some(10800),
+            ..before.clone()
+        };
+        let lines: Vec<String> = changes(
+            &BTreeMap::from([(key.clone(), before)]),
+            BTreeMap::from([(key, after)]),
+        )
+        .iter()
+        .map(Change::line)
+        .collect();
+        assert_eq!(
+            lines,
+            [
+                "a/web 10.96.0.80:80/TCP -> 1 endpoint (node port none -> 30080, external none -> \
+                 203.0.113.1:80, external policy Cluster -> Local, affinity none -> 10800 s)"
+            ]
+        );
     }
 
     #[test]

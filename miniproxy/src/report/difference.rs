@@ -133,13 +133,17 @@ fn owners_of(chains: &Chains) -> BTreeMap<String, String> {
     owners
 }
 
+/// The chains that the kernel itself enters; kube-proxy's jumps stand in these. Others may use our chains in theirs,
+/// as CNI plugins do.
+const BUILT_IN: [&str; 5] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
+
 /// Our chains of one table in a comparable order, and of built-in chains only the jumps to ours.
 fn part(found: &Found, table: TableName) -> Chains {
     let mut part = Chains::new();
     for (chain, rules) in found.tables.get(&table).into_iter().flatten() {
         if is_ours(table, chain) {
             part.insert(chain.clone(), comparable(chain, rules));
-        } else {
+        } else if BUILT_IN.contains(&chain.as_str()) {
             let leads_to_us =
                 |rule: &&Rule| matches!(&rule.target, Some(Target::Jump(to)) if is_ours(table, to));
             let jumps: Vec<Rule> = rules.iter().filter(leads_to_us).cloned().collect();
@@ -317,6 +321,25 @@ mod tests {
             told,
             ["only one leads to KUBE-SERVICES here; in other nothing does"]
         );
+    }
+
+    #[test]
+    fn foreign_chains_may_use_ours() {
+        let ours = "*nat\n:PREROUTING ACCEPT [0:0]\n:KUBE-MARK-MASQ - [0:0]\nCOMMIT\n";
+        let theirs = ours.replace(
+            "COMMIT",
+            ":CNI-HOSTPORT-SETMARK - [0:0]\n-A CNI-HOSTPORT-SETMARK -j KUBE-MARK-MASQ\nCOMMIT",
+        );
+        let sides = Sides {
+            left: "one",
+            right: "other",
+        };
+        let findings = compare(
+            &parse::parse(ours).unwrap(),
+            &parse::parse(&theirs).unwrap(),
+            sides,
+        );
+        assert_eq!(findings, []);
     }
 
     #[test]

@@ -220,6 +220,11 @@ impl Delta {
         self.tables.values().map(TableDelta::chain_count).sum()
     }
 
+    /// How many rules it sends for our chains.
+    pub fn rule_count(&self) -> usize {
+        self.tables.values().map(TableDelta::rule_count).sum()
+    }
+
     /// Writes chains anew instead of editing them by numbers: right whatever they hold by then.
     pub fn rewrite_edited(&mut self, wanted: &Wanted) {
         for (table, changes) in &mut self.tables {

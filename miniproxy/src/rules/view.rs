@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::fixed::SERVICES;
-use super::rule::{Match, Rule, Target};
+use super::fixed::{EXTERNAL_SERVICES, NODE_PORTS, SERVICES};
+use super::name::ChainKind;
+use super::rule::{Match, Rule, Side, Target};
 use super::set::{Chains, Found, TableName};
 use crate::model::{Protocol, host_port};
 
 /// One service port, as its rules tell it.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct ServiceView {
     /// `namespace/name:port`
     pub name: String,
@@ -23,6 +25,26 @@ pub struct ServiceView {
     /// `REJECT` or `DROP` where there is no endpoint.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refused: Option<&'static str>,
+    /// The port on every node.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node_port: Option<u16>,
+    /// `ip:port` of external IPs and of load balancers' addresses.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub external: Vec<String>,
+    /// Calls from outside stay on the node: `externalTrafficPolicy: Local`.
+    #[serde(skip_serializing_if = "is_false")]
+    pub external_local: bool,
+    /// Networks that may call the load balancer's addresses; all of them where there is none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub source_ranges: Vec<String>,
+    /// How long a client comes back to the endpoint it had.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub affinity_seconds: Option<u32>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 impl ServiceView {
@@ -46,6 +68,7 @@ pub fn services(found: &Found) -> BTreeMap<Key, ServiceView> {
         };
         if let Some(Target::Jump(chain)) = &rule.target {
             view.endpoints = endpoints(nat, chain);
+            view.affinity_seconds = affinity(nat, chain);
         }
         views.insert((view.name.clone(), view.protocol), view);
     }
@@ -59,28 +82,126 @@ pub fn services(found: &Found) -> BTreeMap<Key, ServiceView> {
         });
         views.insert((view.name.clone(), view.protocol), view);
     }
+    let outside = [
+        (TableName::Nat, SERVICES),
+        (TableName::Nat, NODE_PORTS),
+        (TableName::Filter, EXTERNAL_SERVICES),
+    ];
+    for (table, chain) in outside {
+        for rule in found.chain(table, chain).into_iter().flatten() {
+            from_outside(rule, nat, &mut views);
+        }
+    }
     views
+}
+
+/// How the comments of rules begin that lead from outside, behind the name of the service port.
+const OUTSIDE: [&str; 5] = [
+    " external IP",
+    " loadbalancer IP",
+    " has no endpoints",
+    " has no local endpoints",
+    "",
+];
+
+/// Adds what a rule tells of a service port's doors for those who come from outside.
+fn from_outside(rule: &Rule, nat: &Chains, views: &mut BTreeMap<Key, ServiceView>) {
+    let Some(comment) = rule.comment_text() else {
+        return;
+    };
+    let name = OUTSIDE.iter().find_map(|ending| comment.strip_suffix(ending));
+    let Some(view) = name.and_then(|name| views.get_mut(&(name.to_string(), protocol(rule).upper()))) else {
+        return;
+    };
+    match (destination(rule), port(rule)) {
+        (Some(address), Some(port)) => {
+            let door = host_port(&address, port);
+            if !view.external.contains(&door) {
+                view.external.push(door);
+            }
+        }
+        (None, port) => view.node_port = port.or(view.node_port),
+        _ => {}
+    }
+    let Some(Target::Jump(chain)) = &rule.target else {
+        return;
+    };
+    let mut external = chain.as_str();
+    if ChainKind::of(chain) == Some(ChainKind::Firewall) {
+        let rules = nat.get(chain).map(|rules| rules.as_slice()).unwrap_or_default();
+        view.source_ranges = rules.iter().filter_map(source).collect();
+        let last = rules.iter().rev().find_map(|rule| match &rule.target {
+            Some(Target::Jump(to)) => Some(to.as_str()),
+            _ => None,
+        });
+        external = last.unwrap_or(external);
+    }
+    if ChainKind::of(external) == Some(ChainKind::External) {
+        // Only with the policy Cluster is everything masqueraded that comes from outside.
+        let masquerades = |rule: &Rule| {
+            let comment = rule.comment_text().unwrap_or_default();
+            comment.starts_with("masquerade traffic for ")
+        };
+        view.external_local = !nat
+            .get(external)
+            .is_some_and(|rules| rules.iter().any(masquerades));
+    }
+}
+
+fn protocol(rule: &Rule) -> Protocol {
+    let found = rule.matches.iter().find_map(|condition| match condition {
+        Match::Protocol(found) => Some(*found),
+        _ => None,
+    });
+    found.unwrap_or(Protocol::Tcp)
+}
+
+fn port(rule: &Rule) -> Option<u16> {
+    rule.matches.iter().find_map(|condition| match condition {
+        Match::DestinationPort(found) => Some(*found),
+        _ => None,
+    })
+}
+
+fn destination(rule: &Rule) -> Option<String> {
+    rule.matches.iter().find_map(|condition| match condition {
+        Match::Address {
+            side: Side::Destination,
+            network,
+            ..
+        } => Some(network.addr().to_string()),
+        _ => None,
+    })
+}
+
+fn source(rule: &Rule) -> Option<String> {
+    rule.matches.iter().find_map(|condition| match condition {
+        Match::Address {
+            side: Side::Source,
+            network,
+            negated: false,
+        } => Some(network.to_string()),
+        _ => None,
+    })
+}
+
+fn affinity(nat: &Chains, chain: &str) -> Option<u32> {
+    let rules = nat.get(chain).into_iter().flatten();
+    rules
+        .flat_map(|rule| rule.matches.iter())
+        .find_map(|condition| match condition {
+            Match::RecentCheck { seconds, .. } => Some(*seconds),
+            _ => None,
+        })
 }
 
 fn frontend(rule: &Rule, ending: &str) -> Option<ServiceView> {
     let name = rule.comment_text()?.strip_suffix(ending)?.to_string();
-    let mut protocol = Protocol::Tcp;
-    let (mut address, mut port) = (None, None);
-    for condition in &rule.matches {
-        match condition {
-            Match::Protocol(found) => protocol = *found,
-            Match::Address { network, .. } => address = Some(network.addr().to_string()),
-            Match::DestinationPort(found) => port = Some(*found),
-            _ => {}
-        }
-    }
-    let address = host_port(&address?, port?);
     Some(ServiceView {
         name,
-        protocol: protocol.upper(),
-        address,
-        endpoints: Vec::new(),
-        refused: None,
+        protocol: protocol(rule).upper(),
+        address: host_port(&destination(rule)?, port(rule)?),
+        ..ServiceView::default()
     })
 }
 

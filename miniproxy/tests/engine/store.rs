@@ -42,6 +42,31 @@ fn source(path: u8, object: &Value) -> SourceFile {
     }
 }
 
+/// A file that was only touched, or whose slice was stamped anew, changes nothing; one slice is one change.
+#[test]
+fn what_says_the_same_as_before_is_no_change() {
+    let slice = |ip: u8, stamp: &str| {
+        json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+            "metadata": {"name": "e", "labels": {"kubernetes.io/service-name": "s"},
+                "annotations": {"endpoints.kubernetes.io/last-change-trigger-time": stamp}},
+            "endpoints": [{"addresses": [format!("10.0.0.{ip}")]}],
+            "ports": [{"name": "p", "protocol": "TCP", "port": 80}]})
+    };
+    let mut store = Store::default();
+    let mut counts = |object: &Value| {
+        let touched = store.update(&[source(0, object)], &[]);
+        (
+            touched.slice_objects,
+            touched.triggers.len(),
+            touched.services.len(),
+        )
+    };
+    assert_eq!(counts(&slice(1, "2026-01-01T00:00:00Z")), (1, 1, 1));
+    assert_eq!(counts(&slice(1, "2026-01-01T00:00:00Z")), (0, 0, 0));
+    assert_eq!(counts(&slice(1, "2026-01-02T00:00:00Z")), (0, 0, 0));
+    assert_eq!(counts(&slice(2, "2026-01-03T00:00:00Z")), (1, 1, 1));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
