@@ -81,22 +81,21 @@ impl RuleEvents {
     /// # Errors
     /// When the socket fails.
     pub fn hear(&mut self) -> Result<Heard, Failure> {
-        self.receive(0)
+        Ok(self.receive(0)?.unwrap_or_default())
     }
 
     /// New generations, as far as they have come already.
     pub fn so_far(&mut self) -> Vec<Generation> {
         let mut generations = Vec::new();
-        while let Ok(heard) = self.receive(libc::MSG_DONTWAIT) {
-            if heard.generations.is_empty() && !heard.lost {
-                break;
-            }
+        // The parts of a generation and its number may come in messages of their own.
+        while let Ok(Some(heard)) = self.receive(libc::MSG_DONTWAIT) {
             generations.extend(heard.generations);
         }
         generations
     }
 
-    fn receive(&mut self, flags: i32) -> Result<Heard, Failure> {
+    /// `None` when nothing has come.
+    fn receive(&mut self, flags: i32) -> Result<Option<Heard>, Failure> {
         let mut heard = Heard::default();
         match netlink::receive(&self.socket, &mut self.buffer, flags) {
             Ok(()) => {
@@ -109,10 +108,10 @@ impl RuleEvents {
                 }
             }
             Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => heard.lost = true,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
             Err(error) => return Err(refused("changes of rules", &error)),
         }
-        Ok(heard)
+        Ok(Some(heard))
     }
 }
 
