@@ -218,6 +218,51 @@ fn health_and_mode_are_served_with_kube_proxys_words() {
     assert_eq!(node.listening(), Vec::<String>::new());
 }
 
+/// The kernel counts all changes; only those of kube-proxy's own rules are a reason to read them.
+#[test]
+fn what_others_do_in_tables_of_their_own_makes_nobody_read() {
+    let node = Node::start();
+    let watch = node.watch(&["--serve"]);
+    let reads = "miniproxy_kernel_reads_total{ip_family=\"IPv4\"}";
+    eventually("the first sync is counted", || node.number(reads) >= 1.0);
+    // The kernel is asked how much has changed four times a second.
+    std::thread::sleep(Duration::from_millis(600));
+    let before = node.number(reads);
+    for number in 0..8 {
+        node.machine
+            .sh(&format!(
+                "nft add table ip mine{number}; iptables -t nat -N OTHERS{number}"
+            ))
+            .ok();
+        node.publish(
+            "web",
+            &service(
+                "web",
+                &format!("10.96.0.{}", 80 + number),
+                "web",
+                &[("http", "TCP", 80, json!(80))],
+            ),
+        );
+        eventually("the change is in force", || {
+            node.rules().contains(&format!("10.96.0.{}/32", 80 + number))
+        });
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    assert!(
+        (node.number(reads) - before).abs() < f64::EPSILON,
+        "{before} {}",
+        node.number(reads)
+    );
+    node.machine.sh("iptables -t nat -D PREROUTING -m comment --comment 'kubernetes service portals' -j KUBE-SERVICES").ok();
+    eventually("it is repaired", || {
+        node.number(reads) > before
+            && node.rules().contains(
+                "-A PREROUTING -m comment --comment \"kubernetes service portals\" -j KUBE-SERVICES",
+            )
+    });
+    assert_eq!(watch.stop(Signal::SIGTERM), 0);
+}
+
 #[test]
 fn metrics_have_kube_proxys_names_and_count_syncs() {
     let node = Node::start();
