@@ -15,6 +15,7 @@ use super::tables::Tables as _;
 use crate::engine::{Look, Outcome};
 use crate::live::changes::Who;
 use crate::rules::delta::Delta;
+use crate::rules::documents::Limit;
 use crate::rules::set::Found;
 
 /// Who holds rules, in the record of tables that did not exist before.
@@ -22,10 +23,17 @@ pub const HOLDER: &str = "miniproxy";
 
 /// New chains in one document for iptables-nft: enough that starting a process is no matter, few
 /// enough that its list of new chains, which it walks for each of them, stays short.
-const NFT_CHAINS: usize = 200;
+const NFT: Limit = Limit {
+    chains: 200,
+    rules: usize::MAX,
+};
 /// The same where the kernel takes only 208 KiB at once: iptables-nft asks for more by a call that
-/// only the machine's own root may make. A chain of a Service takes up to 1.5 KiB.
-const NFT_CHAINS_OF_A_USER: usize = 100;
+/// only the machine's own root may make. An endpoint's chain takes up to 1.5 KiB, a rule with a
+/// comment up to 0.8.
+const NFT_OF_A_USER: Limit = Limit {
+    chains: 100,
+    rules: 220,
+};
 /// A write that takes longer than this says how far it is.
 const SILENT: Duration = Duration::from_secs(1);
 
@@ -148,10 +156,10 @@ impl Kernel {
         }
         fault::point("sync:held");
         let limit = match self.xtables.flavour {
-            Flavour::Nft if is_in_user_namespace() => NFT_CHAINS_OF_A_USER,
-            Flavour::Nft => NFT_CHAINS,
+            Flavour::Nft if is_in_user_namespace() => NFT_OF_A_USER,
+            Flavour::Nft => NFT,
             // Legacy replaces the whole table with each document.
-            Flavour::Legacy => usize::MAX,
+            Flavour::Legacy => Limit::NONE,
         };
         let documents = delta.documents(limit);
         let parts = documents.len();
