@@ -19,6 +19,7 @@ use miniproxy::config::DetectLocal;
 use miniproxy::node::NodeOptions;
 use miniproxy::registry::{Registry, SourceFile};
 use miniproxy::rules::delta::Delta;
+use miniproxy::rules::documents::Limit;
 use miniproxy::rules::rule::{Match, Target};
 use miniproxy::rules::set::{Found, TableName, Wanted};
 use proptest::prelude::*;
@@ -213,21 +214,45 @@ proptest! {
     fn a_delta_in_parts_leads_to_the_same_and_only_the_last_part_is_seen(
         before in prop::collection::vec(draft(), 0..4),
         after in prop::collection::vec(draft(), 0..6),
-        limit in 1_usize..6,
+        fresh in any::<bool>(),
+        chains in 1_usize..6,
+        rules in 1_usize..12,
+        cut in 0_usize..6,
     ) {
+        let limit = Limit { chains, rules };
         let mut kernel = memory::empty();
-        let document = Delta::between(&kernel, &wanted(&before, Family::V4)).document();
-        memory::restore(&mut kernel, &document).unwrap();
-        let wanted = wanted(&after, Family::V4);
-        let documents: Vec<String> = Delta::between(&kernel, &wanted).documents(limit).collect();
-        let (last, early) = documents.split_last().unwrap();
-        let services = kernel.chain(TableName::Nat, "KUBE-SERVICES").map(<[_]>::to_vec);
-        for document in early {
-            memory::restore(&mut kernel, document).unwrap();
+        if !fresh {
+            let document = Delta::between(&kernel, &wanted(&before, Family::V4)).document();
+            memory::restore(&mut kernel, &document).unwrap();
         }
-        prop_assert_eq!(kernel.chain(TableName::Nat, "KUBE-SERVICES").map(<[_]>::to_vec), services);
-        memory::restore(&mut kernel, last).unwrap();
+        let wanted = wanted(&after, Family::V4);
+        let seen = if fresh { "PREROUTING" } else { "KUBE-SERVICES" };
+        let services = kernel.chain(TableName::Nat, seen).map(<[_]>::to_vec);
+        // The first try is cut short; what it leaves is not seen, and the next one goes on.
+        for tries in [cut, usize::MAX] {
+            let documents: Vec<String> = Delta::between(&kernel, &wanted).documents(limit).collect();
+            let (last, early) = documents.split_last().unwrap();
+            for document in early.iter().take(tries) {
+                let count = |start: char| document.lines().filter(|line| line.starts_with(start)).count();
+                prop_assert!(count(':') <= chains && count('-') <= rules, "{document}");
+                memory::restore(&mut kernel, document).unwrap();
+            }
+            prop_assert_eq!(kernel.chain(TableName::Nat, seen).map(<[_]>::to_vec), services.clone());
+            if tries == usize::MAX {
+                memory::restore(&mut kernel, last).unwrap();
+            }
+        }
         prop_assert_eq!(occupied(&kernel), occupied(&Found::from(&wanted)));
+    }
+
+    /// However many rules a new chain has, and a Service more or less, no part of a first sync is large.
+    #[test]
+    fn a_first_sync_hooks_in_what_is_made_already(drafts in prop::collection::vec(draft(), 0..6)) {
+        let wanted = wanted(&drafts, Family::V4);
+        let delta = Delta::between(&memory::empty(), &wanted);
+        let last = delta.documents(Limit { chains: 1, rules: 0 }).last().unwrap();
+        let (_, nat) = last.split_once("*nat").unwrap();
+        prop_assert!(!nat.contains("-A KUBE-S"), "{nat}");
     }
 
     #[test]

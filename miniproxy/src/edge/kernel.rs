@@ -9,12 +9,14 @@ use labkit::rundir::RunDirectory;
 use labkit::shell::tell;
 use labkit::xtables::{Family, Flavour, Xtables};
 use labkit::{Failure, fault, footprint};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socket, sockopt};
 
 use super::rule_events::RuleEvents;
 use super::tables::Tables as _;
 use crate::engine::{Look, Outcome};
 use crate::live::changes::Who;
 use crate::rules::delta::Delta;
+use crate::rules::documents::Limit;
 use crate::rules::set::Found;
 
 /// Who holds rules, in the record of tables that did not exist before.
@@ -22,10 +24,17 @@ pub const HOLDER: &str = "miniproxy";
 
 /// New chains in one document for iptables-nft: enough that starting a process is no matter, few
 /// enough that its list of new chains, which it walks for each of them, stays short.
-const NFT_CHAINS: usize = 200;
+const NFT: Limit = Limit {
+    chains: 200,
+    rules: usize::MAX,
+};
 /// The same where the kernel takes only 208 KiB at once: iptables-nft asks for more by a call that
-/// only the machine's own root may make. A chain of a Service takes up to 1.5 KiB.
-const NFT_CHAINS_OF_A_USER: usize = 100;
+/// only the machine's own root may make. An endpoint's chain takes up to 1.5 KiB, a rule with a
+/// comment up to 0.8.
+const NFT_OF_A_USER: Limit = Limit {
+    chains: 100,
+    rules: 220,
+};
 /// A write of so many rules and chains may be told to us, too.
 const HEARD: usize = 500;
 /// So many changes of others are remembered.
@@ -167,10 +176,10 @@ impl Kernel {
         }
         fault::point("sync:held");
         let limit = match self.xtables.flavour {
-            Flavour::Nft if is_in_user_namespace() => NFT_CHAINS_OF_A_USER,
-            Flavour::Nft => NFT_CHAINS,
+            Flavour::Nft if !may_send_much() => NFT_OF_A_USER,
+            Flavour::Nft => NFT,
             // Legacy replaces the whole table with each document.
-            Flavour::Legacy => usize::MAX,
+            Flavour::Legacy => Limit::NONE,
         };
         let documents = delta.documents(limit);
         let parts = documents.len();
@@ -271,9 +280,12 @@ fn shared_lock(patience: Duration) -> Result<Arc<RunDirectory>, Failure> {
     Ok(lock)
 }
 
-/// Whether root here is root of a user namespace only: the machine's own maps all users to themselves.
-fn is_in_user_namespace() -> bool {
-    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-    let all = ["0", "0", "4294967295"];
-    !map.split_whitespace().eq(all)
+/// Whether iptables-nft may have a larger buffer than others: it asks as this does.
+fn may_send_much() -> bool {
+    let (family, kind, flags) = (AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC);
+    let tried = socket(family, kind, flags, None);
+    tried.is_ok_and(|socket| setsockopt(&socket, sockopt::SndBufForce, &LARGE).is_ok())
 }
+
+/// As large as iptables-nft wants its buffer at least.
+const LARGE: usize = 2 << 20;

@@ -4,22 +4,20 @@
 //! Services share is edited rule by rule, so that the counters of its other rules live on.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
 
 use super::edit::{self, Edit};
 use super::fixed;
 use super::name::ChainKind;
 use super::rule::{Rule, Target};
 use super::set::{Chains, Found, TableName, Wanted};
-use super::text::{append_line, rule_text};
-use crate::spread;
+use super::text::rule_text;
 
 /// The changes to one table.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TableDelta {
     /// Chains that are made, or emptied and filled again.
     pub rewritten: Chains,
-    /// Those of them that were not there: nothing in the kernel leads to them yet.
+    /// Those of them that were not there, or not finished: nothing in the kernel leads to them yet.
     pub created: BTreeSet<String>,
     /// Chains in which single rules come or go.
     pub edited: BTreeMap<String, Vec<Edit>>,
@@ -52,6 +50,17 @@ impl TableDelta {
         };
         self.rewritten.values().map(Vec::len).sum::<usize>()
             + self.edited.values().map(inserts).sum::<usize>()
+    }
+}
+
+impl TableDelta {
+    /// What an earlier write has left half made is as good as new: nothing leads to it.
+    fn add_unreached(&mut self, found: &Found, table: TableName) {
+        let rules = found.tables.get(&table).into_iter().flat_map(BTreeMap::values);
+        let reached: BTreeSet<&String> = rules.flatten().flat_map(leads_to).collect();
+        let of_service = |chain: &&String| ChainKind::of(chain).is_some() && !reached.contains(chain);
+        let unreached: Vec<_> = self.rewritten.keys().filter(of_service).cloned().collect();
+        self.created.extend(unreached);
     }
 }
 
@@ -123,6 +132,9 @@ impl Delta {
             }
             changes.created = created.into_iter().collect();
             changes.rewritten = rewritten.into_iter().collect();
+            if changes.rewritten.len() > changes.created.len() {
+                changes.add_unreached(found, *table);
+            }
         }
     }
 
@@ -241,84 +253,6 @@ impl Delta {
     pub fn is_empty(&self) -> bool {
         self.tables.is_empty()
     }
-
-    /// The `iptables-restore --noflush` document: one transaction for each table.
-    pub fn document(&self) -> String {
-        self.document_without(&BTreeSet::new())
-    }
-
-    /// The document without these chains of nat, which are made already.
-    fn document_without(&self, done: &BTreeSet<&str>) -> String {
-        let mut text = String::new();
-        // Filter before nat: what would be refused is refused before anything is sent to it.
-        for table in TableName::ALL {
-            if let Some(changes) = self.tables.get(&table) {
-                write_table(&mut text, table, changes, done);
-            }
-        }
-        text
-    }
-
-    /// The same change as several documents, none of them making more than `limit` chains at once
-    /// where that can be helped. Each is made when it is asked for.
-    ///
-    /// New chains of Services come first: nothing leads to them, so no packet sees them. The last
-    /// document hooks all of them in at once; traffic sees the old world, then the new one. A crash
-    /// in between leaves chains that the next sync finds in place.
-    ///
-    /// Two costs of iptables-nft 1.8 decide the rest. Its restore walks a list of the document's new
-    /// chains for each new chain, so documents are short. Its save sorts what it finds by a
-    /// quicksort that takes the first element as pivot, and the kernel keeps the order in which
-    /// chains were made, so they are made in the order of their names read backwards, which are
-    /// hashes: with 20,000 sorted chains every later `iptables-save` takes 6 s, with these 0.6 s.
-    pub fn documents(&self, limit: usize) -> impl ExactSizeIterator<Item = String> {
-        let mut early = self.unseen_chains();
-        let mut parts: Vec<Vec<&str>> = Vec::new();
-        if early.len() > limit {
-            if self.is_new(fixed::MARK_MASQ) {
-                parts.push(vec![fixed::MARK_MASQ]);
-            }
-            parts.extend(early.chunks(limit.max(1)).map(<[&str]>::to_vec));
-        } else {
-            early.clear();
-        }
-        let count = parts.len() + 1;
-        let done: BTreeSet<&str> = parts.iter().flatten().copied().collect();
-        (0..count).map(move |index| match parts.get(index) {
-            Some(names) => self.early_document(names),
-            None => self.document_without(&done),
-        })
-    }
-
-    /// New chains of Services: each after all that it leads to.
-    fn unseen_chains(&self) -> Vec<&str> {
-        let nat = self.tables.get(&TableName::Nat);
-        let created = nat.into_iter().flat_map(|nat| &nat.created);
-        let mut chains: Vec<_> = created
-            .filter_map(|chain| Some((ChainKind::of(chain)?, chain.as_str())))
-            .collect();
-        let backwards = |chain: &str| chain.bytes().rev().collect::<Vec<u8>>();
-        chains.sort_by_cached_key(|(kind, chain)| (*kind != ChainKind::Endpoint, *kind, backwards(chain)));
-        chains.into_iter().map(|(_, chain)| chain).collect()
-    }
-
-    fn is_new(&self, chain: &str) -> bool {
-        let nat = self.tables.get(&TableName::Nat);
-        nat.is_some_and(|nat| nat.created.contains(chain))
-    }
-
-    /// A document that makes these new chains of nat, in this order.
-    fn early_document(&self, names: &[&str]) -> String {
-        let (mut lines, mut rules) = (String::from("*nat\n"), String::new());
-        let nat = self.tables.get(&TableName::Nat);
-        for name in names {
-            lines.push_str(&format!(":{name} - [0:0]\n"));
-            for rule in nat.and_then(|nat| nat.rewritten.get(*name)).into_iter().flatten() {
-                append_line(&mut rules, name, rule);
-            }
-        }
-        lines + &rules + "COMMIT\n"
-    }
 }
 
 fn leads_to_ours(table: TableName, rule: &Rule) -> bool {
@@ -333,82 +267,6 @@ fn leads_to(rule: &Rule) -> impl Iterator<Item = &String> {
         _ => (None, &[][..]),
     };
     jump.into_iter().chain(words)
-}
-
-fn write_table(text: &mut String, table: TableName, changes: &TableDelta, done: &BTreeSet<&str>) {
-    // Writing to a String cannot fail.
-    let _ = writeln!(text, "*{}", table.name());
-    for chain in chain_lines(table, changes, done) {
-        let _ = writeln!(text, ":{chain} - [0:0]");
-    }
-    write_chains(text, changes, done);
-    for (chain, edits) in &changes.edited {
-        for edit in edits {
-            let _ = match edit {
-                Edit::Delete(number) => writeln!(text, "-D {chain} {number}"),
-                // Without a number iptables need not list the chain to find the place.
-                Edit::Insert(1, rule) => writeln!(text, "-I {chain} {}", rule_text(rule)),
-                Edit::Insert(number, rule) => writeln!(text, "-I {chain} {number} {}", rule_text(rule)),
-            };
-        }
-    }
-    for (chain, rule) in &changes.unjumps {
-        let _ = writeln!(text, "-D {chain} {}", rule_text(rule));
-    }
-    for (chain, rule) in &changes.jumps {
-        let _ = writeln!(text, "-I {chain} {}", rule_text(rule));
-    }
-    for chain in &changes.removed {
-        let _ = writeln!(text, "-X {chain}");
-    }
-    text.push_str("COMMIT\n");
-}
-
-/// Chains that one processor writes in one go.
-const CHAINS_AT_ONCE: usize = 64;
-/// As many times that are held besides the text: a large one is not held twice.
-const GOES: usize = 128;
-
-fn write_chains(text: &mut String, changes: &TableDelta, done: &BTreeSet<&str>) {
-    let chains = changes.rewritten.iter();
-    let chains: Vec<_> = chains
-        .filter(|(chain, _)| !done.contains(chain.as_str()))
-        .collect();
-    let goes: Vec<_> = chains.chunks(CHAINS_AT_ONCE).collect();
-    for some in goes.chunks(GOES) {
-        let lines = |chains: &&[(&String, &Vec<Rule>)]| {
-            let mut lines = String::new();
-            for (chain, rules) in *chains {
-                rules.iter().for_each(|rule| append_line(&mut lines, chain, rule));
-            }
-            lines
-        };
-        text.extend(spread::map(some, lines));
-    }
-}
-
-/// A chain line makes or empties a chain. The fixed ones come in kube-proxy's order, the others
-/// sorted: iptables-nft-restore 1.8 is quadratic in chain lines that are not.
-fn chain_lines<'a>(table: TableName, changes: &'a TableDelta, done: &BTreeSet<&str>) -> Vec<&'a str> {
-    let fixed = fixed::chains(table);
-    let emptied = |chain: &str| changes.rewritten.contains_key(chain) || changes.removed.contains(chain);
-    let mut lines: Vec<&str> = fixed
-        .iter()
-        .copied()
-        .filter(|chain| emptied(chain) && !done.contains(chain))
-        .collect();
-    let others = changes
-        .rewritten
-        .keys()
-        .chain(&changes.removed)
-        .map(String::as_str);
-    let mut others: Vec<&str> = others
-        .filter(|chain| !fixed.contains(chain) && !done.contains(chain))
-        .collect();
-    // Both are sorted, so this is one merge.
-    others.sort_unstable();
-    lines.extend(others);
-    lines
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@
 //! | [`parse`], [`dump`] | `iptables-save` text → rule set |
 //! | [`pasted`] | rules as people have them: cut off, with noise → rule sets and doubts |
 //! | [`delta`] | what the kernel has, what is wanted → the smallest change |
+//! | [`documents`] | a change → `iptables-restore` documents, none of them too large |
 //! | [`exchange`] | some service ports, as they were and as they should be → the same |
 //! | [`edit`] | two lists of rules → the steps between them |
 //! | [`known`] | what the kernel has after a change that it took |
@@ -21,6 +22,7 @@
 
 pub mod build;
 pub mod delta;
+pub mod documents;
 pub mod dump;
 pub mod edit;
 pub mod exchange;

@@ -13,6 +13,7 @@ use miniproxy::registry::SourceFile;
 use miniproxy::registry::store::Store;
 use miniproxy::registry::touched::Touched;
 use miniproxy::rules::delta::Delta;
+use miniproxy::rules::documents::Limit;
 use miniproxy::rules::set::{Found, TableName};
 use serde_json::{Value, json};
 
@@ -34,7 +35,7 @@ pub(crate) enum Fault {
 }
 
 /// New chains in one document, few so that documents come in parts.
-const CHAINS: usize = 4;
+const LIMIT: Limit = Limit { chains: 4, rules: 9 };
 
 /// Everything outside of the engine.
 pub(crate) struct World {
@@ -199,7 +200,7 @@ impl World {
             _ => {}
         }
         self.writes.push((family, delta.clone()));
-        for document in delta.documents(CHAINS) {
+        for document in delta.documents(LIMIT) {
             let taken = self.offer(family, &document);
             // What others did meanwhile may leave nothing to edit; else every document must fit.
             if taken.is_err() && fault == Some(Fault::Mixed) {

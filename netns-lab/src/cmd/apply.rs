@@ -8,11 +8,12 @@ use labkit::{Failure, Outcome, shell};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::life::{refuse_during_rollout, transition};
+use super::life::{check_way, refuse_during_rollout, transition};
 use super::objects::{Open, now, read};
 use crate::cli::life::EndArgs;
 use crate::cli::objects::ApplyArgs;
 use crate::model::document::{Document, typed};
+use crate::model::files::Files;
 use crate::model::kind::Kind;
 use crate::model::life::Pace;
 use crate::model::refusal::Refusal;
@@ -51,6 +52,7 @@ pub(super) fn run(args: &ApplyArgs) -> Result<Outcome, Failure> {
     if let Some(failure) = Failure::all(failures) {
         return Err(failure.hint("nothing was changed"));
     }
+    check_pods(&open, &before, &wanted)?;
     open.files = before;
     let (open, said) = take(open, wanted)?;
     open.finish(said.trim_end(), &[])?;
@@ -103,7 +105,13 @@ fn prepare(open: &Open, document: &Document, now: &Time) -> Result<(Identity, Ki
         Kind::Pod => {
             let asked: Pod = typed(&value).map_err(in_words)?;
             only_here(open, &own).map_err(in_words)?;
-            Wanted::Pod(Box::new(deployment::single(&asked).map_err(in_words)?))
+            let pod = deployment::single(&asked).map_err(in_words)?;
+            let standing = open.ledger.topology().pods.into_iter();
+            let old = standing.filter(|old| old.name == pod.name);
+            for old in old {
+                deployment::refuse_other_pod(&old, &pod).map_err(in_words)?;
+            }
+            Wanted::Pod(Box::new(pod))
         }
         Kind::Node => {
             let failure = Failure::usage(format!("{place}: a lab has the nodes of its topology"));
@@ -130,37 +138,52 @@ fn object(made: &impl serde::Serialize) -> Result<Value, Failure> {
     serde_json::to_value(made).map_err(|error| Failure::failed(error.to_string()))
 }
 
+/// Fails if the lab could not have the pods of all this, which `open` has among its files already.
+fn check_pods(open: &Open, before: &Files, wanted: &[(Identity, Kind, Wanted)]) -> Result<(), Failure> {
+    if !wanted.iter().any(|(_, kind, _)| kind.makes_pods()) {
+        return Ok(());
+    }
+    let mut single = open.single_pods(before);
+    for (_, _, one) in wanted {
+        if let Wanted::Pod(pod) = one {
+            put_pod(&mut single, pod);
+        }
+    }
+    let (pods, pace) = rolled(open, &single)?;
+    check_way(open, &pods, pace.unwrap_or(Pace::AT_ONCE))
+}
+
+fn put_pod(pods: &mut Vec<PodSpec>, pod: &PodSpec) {
+    match pods.iter_mut().find(|other| other.name == pod.name) {
+        Some(place) => *place = pod.clone(),
+        None => pods.push(pod.clone()),
+    }
+}
+
 /// Writes what has changed, and makes the pods.
 fn take(mut open: Open, wanted: Vec<(Identity, Kind, Wanted)>) -> Result<(Open, String), Failure> {
     let mut said = String::new();
     let standing = open.ledger.topology().pods;
-    let mut single = open.single_pods();
-    let mut runs_images = false;
+    let mut single = open.single_pods(&open.files);
+    let runs_images = wanted.iter().any(|(_, kind, _)| kind.makes_pods());
     for (own, kind, one) in wanted {
         let word = match one {
-            Wanted::Object(value) => {
-                runs_images |= kind == Kind::Deployment;
-                match open.files.get(&own) {
-                    Some(old) if *old == value => "unchanged",
-                    old => {
-                        let word = if old.is_some() { "configured" } else { "created" };
-                        open.put(&value)?;
-                        word
-                    }
+            Wanted::Object(value) => match open.files.get(&own) {
+                Some(old) if *old == value => "unchanged",
+                old => {
+                    let word = if old.is_some() { "configured" } else { "created" };
+                    open.put(&value)?;
+                    word
                 }
-            }
+            },
             Wanted::Pod(pod) => {
-                runs_images = true;
                 let old = standing.iter().find(|other| other.name == pod.name);
                 let word = match old {
                     Some(old) if *old == *pod => "unchanged",
                     Some(_) => "configured",
                     None => "created",
                 };
-                match single.iter_mut().find(|other| other.name == pod.name) {
-                    Some(place) => *place = *pod,
-                    None => single.push(*pod),
-                }
+                put_pod(&mut single, &pod);
                 word
             }
         };
@@ -176,6 +199,14 @@ fn take(mut open: Open, wanted: Vec<(Identity, Kind, Wanted)>) -> Result<(Open, 
 
 /// Pods of Deployments that have another template now are replaced a few at a time.
 fn roll(open: Open, single: &[PodSpec]) -> Result<Open, Failure> {
+    match rolled(&open, single)? {
+        (wanted, Some(pace)) => transition(open, &wanted, pace, &EndArgs::default()).map(|(open, _)| open),
+        (_, None) => Ok(open),
+    }
+}
+
+/// All pods that are wanted, and how fast those of Deployments are replaced, if any are.
+fn rolled(open: &Open, single: &[PodSpec]) -> Result<(Vec<PodSpec>, Option<Pace>), Failure> {
     let deployments = open.deployments();
     let wanted = open.wanted(single.to_vec(), &deployments, |_| true)?;
     let stays = |pod: &PodSpec| wanted.iter().any(|other| other.name == pod.name);
@@ -191,8 +222,6 @@ fn roll(open: Open, single: &[PodSpec]) -> Result<Open, Failure> {
         let replaced = going.iter().any(|pod| deployment::owns(name, pod));
         replaced.then(|| deployment::pace(one))
     });
-    match paces.reduce(Pace::and) {
-        Some(pace) => transition(open, &wanted, pace, &EndArgs::default()).map(|(open, _)| open),
-        None => Ok(open),
-    }
+    let pace = paces.reduce(Pace::and);
+    Ok((wanted, pace))
 }

@@ -1,6 +1,6 @@
 //! `netns-lab delete`: objects go, and with them what was made of them.
 
-use labkit::{Failure, Outcome};
+use labkit::{Failure, Outcome, shell};
 
 use super::life::{refuse_during_rollout, retire};
 use super::objects::{Open, read};
@@ -79,18 +79,30 @@ fn disown(open: &Open, own: &Identity, pods: &mut Vec<String>) {
 
 /// Ends pods gracefully and makes what their Deployments want instead.
 fn remove_pods(mut open: Open, gone: &[String], end: &EndArgs) -> Result<Open, Failure> {
+    let stays = |name: &str| !gone.iter().any(|other| other == name);
     let single = |open: &Open| {
-        let mut single = open.single_pods();
-        single.retain(|pod| !gone.iter().any(|name| pod.name.as_str() == name));
+        let mut single = open.single_pods(&open.files);
+        single.retain(|pod| stays(pod.name.as_str()));
         single
     };
-    let stays = |name: &str| !gone.iter().any(|other| other == name);
     // What would be refused is refused before any of them is told to end.
-    open.wanted(single(&open), &open.deployments(), stays)?;
+    let wanted = open.wanted(single(&open), &open.deployments(), stays)?;
+    let lacks = open.check(wanted).err();
     let names: Vec<_> = gone.iter().filter_map(|name| Label::new(name).ok()).collect();
     open = retire(open, &names, Leaving::ForGood, end)?;
-    let single = single(&open);
-    open.reshape(single, stays)?;
+    let Some(why) = lacks else {
+        let single = single(&open);
+        open.reshape(single, stays)?;
+        return Ok(open);
+    };
+    // A Deployment that stays wants pods that have no place: it has none of them, as before.
+    shell::tell(&format!(
+        "note: no pods were made in their place: {}",
+        why.message()
+    ));
+    let mut pods = open.ledger.topology().pods;
+    pods.retain(|pod| stays(pod.name.as_str()));
+    open.shape(pods)?;
     Ok(open)
 }
 

@@ -95,6 +95,32 @@ pub(super) fn free(mut open: Open, pods: &[Label]) -> Result<Open, Failure> {
     }
 }
 
+/// Who goes and who comes on the way from the pods of a lab to these.
+fn old_and_new(open: &Open, wanted: &[PodSpec]) -> (Vec<Label>, Vec<PodSpec>) {
+    let standing = open.ledger.topology().pods;
+    let there: BTreeSet<_> = standing.iter().map(|pod| &pod.name).collect();
+    let stays: BTreeSet<_> = wanted.iter().map(|pod| &pod.name).collect();
+    let old = standing.iter().map(|pod| &pod.name);
+    let old = old.filter(|name| !stays.contains(name)).cloned().collect();
+    let new = wanted.iter().filter(|pod| !there.contains(&pod.name));
+    (old, new.cloned().collect())
+}
+
+/// Fails if there is no room for these pods, or for those that are there on the way to them. Asked
+/// before anything is written: a wish that cannot be had must not stay in the registry.
+pub(super) fn check_way(open: &Open, wanted: &[PodSpec], pace: life::Pace) -> Result<(), Failure> {
+    let (old, new) = old_and_new(open, wanted);
+    let mut pods = open.ledger.topology().pods;
+    for (come, go) in life::batches(&old, &new, pace) {
+        if !come.is_empty() {
+            pods.extend(come);
+            open.check(pods.clone())?;
+        }
+        pods.retain(|pod| !go.contains(&pod.name));
+    }
+    open.check(wanted.to_vec())
+}
+
 /// Leads the lab to these pods, batch by batch, and tells who came and who went.
 pub(super) fn transition(
     mut open: Open,
@@ -103,13 +129,7 @@ pub(super) fn transition(
     end: &EndArgs,
 ) -> Result<(Open, String), Failure> {
     here(&open)?;
-    let standing = open.ledger.topology().pods;
-    let there: BTreeSet<_> = standing.iter().map(|pod| &pod.name).collect();
-    let stays: BTreeSet<_> = wanted.iter().map(|pod| &pod.name).collect();
-    let old: Vec<_> = standing.iter().map(|pod| pod.name.clone()).collect();
-    let old: Vec<_> = old.into_iter().filter(|name| !stays.contains(name)).collect();
-    let new = wanted.iter().filter(|pod| !there.contains(&pod.name));
-    let new: Vec<_> = new.cloned().collect();
+    let (old, new) = old_and_new(&open, wanted);
     let mut said = String::new();
     for (come, go) in life::batches(&old, &new, pace) {
         if !come.is_empty() {
@@ -137,7 +157,11 @@ pub(super) fn of_app(open: &Open, app: &Label) -> Result<Vec<PodSpec>, Failure> 
         let mut labels = pod.labels.iter();
         labels.any(|(key, value)| key.as_str() == "app" && value.as_str() == app.as_str())
     };
-    let pods: Vec<_> = open.single_pods().into_iter().filter(carries).collect();
+    let pods: Vec<_> = open
+        .single_pods(&open.files)
+        .into_iter()
+        .filter(carries)
+        .collect();
     if pods.is_empty() {
         let failure = Failure::failed(format!(
             "there is no Deployment {app} and no pod labelled app={app}"

@@ -10,7 +10,7 @@ use labkit::{Failure, shell};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{find, up};
+use super::{find, up, up_lab};
 pub(super) use crate::edge::now;
 use crate::edge::{registry, store};
 use crate::model::deployment;
@@ -110,11 +110,7 @@ impl Open {
 
     /// The Deployments, in the order of their files.
     pub(super) fn deployments(&self) -> Vec<Deployment> {
-        let objects = self.files.objects();
-        let deployments = objects.filter(|object| Kind::of(object) == Ok(Kind::Deployment));
-        deployments
-            .filter_map(|object| Deployment::deserialize(object).ok())
-            .collect()
+        deployments(&self.files)
     }
 
     /// Makes the lab have these pods of nobody, and those that its Deployments want; of these, the
@@ -162,7 +158,16 @@ impl Open {
                 *one = changed.clone();
             }
         }
-        self.wanted(self.single_pods(), &deployments, |_| true)
+        self.wanted(self.single_pods(&self.files), &deployments, |_| true)
+    }
+
+    /// Fails if the lab could not have these pods; nothing is changed.
+    pub(super) fn check(&self, pods: Vec<PodSpec>) -> Result<(), Failure> {
+        let topology = Topology {
+            pods,
+            ..self.ledger.topology()
+        };
+        up_lab::placed(&self.ledger.lab, &topology, Some(&self.ledger)).map(|_| ())
     }
 
     /// Makes the lab have these pods.
@@ -188,9 +193,9 @@ impl Open {
         self.put(&value)
     }
 
-    /// The pods that no Deployment has.
-    pub(super) fn single_pods(&self) -> Vec<PodSpec> {
-        let deployments = self.deployments();
+    /// The pods that no Deployment of these files has.
+    pub(super) fn single_pods(&self, files: &Files) -> Vec<PodSpec> {
+        let deployments = deployments(files);
         let names: Vec<_> = deployments
             .iter()
             .filter_map(|one| one.metadata.name.clone())
@@ -217,6 +222,14 @@ impl Open {
             .collect();
         shell::emit(&format!("{said}\n{}", lines.concat()))
     }
+}
+
+fn deployments(files: &Files) -> Vec<Deployment> {
+    let objects = files.objects();
+    let deployments = objects.filter(|object| Kind::of(object) == Ok(Kind::Deployment));
+    deployments
+        .filter_map(|object| Deployment::deserialize(object).ok())
+        .collect()
 }
 
 /// The objects in these files.

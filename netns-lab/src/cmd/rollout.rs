@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use labkit::{Failure, Outcome, fault};
 
-use super::life::{more, of_app, refuse_during_rollout, transition};
+use super::life::{check_way, more, of_app, refuse_during_rollout, transition};
 use super::objects::Open;
 use crate::cli::life::RolloutArgs;
 use crate::edge::{process, store};
@@ -26,12 +26,14 @@ pub(super) fn run(args: &RolloutArgs) -> Result<Outcome, Failure> {
             labels.insert(VERSION_LABEL.into(), args.version.as_str().into());
         }
         let wanted = open.wanted_with(&deployment)?;
+        let pace = deployment::pace(&deployment);
+        check_way(&open, &wanted, pace)?;
         open.put_object(&deployment)?;
         let pods = wanted
             .iter()
             .filter(|pod| deployment::owns(args.app.as_str(), pod));
         let pods = pods.count();
-        (wanted, pods, Some(deployment::pace(&deployment)))
+        (wanted, pods, Some(pace))
     } else {
         let (wanted, pods) = of_label(&open, args)?;
         (wanted, pods, None)

@@ -2,7 +2,7 @@
 
 use labkit::{Failure, Outcome};
 
-use super::life::{more, of_app, refuse_during_rollout, transition};
+use super::life::{check_way, more, of_app, refuse_during_rollout, transition};
 use super::objects::Open;
 use crate::cli::life::ScaleArgs;
 use crate::edge::store;
@@ -26,6 +26,7 @@ pub(super) fn run(args: &ScaleArgs) -> Result<Outcome, Failure> {
                 spec.replicas = Some(i32::from(args.replicas));
             }
             let wanted = open.wanted_with(&deployment)?;
+            check_way(&open, &wanted, Pace::AT_ONCE)?;
             open.put_object(&deployment)?;
             wanted
         }

@@ -11,7 +11,7 @@ use labkit::xtables::{Family, Xtables};
 use labkit::{Failure, Outcome};
 
 use super::status;
-use super::up_lab::{self, refused, with_flags};
+use super::up_lab::{self, with_flags};
 use crate::cli::{Cli, Command, UpArgs};
 use crate::edge::store;
 use crate::engine::down::{other_labs, take_down};
@@ -20,7 +20,6 @@ use crate::engine::progress::Progress;
 use crate::engine::settle::{self, Place};
 use crate::engine::up::{self, Up};
 use crate::model::check::clashes;
-use crate::model::layout::lay_out;
 use crate::model::ledger::{Lab, Ledger, Pod, VERSION};
 use crate::model::name::{self, Label};
 use crate::model::observed::Observed;
@@ -111,7 +110,7 @@ impl Prepared {
     fn new(args: &UpArgs, topology: Option<Topology>, before: Option<Ledger>) -> Result<Self, Failure> {
         let topology = with_flags(args, topology, before.as_ref());
         let lab = up_lab::lab(args, &topology, before.as_ref())?;
-        let pods = lay_out(&lab, &topology, before.as_ref()).map_err(|error| refused(&error))?;
+        let pods = up_lab::placed(&lab, &topology, before.as_ref())?;
         let iptables = iptables(args, before.as_ref())?;
         let observed = observe(&lab, &pods, before.as_ref(), Some(&iptables))?;
         refuse_clashes(&lab, &pods, before.as_ref(), &observed)?;

@@ -5,10 +5,11 @@ use labkit::Failure;
 use labkit::rundir::network_namespace;
 
 use crate::cli::UpArgs;
+use crate::edge::cgroup;
 use crate::engine::down::other_labs;
 use crate::model::address::{self, room};
 use crate::model::layout::{self, LayoutError};
-use crate::model::ledger::{Lab, Ledger};
+use crate::model::ledger::{Lab, Ledger, Pod};
 use crate::model::name::{self, Label};
 use crate::model::name_server::NameServer;
 use crate::model::schedule::Unschedulable;
@@ -228,8 +229,23 @@ fn refuse_changes(args: &UpArgs, topology: &Topology, ledger: &Ledger) -> Result
     }
 }
 
+/// Each pod with its place, if there is room for all and new ones can have the limits they ask for.
+pub(super) fn placed(lab: &Lab, topology: &Topology, before: Option<&Ledger>) -> Result<Vec<Pod>, Failure> {
+    let pods = layout::lay_out(lab, topology, before).map_err(|error| refused(&error))?;
+    let stands = |pod: &&Pod| {
+        let record = before.and_then(|ledger| ledger.pod(&pod.spec.name));
+        record.is_some_and(|record| record.pod.spec == pod.spec)
+    };
+    for pod in pods.iter().filter(|pod| !stands(pod)) {
+        for container in pod.containers() {
+            cgroup::check(&container).map_err(|failure| failure.hint("nothing was changed"))?;
+        }
+    }
+    Ok(pods)
+}
+
 /// A topology that does not fit, and what helps.
-pub(super) fn refused(error: &LayoutError) -> Failure {
+fn refused(error: &LayoutError) -> Failure {
     let failure = Failure::usage(error.to_string());
     match error {
         LayoutError::Address(address::AddressError::Full { wanted, .. }) => failure.hint(format!(

@@ -8,6 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use labkit::Failure;
+use nix::unistd::{AccessFlags, access};
 
 use super::store;
 use crate::model::container::ContainerSpec;
@@ -33,12 +34,48 @@ fn mount_point() -> Option<PathBuf> {
 /// Whether limits can be set here; else why not.
 pub fn can_limit() -> Result<(), String> {
     let mount = mount_point().ok_or("no cgroup2 is mounted")?;
-    let all = fs::read_to_string(mount.join("cgroup.controllers")).unwrap_or_default();
-    let has = |name: &&str| all.split_ascii_whitespace().any(|word| word == *name);
-    match ["cpu", "memory"].iter().find(|name| !has(name)) {
-        Some(name) => Err(format!("{} has no controller {name}", mount.display())),
-        None => Ok(()),
+    obstacle(&mount, &["cpu", "memory"]).map_or(Ok(()), Err)
+}
+
+/// Fails where a container cannot be given its limits. Nothing is changed: whoever asks has not
+/// written down anything yet.
+pub fn check(container: &ContainerSpec) -> Result<(), Failure> {
+    if !container.is_limited() {
+        return Ok(());
     }
+    let mount = mount_point().ok_or_else(|| lacking("no cgroup2 is mounted"))?;
+    let why = obstacle(&mount, &controllers(container));
+    why.map_or(Ok(()), |why| Err(lacking(&why)))
+}
+
+/// What stands in the way of these controllers for groups of ours.
+fn obstacle(mount: &Path, wanted: &[&str]) -> Option<String> {
+    let read = |file: &str| fs::read_to_string(mount.join(file)).unwrap_or_default();
+    let (all, on) = (read("cgroup.controllers"), read("cgroup.subtree_control"));
+    let has = |list: &str, name: &str| list.split_ascii_whitespace().any(|word| word == name);
+    let place = mount.display();
+    if let Some(name) = wanted.iter().find(|name| !has(&all, name)) {
+        return Some(format!("{place} has no controller {name}"));
+    }
+    let writable = |path: &Path| access(path, AccessFlags::W_OK);
+    if let Err(error) = writable(mount) {
+        return Some(format!("{place}: {}", error.desc()));
+    }
+    let missing = wanted.iter().find(|name| !has(&on, name))?;
+    if let Err(error) = writable(&mount.join("cgroup.subtree_control")) {
+        return Some(format!("{place}/cgroup.subtree_control: {}", error.desc()));
+    }
+    // Only the very root of the hierarchy has no type, and may have both processes and controllers.
+    let inner = mount.join("cgroup.type").exists();
+    (inner && !read("cgroup.procs").is_empty())
+        .then(|| format!("{place} has processes of its own, and cannot hand on the controller {missing}"))
+}
+
+fn controllers(container: &ContainerSpec) -> Vec<&'static str> {
+    let mut wanted = Vec::new();
+    wanted.extend(container.cpu.as_ref().map(|_| "cpu"));
+    wanted.extend(container.memory.as_ref().map(|_| "memory"));
+    wanted
 }
 
 /// The failure of a host that cannot limit.
@@ -62,9 +99,7 @@ pub fn make(lab: &Label, pod: &Label, container: &ContainerSpec) -> Result<Optio
         return Ok(None);
     }
     let mount = mount_point().ok_or_else(|| lacking("no cgroup2 is mounted"))?;
-    let mut wanted = Vec::new();
-    wanted.extend(container.cpu.as_ref().map(|_| "cpu"));
-    wanted.extend(container.memory.as_ref().map(|_| "memory"));
+    let wanted = controllers(container);
     offer(&mount, &wanted)?;
     let path = group(&mount, lab, pod, &container.name);
     let failed = |error: io::Error| lacking(&format!("{}: {error}", path.display()));

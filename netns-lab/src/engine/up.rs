@@ -271,7 +271,12 @@ impl Up<'_> {
             if links.is_empty() {
                 return Ok(());
             }
-            Node::open()?.delete_links(&links, lab.group())
+            let node = Node::open()?;
+            node.delete_links(&links, lab.group())?;
+            let here = gone
+                .iter()
+                .filter(|record| lab.node(&record.pod.node).is_some_and(|one| one.host() == *host));
+            node.forget_neighbours(&here.map(|record| &record.pod).collect::<Vec<_>>())
         })
         .map(|_| ())
     }

@@ -57,6 +57,11 @@ impl Kind {
         }
     }
 
+    /// Whether the lab has other pods when one of these comes, goes or changes.
+    pub fn makes_pods(self) -> bool {
+        matches!(self, Self::Deployment | Self::Pod)
+    }
+
     /// The kind of an object.
     ///
     /// # Errors

@@ -60,12 +60,9 @@ pub fn table(kind: Kind, objects: &[&Value], look: Look<'_>) -> String {
         }
         table.row(cells);
     }
-    // Whoever asks for wide gets wide.
-    if look.wide {
-        table.render_whole()
-    } else {
-        table.render()
-    }
+    // Names and addresses are for other programs, too: a terminal that is too narrow breaks lines
+    // by itself.
+    table.render_whole()
 }
 
 fn columns(kind: Kind) -> (&'static [&'static str], &'static [&'static str]) {

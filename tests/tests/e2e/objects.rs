@@ -317,3 +317,20 @@ fn get_prints_what_a_terminal_may_see() {
     machine.lab(["get", "gods"]).exits(2);
     machine.lab(["get", "nodes"]).ok().says("node-1  Ready");
 }
+
+/// What cannot be had is refused before anything is written, so that later wishes are not harmed.
+#[test]
+fn what_has_no_room_leaves_nothing() {
+    let machine = lab_with_rules("2-pods");
+    let crowd = machine.file("crowd.yaml", &FRONT.replace("replicas: 2", "replicas: 900"));
+    machine
+        .lab(["apply", "-f", &crowd])
+        .exits(2)
+        .complains("has room for 253 pods");
+    machine.lab(["get", "deploy,svc"]).ok().never_says("front");
+    let front = machine.file("front.yaml", FRONT);
+    machine.lab(["apply", "-f", &front]).ok();
+    machine.lab(["scale", "front", "900"]).exits(2);
+    machine.lab(["get", "deploy", "front"]).ok().says("2/2");
+    machine.lab(["pod", "add", "other"]).ok();
+}

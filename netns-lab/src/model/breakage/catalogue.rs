@@ -226,7 +226,8 @@ pub const ENTRIES: [Entry; 12] = [
         name: Name::MasqueradeMissing,
         title: "Service traffic is not masqueraded",
         what: "Removes the MASQUERADE from KUBE-POSTROUTING on each node. Packets are still marked, but the mark \
-               has no effect: a pod that draws itself sees a packet from itself.",
+               has no effect: a pod that draws itself sees a packet from itself, and a pod of another node \
+               answers whoever came by a node port past the node that would translate it back.",
         signature: Signature {
             word: TIMED_OUT,
             time: FULL,
@@ -235,7 +236,8 @@ pub const ENTRIES: [Entry; 12] = [
         needs: &[Need::Rules(1), Need::NoWatch],
         ipv6: false,
         hints: [
-            "Only pods of the Service have the trouble, each with one answer in n; hairpin is on.",
+            "A pod of the Service has the trouble with one answer in n, though hairpin is on. So has whoever comes \
+             by a node port and draws a pod of another node.",
             "The packet arrives at the pod, but look at its source. KUBE-MARK-MASQ marks such packets; what is the \
              mark good for?",
             "KUBE-POSTROUTING ends without MASQUERADE: miniproxy sync writes it again, or iptables -t nat -A \
@@ -249,13 +251,13 @@ pub const ENTRIES: [Entry; 12] = [
         signature: Signature {
             word: TIMED_OUT,
             time: FULL,
-            share: "all from pods, none from the node",
+            share: "all but a node's to its own pods",
         },
         needs: &[],
         ipv6: false,
         hints: [
-            "The node reaches the Service, no pod does. What does a packet of a pod pass that one of the node does \
-             not?",
+            "A node reaches the pods that it has itself, and nobody else reaches any. What do packets of others pass \
+             that those of the node do not?",
             "The packet is translated and then lost. The counters tell where: iptables -L FORWARD -n -v",
             "A DROP is the first rule of FORWARD: iptables -D FORWARD 1",
         ],
@@ -268,7 +270,7 @@ pub const ENTRIES: [Entry; 12] = [
         signature: Signature {
             word: TIMED_OUT,
             time: FULL,
-            share: "all from pods, none from the node",
+            share: "all but a node's to its own pods",
         },
         needs: &[Need::OtherIptables],
         ipv6: false,
@@ -391,7 +393,8 @@ pub const ENTRIES: [Entry; 12] = [
         name: Name::WrongSelector,
         title: "a selector that selects nothing",
         what: "Changes the selector in the file of one Service so that no pod has such labels. After the next \
-               `miniproxy sync` the Service has no endpoints.",
+               `miniproxy sync` the Service has no endpoints. (The kernel sends a caller six refusals in a row, then \
+               one a second: who calls faster waits in vain.)",
         signature: Signature {
             word: REFUSED,
             time: AT_ONCE,
