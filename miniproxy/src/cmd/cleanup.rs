@@ -1,5 +1,7 @@
 //! `miniproxy cleanup`: everything that is ours goes, and nothing else.
 
+use std::time::Instant;
+
 use labkit::rundir::RunDirectory;
 use labkit::shell::{OutputFormat, emit, emit_json, tell};
 use labkit::text::count;
@@ -9,7 +11,7 @@ use serde::Serialize;
 
 use super::nodes;
 use crate::cli::CleanupArgs;
-use crate::edge::kernel::HOLDER;
+use crate::edge::kernel::{HOLDER, SILENT, limit};
 use crate::edge::tables::{Tables, every_flavour};
 use crate::edge::trace::mark;
 use crate::edge::{nfacct, processes, sysctls};
@@ -152,9 +154,21 @@ fn clean(xtables: &Xtables, family: Family) -> Result<usize, Failure> {
     if delta.is_empty() {
         return Ok(0);
     }
-    xtables
-        .write(family, &delta.document())
-        .map_err(|failure| failure.context("cannot remove the rules"))?;
+    let documents = delta.removal_documents(limit(xtables.flavour).chains);
+    let (parts, mut told) = (documents.len(), Instant::now());
+    for (index, document) in documents.iter().enumerate() {
+        xtables
+            .write(family, document)
+            .map_err(|failure| failure.context("cannot remove the rules"))?;
+        if told.elapsed() > SILENT {
+            told = Instant::now();
+            tell(&format!(
+                "{}: {} of {parts} parts removed",
+                family.name(),
+                index + 1
+            ));
+        }
+    }
     Ok(delta.tables.values().map(|table| table.removed.len()).sum())
 }
 

@@ -14,6 +14,7 @@ use super::{host, nodes, nodes_report};
 use crate::cli::{NodeArgs, SyncArgs};
 use crate::config::draft::Draft;
 use crate::config::{Compat, failure};
+use crate::edge::tables::holds_lock;
 use crate::edge::{addresses, config, nfacct, processes};
 use crate::engine;
 use crate::node::NodeOptions;
@@ -23,6 +24,9 @@ use crate::report::changes::Change;
 
 /// As long as other commands may take: a large first sync writes for several seconds.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long other programs may hold the lock of the tables: iptables itself waits for 5 s each time.
+const LOCKED: Duration = Duration::from_secs(12);
 
 /// What one sync did, or would do.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -176,18 +180,7 @@ fn sync(args: &SyncArgs, node: &NodeArgs) -> Result<Ran, Failure> {
             }
         })?;
     } else {
-        // Whatever fails, a single sync fails with it; what is not done is done by the next one.
-        driver.drive(|event| match event {
-            Event::Failed { failure, .. } => Err(failure),
-            Event::Aside(failure) => {
-                aside.push(failure);
-                Ok(())
-            }
-            other => {
-                report.take(other);
-                Ok(())
-            }
-        })?;
+        write(&mut driver, &mut report, &mut aside)?;
         fault::point("sync:done");
     }
     let xtables = driver.kernel.xtables.clone();
@@ -201,6 +194,38 @@ fn sync(args: &SyncArgs, node: &NodeArgs) -> Result<Ran, Failure> {
         report,
         aside,
     })
+}
+
+/// Whatever fails, a single sync fails with it; what is not done is done by the next one. Only a lock that others
+/// hold is waited for.
+fn write(driver: &mut Driver, report: &mut Report, aside: &mut Vec<Failure>) -> Result<(), Failure> {
+    let (begin, mut locked_out) = (driver.now(), false);
+    loop {
+        let now = driver.now();
+        let next = driver.drive(|event| match event {
+            Event::Failed { failure, .. } if holds_lock(&failure) && now < begin + LOCKED => {
+                note_once("waiting: another program holds the lock of the tables");
+                locked_out = true;
+                Ok(())
+            }
+            Event::Failed { failure, .. } => Err(failure),
+            Event::Aside(failure) => {
+                aside.push(failure);
+                Ok(())
+            }
+            other => {
+                report.take(other);
+                Ok(())
+            }
+        })?;
+        let mut pending = Family::ALL
+            .iter()
+            .map(|family| driver.engine.pending_since(*family));
+        if !(locked_out && pending.any(|since| since.is_some())) {
+            return Ok(());
+        }
+        std::thread::sleep(next.saturating_sub(driver.now()));
+    }
 }
 
 /// Some objects were refused, the others are in force.

@@ -217,6 +217,11 @@ impl Judge {
         };
         let read: Option<Vec<IpNet>> = given.value.split(',').map(parse_network).collect();
         match read.as_deref() {
+            // "From elsewhere" would be from nowhere, and iptables-nft takes no such rule.
+            Some(networks) if networks.iter().any(|network| network.prefix_len() == 0) => {
+                let what = format!("{:?} holds every address", given.value);
+                self.refuse(given, "clusterCIDR", what, "the pods' networks alone");
+            }
             Some([_]) => {}
             Some([one, other]) if one.addr().is_ipv4() != other.addr().is_ipv4() => {}
             _ => {

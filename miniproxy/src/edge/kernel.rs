@@ -41,8 +41,8 @@ const HEARD: usize = 500;
 const REMEMBERED: usize = 4096;
 /// How long the kernel may take to tell of a change that it has counted.
 const NEWS: Duration = Duration::from_millis(2);
-/// A write that takes longer than this says how far it is.
-const SILENT: Duration = Duration::from_secs(1);
+/// What takes longer than this says how far it is.
+pub const SILENT: Duration = Duration::from_secs(1);
 
 /// The kernel's tables, as one of the two iptables shows them.
 pub struct Kernel {
@@ -175,13 +175,7 @@ impl Kernel {
             footprint::hold(run, HOLDER)?;
         }
         fault::point("sync:held");
-        let limit = match self.xtables.flavour {
-            Flavour::Nft if !may_send_much() => NFT_OF_A_USER,
-            Flavour::Nft => NFT,
-            // Legacy replaces the whole table with each document.
-            Flavour::Legacy => Limit::NONE,
-        };
-        let documents = delta.documents(limit);
+        let documents = delta.documents(limit(self.xtables.flavour));
         let parts = documents.len();
         let (began, mut told) = (Instant::now(), Duration::ZERO);
         let mut transactions = 0;
@@ -264,6 +258,16 @@ impl Kernel {
             });
         }
         self.xtables.has_canary().map(Look::Canary)
+    }
+}
+
+/// How much one document may make.
+pub fn limit(flavour: Flavour) -> Limit {
+    match flavour {
+        Flavour::Nft if !may_send_much() => NFT_OF_A_USER,
+        Flavour::Nft => NFT,
+        // Legacy replaces the whole table with each document.
+        Flavour::Legacy => Limit::NONE,
     }
 }
 

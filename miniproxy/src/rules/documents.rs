@@ -30,20 +30,25 @@ impl Limit {
     };
 }
 
+/// The order in which kube-proxy writes its tables.
+const SHOWN: [TableName; 3] = [TableName::Mangle, TableName::Filter, TableName::Nat];
+/// The order in which they are sent. Each table is taken whole or not at all, and what a host may lack
+/// (xt_statistic, xt_recent) only nat asks for: where that is refused, nothing is written.
+const SENT: [TableName; 3] = [TableName::Nat, TableName::Filter, TableName::Mangle];
+
 /// A new chain, or so many of its rules.
 type Piece<'a> = (&'a str, Range<usize>);
 
 impl Delta {
     /// The `iptables-restore --noflush` document: one transaction for each table.
     pub fn document(&self) -> String {
-        self.document_without(&BTreeSet::new())
+        self.document_without(&BTreeSet::new(), SHOWN)
     }
 
     /// The document without these chains of nat, which are made already.
-    fn document_without(&self, done: &BTreeSet<&str>) -> String {
+    fn document_without(&self, done: &BTreeSet<&str>, order: [TableName; 3]) -> String {
         let (mut text, none) = (String::new(), BTreeSet::new());
-        // Filter before nat: what would be refused is refused before anything is sent to it.
-        for table in TableName::ALL {
+        for table in order {
             if let Some(changes) = self.tables.get(&table) {
                 // Chains of the same name are in other tables, too.
                 let done = if table == TableName::Nat { done } else { &none };
@@ -71,7 +76,7 @@ impl Delta {
         let done: BTreeSet<&str> = parts.iter().flatten().map(|(chain, _)| *chain).collect();
         (0..count).map(move |index| match parts.get(index) {
             Some(pieces) => self.early_document(pieces),
-            None => self.document_without(&done),
+            None => self.document_without(&done, SENT),
         })
     }
 
@@ -151,6 +156,49 @@ impl Delta {
         }
         lines + &rules + "COMMIT\n"
     }
+
+    /// A removal as several documents, none of them removing more than `limit` chains: the first one takes the
+    /// Services out of force at once, the others take away what nothing leads to any more.
+    pub fn removal_documents(&self, limit: usize) -> Vec<String> {
+        let (mut first, mut rest) = (self.clone(), Vec::new());
+        if let Some(nat) = first.tables.get_mut(&TableName::Nat)
+            && nat.removed.len() > limit
+        {
+            // A chain goes after all that lead to it.
+            let order = [
+                ChainKind::Firewall,
+                ChainKind::External,
+                ChainKind::Service,
+                ChainKind::ServiceLocal,
+                ChainKind::Endpoint,
+            ];
+            let rank =
+                |chain: &str| ChainKind::of(chain).and_then(|kind| order.iter().position(|one| *one == kind));
+            rest = nat
+                .removed
+                .iter()
+                .filter_map(|chain| Some((rank(chain)?, chain.clone())))
+                .collect();
+            rest.sort_unstable();
+            nat.removed
+                .retain(|chain| rank(chain).is_none() && chain != fixed::MARK_MASQ);
+            if self.tables[&TableName::Nat].removed.contains(fixed::MARK_MASQ) {
+                rest.push((order.len(), fixed::MARK_MASQ.to_string()));
+            }
+        }
+        let later = rest.chunks(limit.max(1)).map(|chains| {
+            let mut text = String::from("*nat\n");
+            let lines = |text: &mut String, begin: &str, end: &str| {
+                for (_, chain) in chains {
+                    let _ = writeln!(text, "{begin}{chain}{end}");
+                }
+            };
+            lines(&mut text, ":", " - [0:0]");
+            lines(&mut text, "-X ", "");
+            text + "COMMIT\n"
+        });
+        std::iter::once(first.document()).chain(later).collect()
+    }
 }
 
 fn write_table(text: &mut String, table: TableName, changes: &TableDelta, done: &BTreeSet<&str>) {
@@ -227,4 +275,64 @@ fn chain_lines<'a>(table: TableName, changes: &'a TableDelta, done: &BTreeSet<&s
     others.sort_unstable();
     lines.extend(others);
     lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::parse::parse;
+
+    /// Two Services with an endpoint each.
+    fn found() -> super::super::set::Found {
+        let mut text =
+            String::from("*nat\n:PREROUTING ACCEPT [0:0]\n:KUBE-SERVICES - [0:0]\n:KUBE-MARK-MASQ - [0:0]\n");
+        let (a, b) = ("AAAAAAAAAAAAAAAA", "BBBBBBBBBBBBBBBB");
+        for name in [a, b] {
+            text += &format!(":KUBE-SVC-{name} - [0:0]\n:KUBE-SEP-{name} - [0:0]\n");
+        }
+        text += "-A PREROUTING -m comment --comment \"kubernetes service portals\" -j KUBE-SERVICES\n";
+        for name in [a, b] {
+            text += &format!(
+                "-A KUBE-SERVICES -j KUBE-SVC-{name}\n-A KUBE-SVC-{name} -j KUBE-SEP-{name}\n-A KUBE-SEP-{name} -j KUBE-MARK-MASQ\n"
+            );
+        }
+        parse(&(text + "COMMIT\n")).unwrap()
+    }
+
+    #[test]
+    fn a_large_removal_unhooks_first_and_takes_chains_after_what_leads_to_them() {
+        let delta = Delta::removal(&found()).unwrap();
+        assert_eq!(delta.removal_documents(100), [delta.document()]);
+        let documents = delta.removal_documents(2);
+        assert_eq!(documents.len(), 4, "{documents:#?}");
+        assert!(documents[0].contains("-D PREROUTING ") && documents[0].contains("-X KUBE-SERVICES\n"));
+        assert!(!documents[0].contains("KUBE-SVC-") && !documents[0].contains("MARK-MASQ"));
+        let removed = |document: &String| {
+            let chains = document
+                .lines()
+                .filter_map(|line| line.strip_prefix("-X "))
+                .map(String::from);
+            chains.collect::<Vec<_>>()
+        };
+        let order: Vec<String> = documents.iter().flat_map(removed).collect();
+        let at = |chain: &str| order.iter().position(|one| one.starts_with(chain)).unwrap();
+        assert!(at("KUBE-SVC-B") < at("KUBE-SEP-A"));
+        assert_eq!(order.last().map(String::as_str), Some("KUBE-MARK-MASQ"));
+    }
+
+    #[test]
+    fn what_a_host_may_lack_is_asked_for_first() {
+        let wanted = fixed::base(&crate::model::ProxyConfig::defaults(labkit::xtables::Family::V4));
+        let delta = Delta::from_nothing(wanted);
+        let tables = |text: &str| {
+            let heads = text
+                .lines()
+                .filter_map(|line| line.strip_prefix('*'))
+                .map(String::from);
+            heads.collect::<Vec<_>>()
+        };
+        assert_eq!(tables(&delta.document()), ["mangle", "filter", "nat"]);
+        let sent: Vec<String> = delta.documents(Limit::NONE).collect();
+        assert_eq!(tables(&sent[0]), ["nat", "filter", "mangle"]);
+    }
 }

@@ -5,8 +5,16 @@ use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, Write as _};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::{Arc, OnceLock};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::Failure;
 
@@ -27,6 +35,86 @@ pub fn run<S: AsRef<OsStr>>(program: &Path, args: &[S], input: Option<&[u8]>) ->
     };
     let started = Command::new(program).args(args).stdin(stdin).output();
     started.map_err(|error| not_run(program, &error))
+}
+
+/// Set once this process is to end; see [`stop_with_signals`].
+static STOP: OnceLock<Arc<AtomicBool>> = OnceLock::new();
+/// How often a child that takes long is asked for.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// From now on, children of [`run_within`] end as soon as SIGINT or SIGTERM asks this process to: whoever waits
+/// for a child hears no signal himself.
+///
+/// # Errors
+/// When the signals cannot be heard.
+pub fn stop_with_signals() -> io::Result<()> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register(signal, Arc::clone(&stop))?;
+    }
+    // Who comes second finds the first one's flag, which is set by the same signals.
+    let _ = STOP.set(stop);
+    Ok(())
+}
+
+/// The same as [`run`], but for a child that does not end: it is killed.
+///
+/// # Errors
+/// As [`run`]; `Failed` when the child was killed.
+pub fn run_within<S: AsRef<OsStr>>(
+    program: &Path,
+    args: &[S],
+    input: &[u8],
+    longest: Duration,
+) -> Result<Output, Failure> {
+    let cannot = |error: io::Error| not_run(program, &error);
+    let (mut stdout, mut stderr) = (in_memory(&[]).map_err(cannot)?, in_memory(&[]).map_err(cannot)?);
+    let mut child = Command::new(program)
+        .args(args)
+        .stdin(in_memory(input).map_err(cannot)?)
+        .stdout(stdout.try_clone().map_err(cannot)?)
+        .stderr(stderr.try_clone().map_err(cannot)?)
+        .spawn()
+        .map_err(cannot)?;
+    let (began, id) = (Instant::now(), child.id());
+    let (sender, receiver) = channel();
+    thread::spawn(move || sender.send(child.wait()));
+    let mut killed = None;
+    let status = loop {
+        match receiver.recv_timeout(LOOK) {
+            Ok(status) => break status.map_err(cannot)?,
+            Err(RecvTimeoutError::Disconnected) => return Err(cannot(io::ErrorKind::Other.into())),
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        let stops = STOP.get().is_some_and(|stop| stop.load(Ordering::Relaxed));
+        if killed.is_none() && (stops || began.elapsed() > longest) {
+            killed = Some(if stops {
+                "was stopped, as this program is to end".to_string()
+            } else {
+                format!("had not ended after {} s and was stopped", longest.as_secs())
+            });
+            // It may just have ended by itself.
+            let _ = i32::try_from(id).map(|id| kill(Pid::from_raw(id), Signal::SIGKILL));
+        }
+    };
+    if let Some(how) = killed.filter(|_| !status.success()) {
+        let name = program
+            .file_name()
+            .unwrap_or(program.as_os_str())
+            .to_string_lossy();
+        return Err(Failure::failed(format!("`{name}` {how}")));
+    }
+    let read = |file: &mut File| {
+        let mut bytes = Vec::new();
+        file.rewind()
+            .and_then(|()| file.read_to_end(&mut bytes))
+            .map(|_| bytes)
+    };
+    Ok(Output {
+        status,
+        stdout: read(&mut stdout).map_err(cannot)?,
+        stderr: read(&mut stderr).map_err(cannot)?,
+    })
 }
 
 /// Runs a program to its end, and hands over each line of its standard output as it comes; the
@@ -174,6 +262,28 @@ mod tests {
             failure.message().ends_with("exit status: 4: no such table"),
             "{failure}"
         );
+    }
+
+    #[test]
+    fn a_child_that_does_not_end_is_ended() {
+        let began = Instant::now();
+        let within = |script| {
+            run_within(
+                Path::new("/bin/sh"),
+                &["-c", script],
+                b"in",
+                Duration::from_millis(300),
+            )
+        };
+        let failure = within("exec sleep 60").unwrap_err();
+        assert!(failure.message().contains("had not ended"), "{failure}");
+        assert!(began.elapsed() < Duration::from_secs(30));
+        let output = within("cat; echo err >&2; exit 3").unwrap();
+        assert_eq!(
+            (output.stdout, output.stderr),
+            (b"in".to_vec(), b"err\n".to_vec())
+        );
+        assert_eq!(output.status.code(), Some(3));
     }
 
     #[test]

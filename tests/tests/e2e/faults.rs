@@ -2,7 +2,7 @@
 //! is said, with which exit code, and that nothing is half applied and nothing lost.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lab_tests::load::Tally;
 use lab_tests::machine::{Flavour, Machine, Running};
@@ -231,6 +231,41 @@ fn assert_nothing_told_twice(said: &str, fault: &str) {
     for line in said.lines().filter(|line| !line.starts_with(' ')) {
         assert!(told.insert(line), "{fault}: told twice: {line}\n{said}");
     }
+}
+
+/// A program that holds the lock for ten seconds is waited for: iptables itself gives up after five.
+#[test]
+fn a_single_sync_waits_for_the_lock() {
+    let node = Node::start(Flavour::Legacy);
+    let holder = node
+        .machine
+        .command(["flock", "/run/xtables.lock", "sleep", "8"])
+        .start();
+    std::thread::sleep(Duration::from_millis(300));
+    node.add(1);
+    node.sync()
+        .ok()
+        .complains("waiting: another program holds the lock of the tables");
+    node.answers(1);
+    drop(holder);
+}
+
+/// A restore that never ends does not hold up who wants the watch to end.
+#[test]
+fn a_watch_ends_while_a_restore_hangs() {
+    let node = Node::start(Flavour::Nft);
+    let before = node.rules();
+    let watch = node.watch();
+    node.fault("exec sleep 600");
+    node.add(1);
+    std::thread::sleep(Duration::from_secs(1));
+    let began = Instant::now();
+    assert_eq!(watch.stop(Signal::SIGTERM), 0);
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    node.mend();
+    assert_eq!(node.rules(), before);
+    node.sync().ok();
+    node.answers(1);
 }
 
 /// A single sync fails as a whole, the next one does all of it.
