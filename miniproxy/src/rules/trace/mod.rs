@@ -281,7 +281,7 @@ fn total(shares: impl Iterator<Item = f64>) -> f64 {
 
 /// How many times a rule may be held against a packet: many more than any real way is long, and
 /// few enough that chains made to explode are given up in time.
-pub const STEPS: usize = 20_000_000;
+pub const STEPS: usize = 3_000_000;
 
 /// Sends a packet through a rule set.
 pub fn trace(found: &Found, node: &NodeFacts, packet: &Packet) -> Trace {
