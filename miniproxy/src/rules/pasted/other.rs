@@ -49,8 +49,15 @@ pub(super) fn elsewhere(found: &Found, comments: &[&'static str]) -> Option<&'st
         ("OVN-KUBE-", "OVN-Kubernetes, in Open vSwitch"),
         ("ANTREA-", "Antrea, in Open vSwitch"),
     ];
-    let known = others.into_iter().find(|(prefix, _)| begins(prefix));
-    known.map(|(_, who)| who)
+    if let Some((_, who)) = others.into_iter().find(|(prefix, _)| begins(prefix)) {
+        return Some(who);
+    }
+    // What kubelet leaves in each table shows a node of a cluster; kube-proxy in another mode leaves nothing.
+    let kubelet = ["KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY", "KUBE-FIREWALL"];
+    let is_node = kubelet.iter().any(|chain| all().any(|(name, _)| name == chain));
+    (is_node && !begins("KUBE-SERVICES") && !begins("KUBE-SVC-") && !begins("KUBE-SEP-")).then_some(
+        "something else than kube-proxy's iptables mode: in its nftables mode, nft list table ip kube-proxy shows it",
+    )
 }
 
 /// What a comment of iptables-save says of rules that it does not print.
