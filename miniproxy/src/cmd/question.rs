@@ -105,8 +105,11 @@ impl Asked {
         let (family, book, mut call) = self.resolved(&reading, caller)?;
         let empty = Pasted::default();
         let pasted = reading.families.get(&family).unwrap_or(&empty);
+        let mut no_route = false;
         if self.ground.host.is_some() && call.packet.arriving.is_none() {
-            call.packet.source = self.source(call.packet.destination).unwrap_or(call.packet.source);
+            let source = self.source(call.packet.destination);
+            no_route = source.is_none();
+            call.packet.source = source.unwrap_or(call.packet.source);
         }
         let mut notes = reading.notes.clone();
         if !reading.families.contains_key(&family) && self.ground.host.is_none() {
@@ -132,6 +135,7 @@ impl Asked {
             family,
             origin: &origin,
             host: self.ground.host.as_ref(),
+            no_route,
             steps: STEPS,
         }))
     }

@@ -232,6 +232,7 @@ fn callers_become_packets() {
         name: "client".into(),
         addresses: vec!["10.244.0.7".parse().unwrap()],
         node: Some("node-1".into()),
+        interface: None,
     });
     let away = Some(SOME_INTERFACE);
     let table = [
@@ -259,4 +260,12 @@ fn callers_become_packets() {
         resolved(&book, "node-2:30080", None).unwrap().address(),
         "192.168.0.3:30080"
     );
+}
+
+#[test]
+fn a_caller_and_its_target_are_of_one_family() {
+    let target = Target::parse("10.96.0.80:80").unwrap();
+    let caller = Caller::parse("fd00:244::9").unwrap();
+    let refused = resolve(&Book::default(), Family::V4, &target, Some(&caller), None).unwrap_err();
+    assert!(refused.to_string().contains("IPv6"), "{refused}");
 }
