@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use labkit::screen::page::ARROWS;
 use labkit::screen::{Flow, Key, Look, Mode, Page, Show, hide, print, terminal};
-use labkit::shell::{OutputFormat, emit};
+use labkit::shell::{self, OutputFormat, emit};
 use labkit::text::count;
 use labkit::xtables::{Family, Xtables};
 use labkit::{Failure, Outcome};
@@ -115,21 +115,19 @@ fn json(all: &[Compared]) -> Result<String, Failure> {
         right,
         findings: findings.collect(),
     };
-    let text = serde_json::to_string_pretty(&answer)
-        .map_err(|error| Failure::failed(format!("cannot write JSON: {error}")))?;
-    Ok(text + "\n")
+    shell::json(&answer)
 }
 
 /// What differs, for each node apart where there are several.
 fn lines(all: &[Compared]) -> String {
     let mut nodes: Vec<Option<&str>> = all.iter().map(|one| one.node.as_deref()).collect();
     nodes.dedup();
-    let of = |node: &Option<&str>| {
-        let parts = all.iter().filter(|one| one.node.as_deref() == *node);
+    let of = |node: Option<&str>| {
+        let parts = all.iter().filter(|one| one.node.as_deref() == node);
         let told = text(&parts.flat_map(|one| &one.findings).collect::<Vec<_>>());
         node.map_or(told.clone(), |node| format!("{node}: {told}"))
     };
-    nodes.iter().map(of).collect()
+    nodes.into_iter().map(of).collect()
 }
 
 /// A registry as one node sees it, without the objects that are refused.

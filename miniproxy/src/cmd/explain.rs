@@ -4,7 +4,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use labkit::screen::{Mode, hide, print, terminal};
-use labkit::shell::emit;
+use labkit::shell::{self, emit};
 use labkit::{Failure, Outcome};
 
 use super::question::Asked;
@@ -43,9 +43,7 @@ pub(super) fn run(args: &ExplainArgs) -> Result<Outcome, Failure> {
 
 /// The report as JSON.
 pub(super) fn json(report: &Report, hidden: bool) -> Result<String, Failure> {
-    let mut text = serde_json::to_string_pretty(report)
-        .map_err(|error| Failure::failed(format!("cannot write JSON: {error}")))?;
-    text.push('\n');
+    let text = shell::json(report)?;
     Ok(if hidden { hide::addresses(&text) } else { text })
 }
 

@@ -256,7 +256,7 @@ pub fn wrapped(text: &str, head: &str, look: &Look) -> Vec<String> {
 }
 
 /// The sign in one byte that is most like it, as wide.
-const fn as_ascii(character: char) -> char {
+pub const fn as_ascii(character: char) -> char {
     match character {
         '\0'..='\u{7f}' => character,
         '─' | '–' | '—' | '╌' | '·' => '-',
