@@ -246,6 +246,9 @@ fn from_dump(
     let bytes = bytes.map_err(|error| {
         Failure::usage(format!("cannot read {shown}: {error}")).hint("expected the output of iptables-save")
     })?;
+    if let Some(hint) = pasted::compressed(&bytes) {
+        return Err(Failure::usage(format!("{shown}: there is no rule in it")).hint(hint));
+    }
     let only_node = registry.and_then(|(registry, _)| {
         let mut nodes = registry.nodes.keys();
         nodes.next().filter(|_| nodes.next().is_none()).cloned()

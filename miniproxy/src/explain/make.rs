@@ -13,7 +13,9 @@ use crate::rules::pasted::Pasted;
 use crate::rules::rule::{Match, Rule};
 use crate::rules::set::{Found, TableName};
 use crate::rules::text::rule_text;
-use crate::rules::trace::{self, Hop, NodeFacts, Packet, Place, SOME_INTERFACE, Trace};
+use crate::rules::trace::{
+    self, Hop, NodeFacts, OUTSIDE_INTERFACE, Packet, Place, SOME_INTERFACE, Trace, Why,
+};
 use crate::target::{Book, Call, Door};
 
 /// Where the rules are from.
@@ -54,10 +56,14 @@ pub fn explain(question: &Question<'_>) -> Report {
     made.report()
 }
 
+fn is_open(interface: &str) -> bool {
+    [SOME_INTERFACE, OUTSIDE_INTERFACE].contains(&interface)
+}
+
 /// The packet as it comes in: by the interface that its source is behind, where that is known.
 fn packet(question: &Question<'_>) -> Packet {
     let mut packet = question.call.packet.clone();
-    if packet.arriving.as_deref() == Some(SOME_INTERFACE)
+    if packet.arriving.as_deref().is_some_and(is_open)
         && let Some(name) = question.host.and_then(|host| host.interface_to(packet.source))
     {
         packet.arriving = Some(name.to_string());
@@ -96,6 +102,14 @@ fn nat_alone(found: &Found, left_out: &[&str]) -> Found {
     alone
 }
 
+/// The same walk once more would end no further.
+fn gave_up_in_nat(trace: &Trace) -> bool {
+    let rules = trace.doubts.iter().flat_map(|doubt| &doubt.rules);
+    rules
+        .filter(|rule| rule.place.table == TableName::Nat.name())
+        .any(|rule| rule.why == Why::TooLong)
+}
+
 pub(super) struct Made<'a> {
     pub(super) question: &'a Question<'a>,
     pub(super) packet: Packet,
@@ -120,8 +134,10 @@ impl<'a> Made<'a> {
             let nat = nat_alone(&question.pasted.found, left_out);
             trace::trace_within(&nat, &accepting, &packet, question.steps)
         };
-        let nat = (!whole.doubts.is_empty()).then(|| without(&[]));
-        let unsure = nat.as_ref().is_some_and(|nat| !nat.doubts.is_empty());
+        let nat = (!whole.doubts.is_empty() && !gave_up_in_nat(&whole)).then(|| without(&[]));
+        let unsure = nat
+            .as_ref()
+            .is_some_and(|nat| !nat.doubts.is_empty() && !gave_up_in_nat(nat));
         let sent = unsure.then(|| without(&["POSTROUTING", "INPUT"]));
         Self {
             question,
@@ -145,7 +161,10 @@ impl<'a> Made<'a> {
     /// Whether all rules are here that have a say in what becomes of the packet.
     pub(super) fn has_all_rules(&self) -> bool {
         let pasted = self.question.pasted;
-        !pasted.beside && (pasted.has_filter || self.question.host.is_some())
+        match self.question.host {
+            Some(host) => !host.mixed,
+            None => pasted.has_filter && !pasted.beside,
+        }
     }
 
     /// Rules that are not here can stop what others let through, but let through nothing that others stop.
@@ -189,6 +208,10 @@ impl<'a> Made<'a> {
         notes.extend(self.affinity(&dice));
         notes.extend(marked.then(|| MARKED.to_string()));
         notes.extend(self.without_filter(verdict));
+        notes.extend(self.question.host.filter(|host| host.mixed).map(|_| {
+            "the other iptables has rules too, and the kernel asks both: whether those let it pass is not known"
+                .to_string()
+        }));
         let mut report = Report {
             schema: 1,
             kind: "explain",
@@ -227,7 +250,7 @@ impl<'a> Made<'a> {
 
     fn packet_facts(&self) -> PacketFacts {
         let call = self.question.call;
-        let interface = self.packet.arriving.clone().filter(|name| name != SOME_INTERFACE);
+        let interface = self.packet.arriving.clone().filter(|name| !is_open(name));
         PacketFacts {
             source: self.packet.source.to_string(),
             from: call.sender.name.clone(),

@@ -76,7 +76,8 @@ fn what_stands_before_each_line_hides_no_policy() {
         "+",
     ];
     for prefix in prefixes {
-        let text: String = dump.lines().map(|line| format!("{prefix}{line}\n")).collect();
+        let lines: Vec<String> = dump.lines().map(|line| format!("{prefix}{line}")).collect();
+        let text = lines.join("\n") + "\n";
         let report = ask(&text, "web");
         assert_eq!((report.verdict, report.certain), (Verdict::Drop, true), "{text}");
         assert_eq!(report.ends[0].by.as_deref(), Some("filter FORWARD policy"));
@@ -210,20 +211,15 @@ fn several_rules_for_one_address_are_one_backend() {
 /// Rules that no dump decides, made to double: given up in time, and said so.
 #[test]
 fn rules_made_to_explode_are_given_up() {
-    let sets: String = (0..24)
-        .map(|bit| {
-            format!(
-                "-A PREROUTING -m set --match-set s{bit} src -j MARK --or-mark {:#x}\n",
-                1 << bit
-            )
-        })
-        .collect();
-    let chains: String = (0..24)
-        .map(|at| {
-            let jump = format!("-A C{at} -m set --match-set s{at} src -j C{}\n", at + 1);
-            format!("{jump}{jump}")
-        })
-        .collect();
+    let set = |bit: u32| {
+        format!(
+            "-A PREROUTING -m set --match-set s{bit} src -j MARK --or-mark {:#x}\n",
+            1 << bit
+        )
+    };
+    let sets = (0..24).map(set).collect::<Vec<_>>().concat();
+    let jumps = |at: usize| format!("-A C{at} -m set --match-set s{at} src -j C{}\n", at + 1).repeat(2);
+    let chains = (0..24).map(jumps).collect::<Vec<_>>().concat();
     let dnat = "-j DNAT --to-destination 10.1.1.1:80\nCOMMIT\n";
     for rules in [
         format!("*nat\n{sets}-A PREROUTING -m mark --mark 0x1 {dnat}"),
@@ -246,11 +242,8 @@ fn rules_made_to_explode_are_given_up() {
 fn a_caller_that_is_sent_to_itself_needs_a_masquerade() {
     let itself = ("web", Some("10.244.1.3"));
     assert!(told(DICE, itself, None, |_, _| {}).gets_through());
-    let bare: String = DICE
-        .lines()
-        .filter(|line| !line.contains("-j MASQUERADE"))
-        .map(|line| format!("{line}\n"))
-        .collect();
+    let kept = DICE.lines().filter(|line| !line.contains("-j MASQUERADE"));
+    let bare = kept.collect::<Vec<_>>().join("\n") + "\n";
     let report = told(&bare, itself, None, |_, _| {});
     assert!(
         report.sentence.contains("33.3% of all new connections fail"),
@@ -317,6 +310,17 @@ fn endpoints_are_not_missed_by_another_protocol() {
         report.checks.iter().any(|check| check.name == "endpoints")
     };
     assert!(check(None) && !check(Some(Transport::Icmp)));
+}
+
+/// Who is outside comes in by no bridge of the node's containers.
+#[test]
+fn rules_for_containers_leave_strangers_alone() {
+    let docker = "-A PREROUTING -i docker0 -j RETURN\n[9:540] -A PREROUTING -m comment";
+    let dump = DICE.replacen("[9:540] -A PREROUTING -m comment", docker, 1);
+    let stranger = ("node:30080", Some("outside"));
+    let report = told(&dump, stranger, None, |_, _| {});
+    assert_eq!((report.verdict, report.certain), (Verdict::Dnat, true));
+    assert!(!told(&dump, ("web", None), None, |_, _| {}).certain);
 }
 
 /// flannel's rules name the network of the node's own pods.

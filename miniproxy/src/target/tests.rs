@@ -8,7 +8,7 @@ use labkit::xtables::Family;
 use super::*;
 use crate::model::Protocol;
 use crate::rules::parse::parse;
-use crate::rules::trace::{SOME_INTERFACE, Transport};
+use crate::rules::trace::{OUTSIDE_INTERFACE, SOME_INTERFACE, Transport};
 
 fn named(namespace: Option<&str>, name: &str, port: Option<PortRef>, surely_service: bool) -> Target {
     Target::Named {
@@ -241,7 +241,12 @@ fn callers_become_packets() {
         (Some("node"), "192.168.0.2", None, SenderKind::Node),
         (Some("node-1"), "192.168.0.2", None, SenderKind::Node),
         (Some("node-2"), "192.168.0.3", away, SenderKind::OtherNode),
-        (Some("outside"), "203.0.113.9", away, SenderKind::Outside),
+        (
+            Some("outside"),
+            "203.0.113.9",
+            Some(OUTSIDE_INTERFACE),
+            SenderKind::Outside,
+        ),
         (Some("10.244.0.9"), "10.244.0.9", away, SenderKind::Pod),
         (Some("192.168.0.2"), "192.168.0.2", None, SenderKind::Node),
         (Some("8.8.8.8"), "8.8.8.8", away, SenderKind::Address),

@@ -8,8 +8,8 @@ use super::wrapped::Lines;
 
 /// Bytes as Windows, or anybody, saved them → text.
 pub fn text_of(bytes: Vec<u8>) -> String {
-    let two = |little: bool| {
-        let pairs = bytes[2..].chunks_exact(2);
+    let two = |little: bool, from: usize| {
+        let pairs = bytes[from..].chunks_exact(2);
         let units: Vec<u16> = pairs
             .map(|pair| {
                 if little {
@@ -21,12 +21,27 @@ pub fn text_of(bytes: Vec<u8>) -> String {
             .collect();
         String::from_utf16_lossy(&units)
     };
-    match bytes.as_slice() {
-        [0xff, 0xfe, ..] => two(true),
-        [0xfe, 0xff, ..] => two(false),
+    let text = match bytes.as_slice() {
+        [0xff, 0xfe, ..] => two(true, 2),
+        [0xfe, 0xff, ..] => two(false, 2),
+        // Letters of ASCII, each beside a zero.
+        [first, 0, second, 0, ..] if *first != 0 && *second != 0 => two(true, 0),
+        [0, first, 0, second, ..] if *first != 0 && *second != 0 => two(false, 0),
         _ => String::from_utf8(bytes)
             .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()),
+    };
+    with_plain_ends(text)
+}
+
+/// Lines that end as on old Macintoshes, and zeros among the letters.
+fn with_plain_ends(mut text: String) -> String {
+    if text.contains('\0') {
+        text.retain(|sign| sign != '\0');
     }
+    if text.contains('\r') && !text.contains('\n') {
+        text = text.replace('\r', "\n");
+    }
+    text
 }
 
 /// The text with each rule on a line of its own, in plain signs. A dump as it was saved is only looked through.

@@ -24,7 +24,7 @@ mod tests;
 mod wrapped;
 
 pub use mend::{mended, text_of};
-pub use other::something_else;
+pub use other::{compressed, something_else};
 
 /// The rules of one family, with the very lines they were read from.
 #[derive(Debug, Clone, Default)]

@@ -52,6 +52,9 @@ pub struct Packet {
 
 /// The interface of a packet that arrives, nobody knows where: no interface can have this name.
 pub const SOME_INTERFACE: &str = ":";
+/// The same for a packet from outside of the cluster: not by an interface that leads to the node's own
+/// containers.
+pub const OUTSIDE_INTERFACE: &str = ":outside";
 
 /// What a dump does not say about its node.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use super::Nearest;
 use super::condition::{Met, Scene};
 use super::effect::{Effect, effect};
 use super::state::{Spot, State};
-use super::{NodeFacts, Packet};
+use super::{NodeFacts, Packet, SOME_INTERFACE};
 
 /// The nat table as the packet found it, before anything was rewritten.
 pub(super) struct Search<'a> {
@@ -200,6 +200,7 @@ impl<'a> Search<'a> {
                 format!("destination {}", packet.destination)
             }
             Match::Interface { .. } => match &packet.arriving {
+                Some(name) if name.starts_with(SOME_INTERFACE) => return None,
                 Some(name) => format!("interface {name}"),
                 None => "made by this node".to_string(),
             },
