@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use labkit::screen::ScreenArgs;
+use labkit::shell::OutputFormat;
 
 use super::RegistryArgs;
 
@@ -73,8 +74,14 @@ pub struct GraphArgs {
     #[command(flatten)]
     pub question: QuestionArgs,
     /// How it is written
-    #[arg(long, value_enum, default_value_t)]
+    #[arg(long, value_enum, default_value_t, conflicts_with_all = ["output", "plain"])]
     pub format: GraphFormat,
+    /// How to print; json is the report that the graph is drawn from
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: OutputFormat,
+    /// Sentences, one fact a line
+    #[arg(long, conflicts_with = "output")]
+    pub plain: bool,
     /// Names in place of addresses
     #[arg(long)]
     pub hide_addresses: bool,

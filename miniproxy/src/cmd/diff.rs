@@ -4,8 +4,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use labkit::screen::page::ARROWS;
-use labkit::screen::{Flow, Key, Look, Mode, Page, Show, print, terminal};
-use labkit::shell::{OutputFormat, emit, emit_json};
+use labkit::screen::{Flow, Key, Look, Mode, Page, Show, hide, print, terminal};
+use labkit::shell::{self, OutputFormat, emit};
 use labkit::text::count;
 use labkit::xtables::{Family, Xtables};
 use labkit::{Failure, Outcome};
@@ -27,13 +27,26 @@ use crate::rules::parse;
 use crate::rules::set::Found;
 
 /// What differs, and what to say of objects that are refused.
-type Answer = (Vec<Compared>, Option<Failure>);
+type Differing = (Vec<Compared>, Option<Failure>);
 
-/// What differs on one node of several.
+/// The answer as JSON.
 #[derive(Serialize)]
-struct Part<'a> {
-    node: &'a str,
-    findings: &'a [Finding],
+struct Answer<'a> {
+    schema: u32,
+    kind: &'static str,
+    same: bool,
+    left: &'a str,
+    right: &'a str,
+    findings: Vec<Told<'a>>,
+}
+
+/// What differs, and on which node where there are several.
+#[derive(Serialize)]
+struct Told<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    node: Option<&'a str>,
+    #[serde(flatten)]
+    finding: &'a Finding,
 }
 
 /// Prints the findings; exit code 0 when there is none, 1 when there is any.
@@ -65,16 +78,56 @@ pub(super) fn run(args: &DiffArgs) -> Result<Outcome, Failure> {
         }
         (Some(left), Some(right)) => two_files(args, left, right)?,
     };
-    let findings: Vec<&Finding> = all.iter().flat_map(|one| &one.findings).collect();
+    tell(args, &all)?;
+    let same = all.iter().all(|one| one.findings.is_empty());
+    refused.map_or(Ok(outcome(same)), Err)
+}
+
+/// On the screen, as JSON or in lines.
+fn tell(args: &DiffArgs, all: &[Compared]) -> Result<(), Failure> {
     if wants_screen(args) {
-        show(args, &all)?;
-    } else {
-        match args.screen.output {
-            OutputFormat::Json => emit_json(&findings)?,
-            OutputFormat::Table => emit(&text(&findings))?,
-        }
+        return show(args, all);
     }
-    refused.map_or(Ok(outcome(findings.is_empty())), Err)
+    let text = match args.screen.output {
+        OutputFormat::Json => json(all)?,
+        OutputFormat::Table => lines(all),
+    };
+    emit(&if args.screen.hide_addresses {
+        hide::addresses(&text)
+    } else {
+        text
+    })
+}
+
+fn json(all: &[Compared]) -> Result<String, Failure> {
+    let [left, right] = all.first().map_or(["", ""], |one| [&one.names[0], &one.names[1]]);
+    let findings = all.iter().flat_map(|one| {
+        one.findings.iter().map(|finding| Told {
+            node: one.node.as_deref(),
+            finding,
+        })
+    });
+    let answer = Answer {
+        schema: 1,
+        kind: "diff",
+        same: all.iter().all(|one| one.findings.is_empty()),
+        left,
+        right,
+        findings: findings.collect(),
+    };
+    shell::json(&answer)
+}
+
+/// What differs, for each node apart where there are several.
+fn lines(all: &[Compared]) -> String {
+    let mut nodes: Vec<Option<&str>> = all.iter().map(|one| one.node.as_deref()).collect();
+    nodes.dedup();
+    let of = |node: Option<&str>| {
+        let parts = all.iter().filter(|one| one.node.as_deref() == node);
+        let told = text(&parts.flat_map(|one| &one.findings).collect::<Vec<_>>());
+        node.map_or(told.clone(), |node| format!("{node}: {told}"))
+    };
+    nodes.into_iter().map(of).collect()
 }
 
 /// A registry as one node sees it, without the objects that are refused.
@@ -177,34 +230,14 @@ fn on_nodes(args: &DiffArgs, homes: &[Home]) -> Result<Outcome, Failure> {
         failures.extend(refused.filter(|_| done.is_empty()));
         done.push((node, all));
     }
-    let findings: Vec<(String, Vec<Finding>)> = done
-        .iter()
-        .map(|(node, all)| {
-            (
-                node.clone(),
-                all.iter().flat_map(|one| one.findings.clone()).collect(),
-            )
-        })
-        .collect();
-    if wants_screen(args) {
-        let named = |(node, all): (String, Vec<Compared>)| all.into_iter().map(move |one| one.of_node(&node));
-        show(args, &done.into_iter().flat_map(named).collect::<Vec<_>>())?;
-    } else if args.screen.output == OutputFormat::Json {
-        let part = |(node, findings)| Part { node, findings };
-        let parts = findings
-            .iter()
-            .map(|(node, findings)| part((node.as_str(), findings.as_slice())));
-        emit_json(&parts.collect::<Vec<_>>())?;
-    } else {
-        for (node, findings) in &findings {
-            emit(&format!("{node}: {}", text(&findings.iter().collect::<Vec<_>>())))?;
-        }
-    }
-    let same = findings.iter().all(|(_, findings)| findings.is_empty());
+    let named = |(node, all): (String, Vec<Compared>)| all.into_iter().map(move |one| one.of_node(&node));
+    let all: Vec<Compared> = done.into_iter().flat_map(named).collect();
+    tell(args, &all)?;
+    let same = all.iter().all(|one| one.findings.is_empty());
     Failure::all(failures).map_or(Ok(outcome(same)), Err)
 }
 
-fn kernel_and_registry(args: &DiffArgs, node: &NodeArgs) -> Result<Answer, Failure> {
+fn kernel_and_registry(args: &DiffArgs, node: &NodeArgs) -> Result<Differing, Failure> {
     let xtables = Xtables::detect(args.iptables.as_deref())?;
     let families = match args.family {
         Some(number) => vec![family(number)?],
@@ -226,7 +259,7 @@ fn kernel_and_registry(args: &DiffArgs, node: &NodeArgs) -> Result<Answer, Failu
     Ok((all, objects.refused))
 }
 
-fn two_files(args: &DiffArgs, left: &Path, right: &Path) -> Result<Answer, Failure> {
+fn two_files(args: &DiffArgs, left: &Path, right: &Path) -> Result<Differing, Failure> {
     let is_registry =
         |path: &Path| path.is_dir() || path.extension().is_some_and(|extension| extension == "json");
     // Once each: a pipe has nothing to say a second time.

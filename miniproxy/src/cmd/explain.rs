@@ -4,22 +4,26 @@ use std::process::Command;
 use std::time::Duration;
 
 use labkit::screen::{Mode, hide, print, terminal};
-use labkit::shell::emit;
+use labkit::shell::{self, emit};
 use labkit::{Failure, Outcome};
 
 use super::question::Asked;
 use crate::cli::ExplainArgs;
+use crate::explain::Report;
 use crate::explain::page::page;
 use crate::explain::plain::plain;
 use crate::explain::show::{Explained, World};
-use crate::explain::{Report, Verdict};
 use crate::target::Caller;
 
-/// Answers; exit code 1 when not every new connection would get through.
+/// Answers; exit code 1 when not every new connection would get through, or nobody can tell.
 pub(super) fn run(args: &ExplainArgs) -> Result<Outcome, Failure> {
     let asked = Asked::new(&args.question)?;
     let report = asked.report(None)?;
-    let outcome = outcome(&report);
+    let outcome = if report.gets_through() {
+        Outcome::Done
+    } else {
+        Outcome::No
+    };
     let look = args.screen.look();
     match args.screen.mode() {
         Mode::Json => emit(&json(&report, look.hide)?)?,
@@ -39,20 +43,8 @@ pub(super) fn run(args: &ExplainArgs) -> Result<Outcome, Failure> {
 
 /// The report as JSON.
 pub(super) fn json(report: &Report, hidden: bool) -> Result<String, Failure> {
-    let mut text = serde_json::to_string_pretty(report)
-        .map_err(|error| Failure::failed(format!("cannot write JSON: {error}")))?;
-    text.push('\n');
+    let text = shell::json(report)?;
     Ok(if hidden { hide::addresses(&text) } else { text })
-}
-
-fn outcome(report: &Report) -> Outcome {
-    let stopped = report
-        .ends
-        .iter()
-        .filter(|end| matches!(end.verdict, "drop" | "reject"));
-    let lost = report.falls_through + stopped.map(|end| end.share).sum::<f64>();
-    let connects = report.verdict.connects() && lost < 1e-6 && report.verdict != Verdict::Unknown;
-    if connects { Outcome::Done } else { Outcome::No }
 }
 
 /// The pods that call one after the other.

@@ -104,8 +104,11 @@ impl Asked {
         let (family, book, mut call) = self.resolved(&reading, caller)?;
         let empty = Pasted::default();
         let pasted = reading.families.get(&family).unwrap_or(&empty);
+        let mut no_route = false;
         if self.ground.host.is_some() && call.packet.arriving.is_none() {
-            call.packet.source = self.source(call.packet.destination).unwrap_or(call.packet.source);
+            let source = self.source(call.packet.destination);
+            no_route = source.is_none();
+            call.packet.source = source.unwrap_or(call.packet.source);
         }
         let mut notes = reading.notes.clone();
         if !reading.families.contains_key(&family) && self.ground.host.is_none() {
@@ -131,6 +134,7 @@ impl Asked {
             family,
             origin: &origin,
             host: self.ground.host.as_ref(),
+            no_route,
             steps: STEPS,
         }))
     }
@@ -238,6 +242,9 @@ fn from_dump(
     let bytes = bytes.map_err(|error| {
         Failure::usage(format!("cannot read {shown}: {error}")).hint("expected the output of iptables-save")
     })?;
+    if let Some(hint) = pasted::compressed(&bytes) {
+        return Err(Failure::usage(format!("{shown}: there is no rule in it")).hint(hint));
+    }
     let only_node = registry.and_then(|(registry, _)| {
         let mut nodes = registry.nodes.keys();
         nodes.next().filter(|_| nodes.next().is_none()).cloned()

@@ -9,6 +9,7 @@ use labkit::Failure;
 use labkit::xtables::Xtables;
 use nix::sys::socket::SockaddrStorage;
 
+use super::place;
 use crate::explain::Host;
 
 const SETTINGS: [&str; 4] = [
@@ -29,6 +30,12 @@ pub fn host(xtables: &Xtables) -> Result<Host, Failure> {
         sysctls: SETTINGS
             .iter()
             .filter_map(|key| Some(((*key).to_string(), setting(key)?)))
+            .collect(),
+        // Where links cannot be listed, nothing is said of them.
+        ports: place::links()
+            .unwrap_or_default()
+            .into_iter()
+            .filter_map(|link| Some((link.name, link.hairpin?)))
             .collect(),
         mixed: xtables.mixed,
     })

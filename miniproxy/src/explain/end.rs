@@ -10,7 +10,7 @@ use crate::target::Door;
 use std::net::IpAddr;
 
 /// What a mark for dropping comes to.
-pub(super) const MARKED: &str = "it is marked for dropping: KUBE-FIREWALL does that where the address is the node's own; elsewhere it leaves, and nobody answers";
+pub(super) const MARKED: &str = "it is marked for dropping: KUBE-FIREWALL does that where the address is the node's own; elsewhere it leaves as it is";
 
 impl Made<'_> {
     pub(super) fn verdict(&self) -> Verdict {
@@ -63,9 +63,7 @@ impl Made<'_> {
     fn no_rule(&self) -> Verdict {
         let pasted = self.question.pasted;
         let without_nat = self.question.host.is_none() && !pasted.found.tables.contains_key(&TableName::Nat);
-        if self.is_marked_for_dropping() {
-            Verdict::Drop
-        } else if pasted.elsewhere.is_some() || pasted.is_fragment || without_nat {
+        if pasted.elsewhere.is_some() || pasted.is_fragment || without_nat {
             Verdict::Unknown
         } else {
             Verdict::NoRule

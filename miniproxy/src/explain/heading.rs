@@ -3,7 +3,16 @@
 use labkit::screen::look::{Role, Sign};
 use labkit::screen::{Line, Look};
 
-use super::Report;
+use super::{PacketFacts, Report};
+use crate::model::host_port;
+
+/// `10.96.0.80:80`, `[fd00::1]:80`, or the address alone.
+pub(crate) fn destination(packet: &PacketFacts) -> String {
+    match packet.port {
+        Some(port) => host_port(&packet.destination, port),
+        None => packet.destination.clone(),
+    }
+}
 
 pub(super) fn title(report: &Report, look: &Look) -> Line<'static> {
     let packet = &report.packet;
@@ -15,20 +24,15 @@ pub(super) fn title(report: &Report, look: &Look) -> Line<'static> {
         .service
         .as_deref()
         .map(|name| format!("svc/{} ", super::make::short(name)));
-    let port = packet.port.map(|port| format!(":{port}")).unwrap_or_default();
-    let host = if packet.destination.contains(':') && packet.port.is_some() {
-        format!("[{}]", packet.destination)
-    } else {
-        packet.destination.clone()
-    };
     Line::from(vec![
         look.text(Role::Strong, " EXPLAIN "),
         look.text(
             Role::Plain,
             format!(
-                "{from} {} {}{host}{port}/{}",
+                "{from} {} {}{}/{}",
                 look.sign(Sign::To),
                 to.unwrap_or_default(),
+                destination(packet),
                 packet.protocol
             ),
         ),

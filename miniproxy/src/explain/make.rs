@@ -1,20 +1,21 @@
 //! A walk through the rules → the report.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 
 use ipnet::IpNet;
 use labkit::xtables::Family;
 
-use super::asks::{asks, dnat, leads_to};
+use super::asks::asks;
 use super::check::{self, Host};
 use super::end::MARKED;
-use super::{Backend, PacketFacts, Report, Roll, RuleFacts, Step, Verdict};
+use super::{PacketFacts, Report, Roll, RuleFacts, Step, Verdict};
 use crate::rules::pasted::Pasted;
 use crate::rules::rule::{Match, Rule};
 use crate::rules::set::{Found, TableName};
 use crate::rules::text::rule_text;
-use crate::rules::trace::{self, Hop, NodeFacts, Outcome, Packet, Place, SOME_INTERFACE, Trace};
+use crate::rules::trace::{
+    self, Hop, NodeFacts, OUTSIDE_INTERFACE, Packet, Place, SOME_INTERFACE, Trace, Why,
+};
 use crate::target::{Book, Call, Door};
 
 /// Where the rules are from.
@@ -43,6 +44,8 @@ pub struct Question<'a> {
     pub origin: &'a Origin,
     /// What the node itself says; nothing where there is only a dump.
     pub host: Option<&'a Host>,
+    /// The node, which makes the packet, has no route to its destination.
+    pub no_route: bool,
     /// How many rules may be held against the packet before it is given up.
     pub steps: usize,
 }
@@ -53,10 +56,14 @@ pub fn explain(question: &Question<'_>) -> Report {
     made.report()
 }
 
+fn is_open(interface: &str) -> bool {
+    [SOME_INTERFACE, OUTSIDE_INTERFACE].contains(&interface)
+}
+
 /// The packet as it comes in: by the interface that its source is behind, where that is known.
 fn packet(question: &Question<'_>) -> Packet {
     let mut packet = question.call.packet.clone();
-    if packet.arriving.as_deref() == Some(SOME_INTERFACE)
+    if packet.arriving.as_deref().is_some_and(is_open)
         && let Some(name) = question.host.and_then(|host| host.interface_to(packet.source))
     {
         packet.arriving = Some(name.to_string());
@@ -95,6 +102,14 @@ fn nat_alone(found: &Found, left_out: &[&str]) -> Found {
     alone
 }
 
+/// The same walk once more would end no further.
+fn gave_up_in_nat(trace: &Trace) -> bool {
+    let rules = trace.doubts.iter().flat_map(|doubt| &doubt.rules);
+    rules
+        .filter(|rule| rule.place.table == TableName::Nat.name())
+        .any(|rule| rule.why == Why::TooLong)
+}
+
 pub(super) struct Made<'a> {
     pub(super) question: &'a Question<'a>,
     pub(super) packet: Packet,
@@ -119,8 +134,10 @@ impl<'a> Made<'a> {
             let nat = nat_alone(&question.pasted.found, left_out);
             trace::trace_within(&nat, &accepting, &packet, question.steps)
         };
-        let nat = (!whole.doubts.is_empty()).then(|| without(&[]));
-        let unsure = nat.as_ref().is_some_and(|nat| !nat.doubts.is_empty());
+        let nat = (!whole.doubts.is_empty() && !gave_up_in_nat(&whole)).then(|| without(&[]));
+        let unsure = nat
+            .as_ref()
+            .is_some_and(|nat| !nat.doubts.is_empty() && !gave_up_in_nat(nat));
         let sent = unsure.then(|| without(&["POSTROUTING", "INPUT"]));
         Self {
             question,
@@ -136,6 +153,41 @@ impl<'a> Made<'a> {
         self.sent.as_ref().or(self.nat.as_ref()).unwrap_or(&self.whole)
     }
 
+    /// The walk that says with which source packets leave.
+    pub(super) fn way_out(&self) -> &Trace {
+        self.nat.as_ref().unwrap_or(&self.whole)
+    }
+
+    /// Whether all rules are here that have a say in what becomes of the packet.
+    pub(super) fn has_all_rules(&self) -> bool {
+        let pasted = self.question.pasted;
+        match self.question.host {
+            Some(host) => !host.mixed,
+            None => pasted.has_filter && !pasted.beside,
+        }
+    }
+
+    /// Rules that are not here can stop what others let through, but let through nothing that others stop.
+    fn is_certain(&self, verdict: Verdict) -> bool {
+        let is_stopped = matches!(verdict, Verdict::Drop | Verdict::Reject);
+        self.whole.doubts.is_empty() && verdict != Verdict::Unknown && (is_stopped || self.has_all_rules())
+    }
+
+    fn without_filter(&self, verdict: Verdict) -> Option<String> {
+        let pasted = self.question.pasted;
+        if pasted.has_filter || self.question.host.is_some() || pasted.found.tables.is_empty() {
+            return None;
+        }
+        let all = match verdict {
+            Verdict::Drop | Verdict::Reject => return None,
+            Verdict::NoRule | Verdict::Unknown => ", nor whether it is rejected there",
+            Verdict::Dnat | Verdict::Accept => "",
+        };
+        Some(format!(
+            "the filter table is not in the dump: whether it is let through is not known{all}"
+        ))
+    }
+
     fn report(self) -> Report {
         let (backends, dice) = self.backends();
         let verdict = self.verdict();
@@ -148,17 +200,23 @@ impl<'a> Made<'a> {
             .map(|outcome| outcome.mark)
             .max()
             .unwrap_or(0);
-        let marked = self.is_marked_for_dropping() && verdict == Verdict::Drop;
+        let marked = self.is_marked_for_dropping() && !verdict.connects();
+        let sent = self.sent();
         let falls_through = if marked { 0.0 } else { choosing.falls_through };
         let mut notes = self.question.call.notes.clone();
         notes.extend(self.question.origin.notes.iter().cloned());
         notes.extend(self.affinity(&dice));
         notes.extend(marked.then(|| MARKED.to_string()));
+        notes.extend(self.without_filter(verdict));
+        notes.extend(self.question.host.filter(|host| host.mixed).map(|_| {
+            "the other iptables has rules too, and the kernel asks both: whether those let it pass is not known"
+                .to_string()
+        }));
         let mut report = Report {
             schema: 1,
             kind: "explain",
             verdict,
-            certain: self.whole.doubts.is_empty(),
+            certain: self.is_certain(verdict),
             sentence: String::new(),
             packet: self.packet_facts(),
             rules: RuleFacts {
@@ -170,6 +228,7 @@ impl<'a> Made<'a> {
             backends,
             dice,
             falls_through,
+            not_known: sent.not_known,
             masquerade,
             backend_sees,
             backend_sees_what,
@@ -181,16 +240,17 @@ impl<'a> Made<'a> {
             way_back: String::new(),
             checks: Vec::new(),
             notes,
+            end_known: self.end_known(),
         };
+        report.checks = check::checks(&report, self.question);
         report.sentence = super::plain::sentence(&report);
         report.way_back = check::way_back(&report, self.question);
-        report.checks = check::checks(&report, self.question);
         report
     }
 
     fn packet_facts(&self) -> PacketFacts {
         let call = self.question.call;
-        let interface = self.packet.arriving.clone().filter(|name| name != SOME_INTERFACE);
+        let interface = self.packet.arriving.clone().filter(|name| !is_open(name));
         PacketFacts {
             source: self.packet.source.to_string(),
             from: call.sender.name.clone(),
@@ -254,99 +314,6 @@ impl<'a> Made<'a> {
         }
     }
 
-    /// Where packets are sent, and the rules that choose: those that lead to a chain with one DNAT, or
-    /// the DNAT rules themselves.
-    fn backends(&self) -> (Vec<Backend>, Vec<Roll>) {
-        let trace = self.choosing();
-        let mut leading: BTreeMap<&str, Vec<&Hop>> = BTreeMap::new();
-        let mut dnats: Vec<(&Hop, SocketAddr)> = Vec::new();
-        let mut in_chain: BTreeMap<&str, usize> = BTreeMap::new();
-        for hop in trace.hops.iter().filter(|hop| hop.place.table == "nat") {
-            let Some(rule) = self.rule(&hop.place) else {
-                continue;
-            };
-            if let Some(to) = leads_to(rule) {
-                leading.entry(to).or_default().push(hop);
-            }
-            if let Some(mut to) = dnat(rule) {
-                if to.port() == 0 {
-                    to.set_port(self.packet.port);
-                }
-                dnats.push((hop, to));
-                *in_chain.entry(&hop.place.chain).or_default() += 1;
-            }
-        }
-        let mut backends: Vec<Backend> = Vec::new();
-        let mut dice = Vec::new();
-        for (hop, to) in dnats {
-            let alone = in_chain.get(hop.place.chain.as_str()) == Some(&1);
-            let choosers = leading.get(hop.place.chain.as_str()).filter(|_| alone);
-            let choosers = choosers.map_or_else(|| vec![hop], Clone::clone);
-            let place = backends.len();
-            dice.extend(choosers.iter().map(|chooser| self.roll(chooser, place)));
-            let chances = choosers.iter().filter_map(|chooser| self.chance(&chooser.place));
-            backends.push(self.backend(
-                hop,
-                to,
-                chances.fold(None, |_, chance| Some(chance)).unwrap_or(1.0),
-            ));
-        }
-        dice.sort_by(|one, other| (&one.chain, one.rule).cmp(&(&other.chain, other.rule)));
-        in_order_of_dice(&mut backends, &mut dice);
-        (backends, dice)
-    }
-
-    fn chance(&self, place: &Place) -> Option<f64> {
-        self.rule(place)?
-            .matches
-            .iter()
-            .find_map(|condition| match condition {
-                Match::Statistic(chance) => Some(chance.fraction()),
-                Match::Other(words) => trace::chance(&words.iter().map(String::as_str).collect::<Vec<_>>()),
-                _ => None,
-            })
-    }
-
-    fn roll(&self, hop: &Hop, goes_to: usize) -> Roll {
-        Roll {
-            chain: hop.place.chain.clone(),
-            rule: hop.place.number.unwrap_or(0),
-            text: self.text(&hop.place),
-            rolls: self.chance(&hop.place),
-            still_here: hop.reached,
-            share: hop.matched,
-            goes_to,
-            packets: self.question.pasted.packets(&hop.place),
-        }
-    }
-
-    fn backend(&self, hop: &Hop, to: SocketAddr, probability: f64) -> Backend {
-        let of_it = |outcome: &&Outcome| {
-            outcome.destination.is_some_and(|other| {
-                other.ip() == to.ip() && (other.port() == to.port() || !self.packet.protocol.has_ports())
-            })
-        };
-        let arrives = self.whole.outcomes.iter().filter(of_it);
-        let arrives: f64 = arrives
-            .filter(|outcome| outcome.verdict == trace::Verdict::Accept)
-            .map(|outcome| outcome.probability)
-            .sum();
-        let mut outcomes = self.choosing().outcomes.iter().filter(of_it);
-        let name = self.question.book.name_of(to.ip());
-        Backend {
-            name: name.map(|name| short(&name)),
-            address: to.to_string(),
-            share: hop.matched,
-            arrives: self.whole.doubts.is_empty().then_some(arrives),
-            chain: hop.place.chain.clone(),
-            rule: hop.place.number.unwrap_or(0),
-            text: self.text(&hop.place),
-            probability,
-            masquerade: outcomes.any(|outcome| outcome.masqueraded),
-            packets: self.question.pasted.packets(&hop.place),
-        }
-    }
-
     /// Rules that remember clients stand before the dice.
     fn affinity(&self, dice: &[Roll]) -> Option<String> {
         let first = dice.first()?;
@@ -362,21 +329,6 @@ impl<'a> Made<'a> {
             "session affinity: these are the dice of a new client; who called in the last {seconds} s goes where it went then"
         ))
     }
-}
-
-/// Backends stand as the dice come to them: marks and shapes are given in that order.
-fn in_order_of_dice(backends: &mut Vec<Backend>, dice: &mut [Roll]) {
-    let mut order: Vec<usize> = Vec::with_capacity(backends.len());
-    let mut new_place = vec![usize::MAX; backends.len()];
-    for roll in dice.iter_mut() {
-        if new_place[roll.goes_to] == usize::MAX {
-            new_place[roll.goes_to] = order.len();
-            order.push(roll.goes_to);
-        }
-        roll.goes_to = new_place[roll.goes_to];
-    }
-    let mut old: Vec<Option<Backend>> = std::mem::take(backends).into_iter().map(Some).collect();
-    backends.extend(order.into_iter().filter_map(|index| old[index].take()));
 }
 
 /// The namespace `default` goes without saying.

@@ -5,8 +5,9 @@
 
 pub mod asks;
 pub mod check;
+mod dice;
 mod end;
-mod heading;
+pub(crate) mod heading;
 pub mod make;
 pub mod page;
 pub mod plain;
@@ -14,9 +15,13 @@ mod seen;
 pub mod show;
 
 #[cfg(test)]
+mod strict;
+#[cfg(test)]
 pub(crate) mod tests;
 #[cfg(test)]
 mod wild;
+
+use std::net::{IpAddr, SocketAddr};
 
 use serde::{Serialize, Serializer};
 
@@ -109,6 +114,8 @@ pub struct Report {
     pub dice: Vec<Roll>,
     /// The share that is for a Service and that no rule takes.
     pub falls_through: f64,
+    /// The share of which nobody can tell where it is sent.
+    pub not_known: f64,
     /// Whether its source is rewritten.
     pub masquerade: Masquerade,
     /// The address that a backend sees; `None` where it differs or nobody knows.
@@ -132,7 +139,55 @@ pub struct Report {
     pub checks: Vec<Check>,
     /// What the reader should know of the answer.
     pub notes: Vec<String>,
+    /// Whether it is known what becomes of all that is sent somewhere; the backends say the same by `arrives`.
+    #[serde(skip)]
+    pub end_known: bool,
 }
+
+impl Report {
+    /// Shares of all new connections that fail, each with why.
+    pub fn losses(&self) -> Vec<(f64, String)> {
+        let fallen = (self.falls_through > NOTHING)
+            .then(|| (self.falls_through, "are lost: no rule takes them".to_string()));
+        let stopped = self.ends.iter().filter_map(|end| {
+            let did = match end.verdict {
+                "drop" => "dropped",
+                "reject" => "rejected",
+                _ => return None,
+            };
+            let by = end.by.as_ref().map(|by| format!(" by {by}")).unwrap_or_default();
+            (end.share > NOTHING).then(|| (end.share, format!("are {did}{by}")))
+        });
+        let failed = self.checks.iter().filter(|check| check.ok == Some(false));
+        let failed = failed.filter_map(|check| {
+            let share = check.costs.filter(|share| *share > NOTHING)?;
+            Some((share, format!("fail: {}", check.text)))
+        });
+        fallen.into_iter().chain(stopped).chain(failed).collect()
+    }
+
+    /// Whether the backends that see an address of the node are the caller itself.
+    pub fn only_itself(&self) -> bool {
+        let masqueraded = self.backends.iter().filter(|backend| backend.masquerade);
+        let ip = |backend: &Backend| {
+            backend
+                .address
+                .parse::<SocketAddr>()
+                .ok()
+                .map(|address| address.ip())
+        };
+        let source = self.packet.source.parse::<IpAddr>().ok();
+        masqueraded.clone().next().is_some() && masqueraded.into_iter().all(|backend| ip(backend) == source)
+    }
+
+    /// Whether every new connection gets through, as far as rules and checks tell; what is not known does not.
+    pub fn gets_through(&self) -> bool {
+        self.verdict.connects() && self.end_known && self.not_known < NOTHING && self.losses().is_empty()
+    }
+}
+
+/// Less than any share: sums of fractions are not exact.
+pub(crate) const NOTHING: f64 = 1e-6;
 
 /// The packet, with names.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -320,13 +375,16 @@ pub struct NotUnderstood {
 }
 
 /// Something that must be so besides the rules.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Check {
     /// `shares`, `forward`, `bridge`, …
     pub name: &'static str,
     /// Whether it is; `None` where nobody could look.
     pub ok: Option<bool>,
+    /// The share of all new connections that fails where it is not so, as far as that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub costs: Option<f64>,
     /// In words.
     pub text: String,
 }

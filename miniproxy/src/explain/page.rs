@@ -4,7 +4,7 @@ use labkit::screen::look::{Role, Sign};
 use labkit::screen::page::fit;
 use labkit::screen::{Line, Look, Mark, Page, Span};
 
-use super::{Backend, Masquerade, Report, Roll, Step, Verdict, fraction, heading, percent};
+use super::{Backend, Masquerade, NOTHING, Report, Roll, Step, Verdict, fraction, heading, percent};
 
 /// A line of the body, with the rule that it is about.
 struct Row {
@@ -133,17 +133,16 @@ fn wrapped(text: &str, room: usize) -> Vec<String> {
 
 fn packet(report: &Report, look: &Look) -> Vec<Row> {
     let packet = &report.packet;
-    let port = packet.port.map(|port| format!(":{port}")).unwrap_or_default();
+    let to = heading::destination(packet);
     let way = match (&packet.interface, packet.made_here) {
         (_, true) => ", made here".to_string(),
         (Some(interface), false) => format!(", in by {interface}"),
         (None, false) => String::new(),
     };
     let text = format!(
-        "{} {} {}{port}  {} NEW{way}",
+        "{} {} {to}  {} NEW{way}",
         packet.source,
         look.sign(Sign::To),
-        packet.destination,
         packet.protocol
     );
     let mut rows = fact(look, "PACKET", Role::Plain, &text);
@@ -266,6 +265,7 @@ fn dice(report: &Report, look: &Look) -> Vec<Row> {
         rows.push(roll_row(report, roll, look).about(&roll.text));
     }
     rows.push(falls(report, look));
+    rows.extend(not_known(report, look));
     if let Some(chance) = report.dice.iter().find_map(|roll| roll.rolls).filter(|_| wide) {
         let stored = (chance * 2_147_483_648.0).round();
         let text = format!(
@@ -319,22 +319,36 @@ fn label(backend: &Backend) -> String {
 
 fn falls(report: &Report, look: &Look) -> Row {
     let lost = report.falls_through > 1e-9;
-    let width = match look.width {
-        0..=69 => 14,
-        70..=99 => 26,
-        _ => 27,
-    };
-    let (role, sign) = if lost {
-        (Role::Lost, Sign::No)
-    } else {
-        (Role::Good, Sign::Yes)
+    let (role, sign) = match (lost, report.not_known > NOTHING) {
+        (true, _) => (Role::Lost, look.sign(Sign::No)),
+        (false, false) => (Role::Good, look.sign(Sign::Yes)),
+        (false, true) => (Role::Plain, "?"),
     };
     let word = if lost { " LOST" } else { "" };
+    rest(
+        "falls through",
+        report.falls_through,
+        role,
+        &format!("{sign}{word}"),
+        look,
+    )
+}
+
+fn not_known(report: &Report, look: &Look) -> Option<Row> {
+    (report.not_known > NOTHING).then(|| rest("not known", report.not_known, Role::Lost, "?", look))
+}
+
+/// A share that no backend gets, below theirs.
+fn rest(what: &str, share: f64, role: Role, sign: &str, look: &Look) -> Row {
+    let width = match look.width {
+        0..=69 => 20,
+        70..=99 => 32,
+        _ => 33,
+    };
     let text = format!(
-        "        falls through{:>width$}   {}{word}",
-        percent(report.falls_through),
-        look.sign(sign),
-        width = width - 7
+        "        {what}{:>width$}   {sign}",
+        percent(share),
+        width = width - what.len()
     );
     Row::of(look.text(role, text))
 }
@@ -343,22 +357,25 @@ fn outcome(report: &Report, look: &Look) -> Vec<Row> {
     let mut rows = Vec::new();
     let packet = &report.packet;
     if report.verdict == Verdict::Dnat {
-        let port = packet.port.map(|port| format!(":{port}")).unwrap_or_default();
         let text = format!(
-            "dst {}{port} {} {}, the only edit{}",
-            packet.destination,
+            "dst {} {} {}, the only edit{}",
+            heading::destination(packet),
             look.sign(Sign::Rewrite),
             match report.backends.as_slice() {
                 [only] => only.address.as_str(),
                 _ => "the winner's address and port",
             },
-            if report.certain {
-                ""
-            } else {
-                ", if what is in DOUBT lets it pass"
+            match (report.end_known, report.not_understood.is_empty()) {
+                (true, _) => "",
+                (_, true) => ", if rules that are not here let it pass",
+                _ => ", if what is in DOUBT lets it pass",
             }
         );
         rows.extend(fact(look, "DNAT", Role::Plain, &text));
+        if !report.losses().is_empty() {
+            let text = format!("{} {}", look.sign(Sign::No), report.sentence);
+            rows.extend(fact(look, "VERDICT", Role::Lost, &text));
+        }
     } else {
         let role = if report.verdict.connects() {
             Role::Plain

@@ -2,29 +2,53 @@
 
 use labkit::text::{count, printable};
 
-use super::{Masquerade, Report, Verdict, fraction, percent};
+use super::{Masquerade, NOTHING, Report, Verdict, fraction, percent};
 
 /// The verdict in one sentence.
 pub(super) fn sentence(report: &Report) -> String {
-    let backends = match report.backends.as_slice() {
-        [only] => format!("its one backend, {}", only.address),
-        several => format!("one of {} backends", several.len()),
-    };
-    let lost = report.falls_through > 1e-9;
+    let losses: Vec<String> = report
+        .losses()
+        .iter()
+        .map(|(share, what)| format!("{} of all new connections {what}", percent(*share)))
+        .collect();
     match report.verdict {
-        Verdict::Dnat if lost => format!(
-            "It is sent to {backends}, and {} of all new connections are lost: no rule takes them.",
-            percent(report.falls_through)
-        ),
-        Verdict::Dnat if !report.certain => {
-            format!("It is sent to {backends}, if rules that are not understood here let it pass.")
-        }
-        Verdict::Dnat => format!("It is sent to {backends}."),
+        Verdict::Dnat if losses.is_empty() => format!("{}.", sent(report)),
+        Verdict::Dnat => format!("{}, and {}.", sent(report), losses.join("; ")),
         Verdict::Reject => "It is rejected: the caller is told at once.".into(),
         Verdict::Drop => "It is dropped: the caller waits until it gives up.".into(),
+        Verdict::NoRule if !report.certain => {
+            "No rule that is here takes it; whether others do, or reject it, is not known.".into()
+        }
         Verdict::NoRule => "No rule takes it.".into(),
+        Verdict::Accept if !report.end_known => {
+            "No rule that is here rewrites it: it goes to the address as it is, if the others let it.".into()
+        }
         Verdict::Accept => "No rule rewrites it: it goes to the address as it is.".into(),
         Verdict::Unknown => "Nobody can tell from these rules alone.".into(),
+    }
+}
+
+fn sent(report: &Report) -> String {
+    let condition = match (report.end_known, report.not_understood.is_empty()) {
+        (true, _) => "",
+        (_, true) => ", if rules that are not here let it pass",
+        _ => ", if rules that are not understood here let it pass",
+    };
+    if report.not_known > NOTHING {
+        let to = match report.backends.as_slice() {
+            [only] => only.address.clone(),
+            several => count(several.len(), "backend"),
+        };
+        let known: f64 = report.backends.iter().map(|backend| backend.share).sum();
+        return format!(
+            "{} of all new connections are sent to {to}{condition}; where {} go is not known",
+            percent(known),
+            percent(report.not_known)
+        );
+    }
+    match report.backends.as_slice() {
+        [only] => format!("It is sent to its one backend, {}{condition}", only.address),
+        several => format!("It is sent to one of {} backends{condition}", several.len()),
     }
 }
 
@@ -133,6 +157,12 @@ fn dice(report: &Report) -> Vec<String> {
             percent(report.falls_through)
         ));
     }
+    if report.not_known > NOTHING {
+        lines.push(format!(
+            "Not known where they go: {} of all new connections.",
+            percent(report.not_known)
+        ));
+    }
     lines
 }
 
@@ -152,10 +182,14 @@ fn ends(report: &Report) -> Vec<String> {
             Masquerade::No => "No masquerade: the source stays as it is.".into(),
             Masquerade::Yes => format!("Masquerade (mark {}): the source is rewritten.", report.mark),
             Masquerade::Unknown => "Whether the source is rewritten is in doubt.".into(),
-            Masquerade::Some => format!(
-                "Masquerade (mark {}) for some: a caller that reaches itself.",
-                report.mark
-            ),
+            Masquerade::Some => {
+                let who = if report.only_itself() {
+                    ": a caller that reaches itself"
+                } else {
+                    " backends"
+                };
+                format!("Masquerade (mark {}) for some{who}.", report.mark)
+            }
         });
         let address = report
             .backend_sees

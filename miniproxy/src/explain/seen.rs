@@ -10,7 +10,7 @@ use crate::target::SenderKind;
 impl Made<'_> {
     /// The source is rewritten on the way out: what is in doubt there is told as not known.
     pub(super) fn masquerade(&self, verdict: Verdict) -> Masquerade {
-        let nat = self.nat.as_ref().unwrap_or(&self.whole);
+        let nat = self.way_out();
         let possible = nat.doubts.iter().flat_map(|doubt| &doubt.possible);
         let all: Vec<Outcome> = nat.outcomes.iter().chain(possible).cloned().collect();
         match masquerade(&all, verdict) {
@@ -20,6 +20,14 @@ impl Made<'_> {
     }
 
     pub(super) fn seen(&self, masquerade: Masquerade, verdict: Verdict) -> (Option<String>, String) {
+        let rewritten = |outcome: &&Outcome| outcome.masqueraded && outcome.destination.is_some();
+        let nat = self.way_out();
+        let itself = |outcome: &Outcome| {
+            outcome
+                .destination
+                .is_some_and(|to| to.ip() == self.packet.source)
+        };
+        let only_itself = nat.outcomes.iter().filter(rewritten).all(itself);
         let source = self.packet.source;
         let who = match self.question.call.sender.kind {
             _ if self.packet.arriving.is_none() => "the node, which made the packet",
@@ -35,9 +43,13 @@ impl Made<'_> {
                 None,
                 format!("{source}, or the node's own address: that hangs on what is not understood"),
             ),
-            (_, Masquerade::Some) => (
+            (_, Masquerade::Some) if only_itself => (
                 None,
                 format!("{source}, or the node's own address where the caller reaches itself"),
+            ),
+            (_, Masquerade::Some) => (
+                None,
+                format!("{source}, or the node's own address: that differs by backend"),
             ),
             (_, Masquerade::Yes) => {
                 let backends = self.choosing().endpoints();

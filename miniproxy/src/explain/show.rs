@@ -90,16 +90,17 @@ impl Show for Explained<'_> {
                 if let Some(failed) = &self.failed {
                     page.state = format!("{failed} ");
                 }
-                page.keys = keys(&[
+                let live = [("t", "trace"), ("w", "watch")];
+                let live = live
+                    .into_iter()
+                    .filter(|(_, command)| self.world.other(command).is_some());
+                let first = [
                     ("\u{2191}\u{2193}", "rule"),
                     ("\u{21b5}", "full rule"),
                     ("p", "next pod"),
-                    ("t", "trace"),
-                    ("w", "watch"),
-                    ("j", "json"),
-                    ("?", "help"),
-                    ("q", "quit"),
-                ]);
+                ];
+                let last = [("j", "json"), ("?", "help"), ("q", "quit")];
+                page.keys = keys(&first.into_iter().chain(live).chain(last).collect::<Vec<_>>());
                 page
             }
             View::Rule => {

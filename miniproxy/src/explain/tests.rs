@@ -86,6 +86,7 @@ fn asked(
             notes: reading.notes.clone(),
         },
         host: None,
+        no_route: false,
         steps: crate::rules::trace::STEPS,
     })
 }

@@ -1,6 +1,6 @@
 //! For Graphviz.
 
-use super::{Drawing, fill};
+use super::{Drawing, From, fill};
 use crate::explain::Report;
 
 /// A graph for `dot`.
@@ -38,14 +38,27 @@ pub fn dot(report: &Report) -> String {
         let no = no.map(|no| format!(" [xlabel={}]", quoted(&format!("{no}  "))));
         before = (name, no.unwrap_or_default());
     }
-    text.push_str(&column(drawing.questions.len(), drawing.is_lost()));
-    if drawing.is_lost() {
-        let lost = quoted(&drawing.lost_words());
+    text.push_str(&column(&drawing));
+    for (index, stop) in drawing.ends.iter().enumerate() {
+        let style = if stop.open {
+            ", style=\"filled,dashed\""
+        } else {
+            ""
+        };
         text.push_str(&format!(
-            "  lost [label={lost}, shape=octagon];\n  {} -> lost{};\n",
-            before.0, before.1
+            "  stop{index} [label={}, shape=octagon{style}];\n",
+            quoted(&stop.words)
         ));
-    } else if drawing.questions.is_empty() {
+        match &stop.from {
+            From::Dice => text.push_str(&format!("  {} -> stop{index}{};\n", before.0, before.1)),
+            From::Backends(backends) => {
+                for backend in backends {
+                    text.push_str(&format!("  backend{backend} -> stop{index};\n"));
+                }
+            }
+        }
+    }
+    if drawing.ends.is_empty() && drawing.questions.is_empty() {
         let verdict = quoted(&drawing.verdict);
         text.push_str(&format!("  verdict [label={verdict}];\n  service -> verdict;\n"));
     }
@@ -61,9 +74,12 @@ fn titled(drawing: &Drawing) -> String {
 }
 
 /// One die below the other, as the rules stand.
-fn column(dice: usize, lost: bool) -> String {
+fn column(drawing: &Drawing) -> String {
+    let dice = drawing.questions.len();
     let mut names: Vec<String> = (0..dice).map(|index| format!("dice{index};")).collect();
-    names.extend((lost && dice > 0).then(|| "lost;".to_string()));
+    if dice > 0 {
+        names.extend(drawing.left_over().map(|(index, _)| format!("stop{index};")));
+    }
     if names.len() > 1 {
         format!("  {{ rank=same; {} }}\n", names.join(" "))
     } else {

@@ -1,6 +1,6 @@
 //! For Markdown pages.
 
-use super::{Drawing, fill};
+use super::{Drawing, From, fill};
 use crate::explain::Report;
 
 /// A flowchart for Mermaid.
@@ -53,14 +53,21 @@ pub fn mermaid(report: &Report) -> String {
                 .unwrap_or_default(),
         );
     }
-    if drawing.is_lost() {
-        text.push_str(&format!(
-            "  {} -->{} lost[/\"{}\"/]\n",
-            before.0,
-            before.1,
-            drawing.lost_words()
-        ));
-    } else if drawing.questions.is_empty() {
+    for (index, stop) in drawing.ends.iter().enumerate() {
+        let from = match &stop.from {
+            From::Dice => format!("{} -->{}", before.0, before.1),
+            From::Backends(backends) if backends.is_empty() => "service -.->".to_string(),
+            From::Backends(backends) => {
+                let names: Vec<String> = backends
+                    .iter()
+                    .map(|backend| format!("backend{backend}"))
+                    .collect();
+                format!("{} {}", names.join(" & "), if stop.open { "-.->" } else { "-->" })
+            }
+        };
+        text.push_str(&format!("  {from} stop{index}[/\"{}\"/]\n", words(&stop.words)));
+    }
+    if drawing.ends.is_empty() && drawing.questions.is_empty() {
         text.push_str(&format!(
             "  service --> verdict[\"{}\"]\n",
             words(&drawing.verdict)

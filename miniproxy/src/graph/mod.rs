@@ -13,7 +13,8 @@ mod tests;
 use labkit::screen::{Look, Mark};
 use labkit::text::printable;
 
-use crate::explain::{Backend, Report, Roll, fraction, percent};
+use crate::explain::heading::destination;
+use crate::explain::{Backend, NOTHING, Report, Roll, fraction, percent};
 
 pub use dot::dot;
 pub use mermaid::mermaid;
@@ -28,10 +29,28 @@ struct Drawing {
     questions: Vec<Question>,
     /// The chain whose rules are the questions, if it is one: `rules of KUBE-SVC-…`
     rules: Option<String>,
-    /// What no rule takes.
-    lost: f64,
+    /// What becomes of packets that reach no backend, or of which nobody can tell.
+    ends: Vec<Stop>,
     /// How it ends where no dice are thrown.
     verdict: String,
+}
+
+/// Where packets end that are not answered, and where nobody knows it.
+struct Stop {
+    /// `LOST 29.6%`, `DROP 100.0%: filter FORWARD policy`
+    words: String,
+    from: From,
+    /// It may be no failure.
+    open: bool,
+}
+
+/// What leads to a stop.
+#[derive(PartialEq, Eq)]
+enum From {
+    /// The last of the dice.
+    Dice,
+    /// These backends' packets.
+    Backends(Vec<usize>),
 }
 
 /// One rule of the dice.
@@ -53,14 +72,7 @@ impl Drawing {
     fn of(report: &Report) -> Self {
         let packet = &report.packet;
         let from = packet.from.clone().unwrap_or_else(|| packet.source.clone());
-        let port = packet.port.map(|port| format!(":{port}")).unwrap_or_default();
-        let six = packet.destination.contains(':') && packet.port.is_some();
-        let host = if six {
-            format!("[{}]", packet.destination)
-        } else {
-            packet.destination.clone()
-        };
-        let address = format!("{host}{port}/{}", packet.protocol);
+        let address = format!("{}/{}", destination(packet), packet.protocol);
         let service = packet
             .service
             .clone()
@@ -78,18 +90,78 @@ impl Drawing {
             caller: safe(&from),
             service: safe(&format!("{service}{address}")),
             questions: report.dice.iter().map(asked).collect(),
-            lost: report.falls_through,
+            ends: stops(report),
             verdict: format!("{}: {}", report.verdict.word(), report.sentence),
         }
     }
 
-    fn is_lost(&self) -> bool {
-        self.lost > 1e-9
+    /// Those that the dice leave.
+    fn left_over(&self) -> impl Iterator<Item = (usize, &Stop)> {
+        self.ends
+            .iter()
+            .enumerate()
+            .filter(|(_, stop)| stop.from == From::Dice)
     }
+}
 
-    fn lost_words(&self) -> String {
-        format!("LOST {}", percent(self.lost))
+fn stops(report: &Report) -> Vec<Stop> {
+    let mut stops = Vec::new();
+    let mut add = |words: String, from, open| {
+        stops.push(Stop {
+            words: safe(&words),
+            from,
+            open,
+        });
+    };
+    if report.falls_through > NOTHING {
+        add(
+            format!("LOST {}", percent(report.falls_through)),
+            From::Dice,
+            false,
+        );
     }
+    if report.not_known > NOTHING {
+        add(
+            format!("NOT KNOWN HERE {}", percent(report.not_known)),
+            From::Dice,
+            true,
+        );
+    }
+    if report.dice.is_empty() {
+        return stops;
+    }
+    let all: Vec<usize> = (0..report.backends.len()).collect();
+    let stopped = |index: &usize| {
+        let backend = &report.backends[*index];
+        backend
+            .arrives
+            .is_none_or(|arrives| backend.share - arrives > NOTHING)
+    };
+    let stopped: Vec<usize> = all.iter().copied().filter(stopped).collect();
+    for end in &report.ends {
+        if matches!(end.verdict, "drop" | "reject") && end.share > NOTHING {
+            let by = end.by.as_ref().map(|by| format!(": {by}")).unwrap_or_default();
+            let words = format!("{} {}{by}", end.verdict.to_uppercase(), percent(end.share));
+            add(words, From::Backends(stopped.clone()), false);
+        }
+    }
+    for check in report.checks.iter().filter(|check| check.ok == Some(false)) {
+        if let Some(share) = check.costs.filter(|share| *share > NOTHING) {
+            let words = format!("FAIL {}: {}", percent(share), check.text);
+            add(words, From::Backends(all.clone()), false);
+        }
+    }
+    if !report.end_known {
+        let why = match report.not_understood.first() {
+            Some(rule) => {
+                let number = rule.rule.map(|number| format!(" #{number}")).unwrap_or_default();
+                format!("{} {}{number} is not understood", rule.table, rule.chain)
+            }
+            None => "the filter table is not all here".to_string(),
+        };
+        add(format!("LET THROUGH OR NOT: {why}"), From::Backends(all), true);
+    }
+    stops
 }
 
 fn question(report: &Report, roll: &Roll, counted: bool, one_chain: bool) -> Question {

@@ -1,6 +1,6 @@
 //! A picture that stands by itself: white ground, dark text, nothing fetched.
 
-use super::{Drawing, Question, fill};
+use super::{Drawing, From, Question, fill};
 use crate::explain::Report;
 
 const ROW: usize = 96;
@@ -24,7 +24,7 @@ fn style(words: &str, room: usize) -> String {
 /// An SVG picture.
 pub fn svg(report: &Report) -> String {
     let drawing = Drawing::of(report);
-    let rows = drawing.questions.len() + usize::from(drawing.is_lost() || drawing.questions.is_empty());
+    let rows = drawing.questions.len() + drawing.ends.len().max(usize::from(drawing.questions.is_empty()));
     let height = TOP + ROW * rows.max(1) + 20;
     let mut text = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{height}\" viewBox=\"0 0 {WIDTH} {height}\" role=\"img\" aria-labelledby=\"title\">\n<title id=\"title\">{0}</title>\n<rect width=\"{WIDTH}\" height=\"{height}\" fill=\"#ffffff\"/>\n<defs><marker id=\"to\" viewBox=\"0 0 10 10\" refX=\"9\" refY=\"5\" markerWidth=\"8\" markerHeight=\"8\" orient=\"auto\"><path d=\"M0 0 L10 5 L0 10 z\" fill=\"#333333\"/></marker></defs>\n<text x=\"20\" y=\"30\" {1} font-weight=\"bold\">{0}</text>\n",
@@ -39,7 +39,7 @@ pub fn svg(report: &Report) -> String {
     text.push_str(&line((220, middle), (DICE - 70, middle), false));
     for (index, question) in drawing.questions.iter().enumerate() {
         text.push_str(&row(question, TOP + ROW * index + ROW / 2));
-        let more = index + 1 < drawing.questions.len() || drawing.is_lost();
+        let more = index + 1 < drawing.questions.len() || drawing.left_over().next().is_some();
         if let Some(no) = question.no.as_ref().filter(|_| more) {
             let y = TOP + ROW * index + ROW / 2;
             let last = index + 1 == drawing.questions.len();
@@ -49,9 +49,14 @@ pub fn svg(report: &Report) -> String {
         }
     }
     let last = TOP + ROW * drawing.questions.len() + ROW / 2;
-    if drawing.is_lost() {
-        text.push_str(&boxed(DICE - 70, last, 140, &drawing.lost_words(), "#ffffff"));
-    } else if drawing.questions.is_empty() {
+    for (index, stop) in drawing.ends.iter().enumerate() {
+        let (at, wide) = match stop.from {
+            From::Dice => (DICE - 70, if stop.open { 220 } else { 140 }),
+            From::Backends(_) => (DICE - 70, WIDTH - DICE + 50),
+        };
+        text.push_str(&boxed(at, last + ROW * index, wide, &stop.words, "#ffffff"));
+    }
+    if drawing.ends.is_empty() && drawing.questions.is_empty() {
         text.push_str(&boxed(
             DICE - 70,
             last,

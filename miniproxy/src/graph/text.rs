@@ -24,9 +24,11 @@ pub fn text(report: &Report, look: &Look) -> String {
         ));
         lines.extend(question.no.as_ref().map(|no| format!("  {down} {no}")));
     }
-    if drawing.is_lost() {
-        lines.push(format!("  {} {}", look.sign(Sign::No), drawing.lost_words()));
-    } else if drawing.questions.is_empty() {
+    for stop in &drawing.ends {
+        let sign = if stop.open { "?" } else { look.sign(Sign::No) };
+        lines.push(format!("  {sign} {}", stop.words));
+    }
+    if drawing.ends.is_empty() && drawing.questions.is_empty() {
         lines.push(format!("  {to} {}", drawing.verdict));
     }
     lines.join("\n") + "\n"

@@ -153,9 +153,9 @@ pub fn page(all: &[Compared], look: &Look, chosen: Option<usize>) -> Page {
     let first_difference = texts
         .iter()
         .position(|(line, _)| starts_with_sign(&body[*line], look));
-    let at = chosen.map_or(first_difference, |chosen| {
-        Some(chosen.min(texts.len().saturating_sub(1)))
-    });
+    // Where nothing differs, the first rule shows what a rule looks like.
+    let first = first_difference.or((!texts.is_empty()).then_some(0));
+    let at = chosen.map_or(first, |chosen| Some(chosen.min(texts.len().saturating_sub(1))));
     let chosen_text = at.and_then(|at| texts.get(at));
     if let Some((line, _)) = chosen_text
         && let Some(span) = body[*line].spans.first_mut()

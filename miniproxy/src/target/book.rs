@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use labkit::xtables::Family;
 
 use crate::address::parse_ip;
+use crate::lab::INTERFACE_ANNOTATION;
 use crate::model::{Protocol, ServicePort, ServicePortName};
 use crate::registry::Registry;
 use crate::rules::fixed::{EXTERNAL_SERVICES, NODE_PORTS, SERVICES};
@@ -52,6 +53,8 @@ pub struct KnownPod {
     pub addresses: Vec<IpAddr>,
     /// The node it is on.
     pub node: Option<String>,
+    /// The node's end of its cable, where its object tells.
+    pub interface: Option<String>,
 }
 
 /// A node.
@@ -121,6 +124,11 @@ impl Book {
                     name: name.clone(),
                     addresses: all.into_iter().collect(),
                     node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
+                    interface: pod
+                        .metadata
+                        .annotations
+                        .as_ref()
+                        .and_then(|all| all.get(INTERFACE_ANNOTATION).cloned()),
                 });
             }
         }
@@ -175,7 +183,7 @@ impl Book {
         self.ports.extend(told.into_values());
         let nat = found.tables.get(&TableName::Nat);
         let rules = nat.into_iter().flat_map(|chains| chains.values().flatten());
-        for network in rules.filter_map(pods_network) {
+        for network in rules.flat_map(pods_networks) {
             if !self.pod_networks.contains(&network) {
                 self.pod_networks.push(network);
             }
@@ -282,15 +290,24 @@ fn protocol_of(rule: &Rule) -> Option<Protocol> {
     })
 }
 
-/// `! -s 10.244.0.0/16 … -j KUBE-MARK-MASQ`: who is not of this network is no pod.
-fn pods_network(rule: &Rule) -> Option<IpNet> {
-    rule.comment_text()?;
-    rule.matches.iter().find_map(|condition| match condition {
-        Match::Address {
-            side: Side::Source,
-            network,
-            negated: true,
-        } if !network.addr().is_loopback() => Some(*network),
-        _ => None,
-    })
+/// `! -s 10.244.0.0/16 … -j KUBE-MARK-MASQ`: who is not of this network is no pod. flannel's
+/// `! -s 10.244.0.0/16 -d 10.244.1.0/24` names that of the node's own pods, too.
+fn pods_networks(rule: &Rule) -> Vec<IpNet> {
+    let network = |wanted: Side, not: bool| {
+        rule.matches.iter().find_map(|condition| match condition {
+            Match::Address {
+                side,
+                network,
+                negated,
+            } if *side == wanted && *negated == not => Some(*network),
+            _ => None,
+        })
+    };
+    let Some(all) = network(Side::Source, true).filter(|all| !all.addr().is_loopback()) else {
+        return Vec::new();
+    };
+    let own = network(Side::Destination, false)
+        .filter(|own| all != *own && all.contains(own) && own.prefix_len() < own.max_prefix_len());
+    let told = rule.comment_text().map(|_| all);
+    told.into_iter().chain(own).collect()
 }

@@ -127,6 +127,13 @@ pub fn resolve(
         Target::Node { port } => asked.here(*port),
     };
     let (source, arriving, sender) = asked.sender(caller, &found)?;
+    if source.is_ipv4() != found.ip.is_ipv4() {
+        return Err(Failure::usage(format!(
+            "{source} cannot call {}: one is an IPv4 address, the other an IPv6 address",
+            found.ip
+        ))
+        .hint("name a caller of the target's family with --from"));
+    }
     let protocol = found.port.as_ref().map_or(Protocol::Tcp, |port| port.protocol);
     let transport = transport.unwrap_or(Transport::Of(protocol));
     Ok(Call {

@@ -8,7 +8,7 @@ use labkit::xtables::Family;
 use super::nearest::nearest;
 use super::resolve::{Asked, Meant, Sender, SenderKind};
 use super::{Caller, KnownPod};
-use crate::rules::trace::SOME_INTERFACE;
+use crate::rules::trace::{OUTSIDE_INTERFACE, SOME_INTERFACE};
 
 /// An address, the interface by which its packets arrive, and whose it is.
 type Sent = (IpAddr, Option<String>, Sender);
@@ -34,7 +34,7 @@ impl Asked<'_> {
             None => self.chosen(target),
             Some(Caller::Outside) => (
                 somebody(self.family),
-                away,
+                Some(OUTSIDE_INTERFACE.to_string()),
                 plain(SenderKind::Outside, Some("outside")),
             ),
             Some(Caller::Node) => self.sent_here(target),

@@ -8,7 +8,7 @@ use labkit::xtables::Family;
 use super::*;
 use crate::model::Protocol;
 use crate::rules::parse::parse;
-use crate::rules::trace::{SOME_INTERFACE, Transport};
+use crate::rules::trace::{OUTSIDE_INTERFACE, SOME_INTERFACE, Transport};
 
 fn named(namespace: Option<&str>, name: &str, port: Option<PortRef>, surely_service: bool) -> Target {
     Target::Named {
@@ -232,6 +232,7 @@ fn callers_become_packets() {
         name: "client".into(),
         addresses: vec!["10.244.0.7".parse().unwrap()],
         node: Some("node-1".into()),
+        interface: None,
     });
     let away = Some(SOME_INTERFACE);
     let table = [
@@ -240,7 +241,12 @@ fn callers_become_packets() {
         (Some("node"), "192.168.0.2", None, SenderKind::Node),
         (Some("node-1"), "192.168.0.2", None, SenderKind::Node),
         (Some("node-2"), "192.168.0.3", away, SenderKind::OtherNode),
-        (Some("outside"), "203.0.113.9", away, SenderKind::Outside),
+        (
+            Some("outside"),
+            "203.0.113.9",
+            Some(OUTSIDE_INTERFACE),
+            SenderKind::Outside,
+        ),
         (Some("10.244.0.9"), "10.244.0.9", away, SenderKind::Pod),
         (Some("192.168.0.2"), "192.168.0.2", None, SenderKind::Node),
         (Some("8.8.8.8"), "8.8.8.8", away, SenderKind::Address),
@@ -259,4 +265,12 @@ fn callers_become_packets() {
         resolved(&book, "node-2:30080", None).unwrap().address(),
         "192.168.0.3:30080"
     );
+}
+
+#[test]
+fn a_caller_and_its_target_are_of_one_family() {
+    let target = Target::parse("10.96.0.80:80").unwrap();
+    let caller = Caller::parse("fd00:244::9").unwrap();
+    let refused = resolve(&Book::default(), Family::V4, &target, Some(&caller), None).unwrap_err();
+    assert!(refused.to_string().contains("IPv6"), "{refused}");
 }

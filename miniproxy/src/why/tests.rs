@@ -96,6 +96,7 @@ fn spot(registry: &Registry, write: impl Fn(String) -> String) -> Spot {
                 interfaces: vec![("cni0".into(), "10.244.0.1/24".parse().unwrap())],
                 routes: vec![("10.96.0.0/16".parse().unwrap(), "cni0".into())],
                 sysctls: sysctls.map(|(key, value)| (key.into(), value.into())).into(),
+                ports: BTreeMap::new(),
                 mixed: false,
             },
             links: [2, 3, 4].map(link).to_vec(),

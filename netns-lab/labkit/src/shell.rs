@@ -50,10 +50,18 @@ pub fn emit(text: &str) -> Result<(), Failure> {
 
 /// Writes one value as indented JSON to stdout.
 pub fn emit_json(value: &impl serde::Serialize) -> Result<(), Failure> {
+    emit(&json(value)?)
+}
+
+/// One value as indented JSON, with the end of its last line.
+///
+/// # Errors
+/// When it has no JSON, which no answer of ours lacks.
+pub fn json(value: &impl serde::Serialize) -> Result<String, Failure> {
     let mut text = serde_json::to_string_pretty(value)
         .map_err(|error| Failure::failed(format!("cannot write JSON: {error}")))?;
     text.push('\n');
-    emit(&text)
+    Ok(text)
 }
 
 /// Writes one line of talk to stderr; when stderr is gone there is nobody to tell.

@@ -145,6 +145,15 @@ pub struct GraphArgs {
     /// How to print
     #[arg(short, long, value_enum, default_value_t)]
     pub output: OutputFormat,
+    /// Sentences, one fact a line
+    #[arg(long, conflicts_with_all = ["output", "format"])]
+    pub plain: bool,
+    /// Only characters of ASCII
+    #[arg(long)]
+    pub ascii: bool,
+    /// Names in place of addresses
+    #[arg(long)]
+    pub hide_addresses: bool,
 }
 
 /// `sandbox-join`.

@@ -169,3 +169,39 @@ fn a_dump_says_what_the_kernel_says() {
         .ok();
     assert!(drawn.stdout.contains("</svg>"));
 }
+
+/// What fails besides the rules is seen where explain looks: the sentence and the exit code say so.
+#[test]
+fn what_breaks_calls_besides_the_rules_is_told() {
+    let machine = machine();
+    for (failure, from, check) in [
+        ("masquerade-missing", "web-1", "itself"),
+        ("hairpin-off", "web-1", "hairpin"),
+        ("no-vip-route", "node", "route"),
+        ("br-netfilter-off", "web-1", "bridge"),
+    ] {
+        machine.lab(["break", failure]).ok();
+        let answer = machine
+            .proxy(["explain", "svc/door", "--from", from, "-o", "json"])
+            .exits(1);
+        let report = answer.json();
+        let bad = report["checks"]
+            .as_array()
+            .expect("checks")
+            .iter()
+            .find(|told| told["ok"] == json!(false) && told["costs"].as_f64() > Some(0.3));
+        assert_eq!(
+            bad.map(|told| &told["name"]),
+            Some(&json!(check)),
+            "{failure}: {report}"
+        );
+        assert!(
+            report["sentence"]
+                .as_str()
+                .is_some_and(|said| said.contains("fail: ")),
+            "{report}"
+        );
+        machine.lab(["fix"]).ok();
+        machine.proxy(["explain", "svc/door", "--from", from]).ok();
+    }
+}

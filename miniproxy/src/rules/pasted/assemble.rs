@@ -7,6 +7,7 @@ use labkit::xtables::Family;
 
 use super::super::rule::Rule;
 use super::super::set::{Chains, TableName};
+use super::super::trace::Verdict;
 use super::fragment;
 use super::guess::{guessed_table, is_of_filter};
 use super::reader::{Section, cut_off, end};
@@ -25,7 +26,9 @@ pub(super) fn assemble<'t>(
     let mut families = Families::new();
     for (family, dumps) in by_family(dumps(sections)) {
         let pasted = families.entry(family).or_default();
-        for (table, section) in one_of(dumps, family, &mut notes) {
+        let (dump, beside) = one_of(dumps, family, &mut notes);
+        pasted.beside = beside;
+        for (table, section) in dump {
             match TableName::walked(&table) {
                 Some(name) => enter(pasted, name, section, &mut notes),
                 None if section.rules.is_empty() => {}
@@ -122,15 +125,16 @@ fn by_family(dumps: Vec<(Option<Family>, Dump<'_>)>) -> BTreeMap<Family, Vec<Dum
     families
 }
 
-/// The dump that counts, with the tables that it lacks from the others.
-fn one_of<'t>(mut dumps: Vec<Dump<'t>>, family: Family, notes: &mut Vec<String>) -> Dump<'t> {
+/// The dump that counts, with the tables that it lacks from the others; and whether rules of the other
+/// iptables stand beside it.
+fn one_of<'t>(mut dumps: Vec<Dump<'t>>, family: Family, notes: &mut Vec<String>) -> (Dump<'t>, bool) {
     let counts = |(_, dump): &(usize, &Dump<'_>)| (rank(dump), dump.len() > 1);
     let chosen = dumps
         .iter()
         .enumerate()
         .max_by_key(|(at, dump)| (counts(&(*at, dump)), *at));
     let Some(chosen) = chosen.map(|(at, _)| at) else {
-        return Dump::new();
+        return (Dump::new(), false);
     };
     let mut dump = dumps.remove(chosen);
     let differs = |other: &Dump<'_>| {
@@ -139,7 +143,23 @@ fn one_of<'t>(mut dumps: Vec<Dump<'t>>, family: Family, notes: &mut Vec<String>)
             !section.rules.is_empty() && dump.get(table).is_some_and(|known| !same(known))
         })
     };
-    if dumps.iter().any(differs) {
+    let flavour = |dump: &Dump<'_>| dump.values().find_map(|section| section.flavour);
+    let own = flavour(&dump);
+    let acts = |section: &Section<'_>| {
+        let stops =
+            |(_, policy): &(&str, Option<Verdict>)| policy.is_some_and(|policy| policy != Verdict::Accept);
+        !section.rules.is_empty() || section.chains.iter().any(stops)
+    };
+    let beside = dumps
+        .iter()
+        .any(|other| flavour(other) != own && other.values().any(acts));
+    if beside {
+        let from = dump.values().map(|section| section.line).min().unwrap_or(1);
+        notes.push(format!(
+            "there are rules of both iptables ({}), and the kernel asks both: only those from line {from} on are walked, and whether the others let it pass is not known",
+            family.name()
+        ));
+    } else if dumps.iter().any(differs) {
         let from = dump.values().map(|section| section.line).min().unwrap_or(1);
         notes.push(format!(
             "some tables come more than once for {}: those from line {from} on count; for the others make a file of its own",
@@ -151,7 +171,7 @@ fn one_of<'t>(mut dumps: Vec<Dump<'t>>, family: Family, notes: &mut Vec<String>)
             dump.entry(table).or_insert(section);
         }
     }
-    dump
+    (dump, beside)
 }
 
 /// Rules of kube-proxy are what is asked for; any rules are better than none.
@@ -177,6 +197,10 @@ fn enter<'t>(pasted: &mut Pasted<'t>, table: TableName, mut section: Section<'t>
         cut_off(&mut section);
         pasted.cut.insert(table);
     }
+    if section.broken {
+        pasted.cut.insert(table);
+    }
+    pasted.has_filter |= table == TableName::Filter && !section.is_fragment();
     if section.gaps > 0 {
         fill_gaps(&mut section);
         pasted.cut.insert(table);

@@ -32,6 +32,8 @@ pub(super) fn split(section: Section<'_>) -> Vec<Section<'_>> {
         whole: section.whole,
         gaps: section.gaps,
         gap_in_head: section.gap_in_head,
+        flavour: section.flavour,
+        broken: section.broken,
         line: section.line,
     };
     let chains = section.chains.clone();

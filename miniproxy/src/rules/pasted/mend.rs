@@ -2,13 +2,14 @@
 
 use std::borrow::Cow;
 
+use super::super::set::TableName;
 use super::reader::says_left_out;
 use super::wrapped::Lines;
 
 /// Bytes as Windows, or anybody, saved them → text.
 pub fn text_of(bytes: Vec<u8>) -> String {
-    let two = |little: bool| {
-        let pairs = bytes[2..].chunks_exact(2);
+    let two = |little: bool, from: usize| {
+        let pairs = bytes[from..].chunks_exact(2);
         let units: Vec<u16> = pairs
             .map(|pair| {
                 if little {
@@ -20,12 +21,27 @@ pub fn text_of(bytes: Vec<u8>) -> String {
             .collect();
         String::from_utf16_lossy(&units)
     };
-    match bytes.as_slice() {
-        [0xff, 0xfe, ..] => two(true),
-        [0xfe, 0xff, ..] => two(false),
+    let text = match bytes.as_slice() {
+        [0xff, 0xfe, ..] => two(true, 2),
+        [0xfe, 0xff, ..] => two(false, 2),
+        // Letters of ASCII, each beside a zero.
+        [first, 0, second, 0, ..] if *first != 0 && *second != 0 => two(true, 0),
+        [0, first, 0, second, ..] if *first != 0 && *second != 0 => two(false, 0),
         _ => String::from_utf8(bytes)
             .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()),
+    };
+    with_plain_ends(text)
+}
+
+/// Lines that end as on old Macintoshes, and zeros among the letters.
+fn with_plain_ends(mut text: String) -> String {
+    if text.contains('\0') {
+        text.retain(|sign| sign != '\0');
     }
+    if text.contains('\r') && !text.contains('\n') {
+        text = text.replace('\r', "\n");
+    }
+    text
 }
 
 /// The text with each rule on a line of its own, in plain signs. A dump as it was saved is only looked through.
@@ -96,9 +112,9 @@ fn dash(before: &str, after: &str) -> &'static str {
     }
 }
 
-/// A line without the marks of mails and tables around it.
+/// A line without the marks of mails, tables and patches around it.
 pub(super) fn unquoted(line: &str) -> &str {
-    line.trim().trim_start_matches(['>', '|']).trim_start()
+    line.trim().trim_start_matches(['>', '|', '+']).trim_start()
 }
 
 /// Lines that are read as they are.
@@ -108,8 +124,18 @@ pub(super) fn is_known(line: &str) -> bool {
         || ["-A ", "-P ", "-N ", "-I "]
             .iter()
             .any(|option| line.starts_with(option))
-        || (line.starts_with('[') && line.contains("] -A "))
+        || is_counted(line)
         || line == "COMMIT"
+}
+
+/// `[12:345] -A …`; a time in brackets is no counter.
+fn is_counted(line: &str) -> bool {
+    let counters = line.strip_prefix('[').and_then(|rest| rest.split_once("] "));
+    counters.is_some_and(|(counters, rest)| {
+        let number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let pair = counters.split_once(':');
+        rest.starts_with("-A ") && pair.is_some_and(|(packets, bytes)| number(packets) && number(bytes))
+    })
 }
 
 /// `-j KUBE-SEP-A   # the first pod`
@@ -163,33 +189,55 @@ fn plain_lines(text: &str) -> String {
     text
 }
 
-/// `12:-A …`, `node.txt:12:-A …`, `2024-01-02T03:04:05Z node-1 -A …` → the rule.
+/// `12:-A …`, `node.txt:12::FORWARD DROP [0:0]`, `2024-01-02T03:04:05Z node-1 *nat` → the line of the dump.
 fn without_prefix(line: &str) -> Option<&str> {
     let boundaries = line
         .char_indices()
         .take(200)
-        .filter(|(_, sign)| matches!(sign, ' ' | '\t' | ':' | '|'));
+        .filter(|(_, sign)| matches!(sign, ' ' | '\t' | ':' | '|' | ']'));
     for (at, sign) in boundaries {
         let (before, rest) = (
             line[..at + sign.len_utf8()].trim_end(),
             line[at + sign.len_utf8()..].trim_start(),
         );
-        let chain = rest.starts_with(':') && rest.ends_with(']') && rest.split(' ').count() == 3;
-        let rule = rest.starts_with("-A ") || (rest.starts_with('[') && rest.contains("] -A "));
-        let noise = before.ends_with(':') || before.bytes().any(|byte| byte.is_ascii_digit());
-        let lone = before.bytes().all(|byte| byte.is_ascii_digit() || byte == b':');
-        let begins_or_ends = lone
-            && (rest == "COMMIT"
-                || (rest.starts_with('*') && !rest.contains(' '))
-                || rest.starts_with("# Generated"));
-        if before.contains("tables") && !before.ends_with(':') {
+        if before.split_whitespace().any(is_iptables) {
             return None;
         }
-        if (noise && (chain || rule)) || begins_or_ends {
+        let rule = rest.starts_with("-A ") || is_counted(rest);
+        let noise =
+            before.ends_with([':', '|', ']', '>']) || before.bytes().any(|byte| byte.is_ascii_digit());
+        if (rule && noise) || is_frame(rest) {
             return Some(rest);
         }
     }
     None
+}
+
+/// `iptables`, `/sbin/ip6tables-legacy`: a command, not the name of who wrote the line.
+fn is_iptables(word: &str) -> bool {
+    let name = word.rsplit('/').next().unwrap_or(word);
+    let name = name
+        .strip_suffix("-legacy")
+        .or_else(|| name.strip_suffix("-nft"))
+        .unwrap_or(name);
+    matches!(name, "iptables" | "ip6tables")
+}
+
+/// Lines of a dump that are no rules, and that nobody writes by chance.
+fn is_frame(line: &str) -> bool {
+    let chain = |words: &str| {
+        let mut words = words.split(' ').skip(1);
+        let policy = matches!(words.next(), Some("ACCEPT" | "DROP" | "-"));
+        let counters = |word: &str| word.starts_with('[') && word.ends_with(']') && word.contains(':');
+        policy && words.next().is_some_and(counters) && words.next().is_none()
+    };
+    line == "COMMIT"
+        || line.strip_prefix(':').is_some_and(chain)
+        || line
+            .strip_prefix('*')
+            .is_some_and(|table| TableName::walked(table).is_some())
+        || line.starts_with("# Generated by ")
+        || line.starts_with("# Completed on ")
 }
 
 /// `iptables -t nat -A …` → the table and the rule.

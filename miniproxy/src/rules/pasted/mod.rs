@@ -24,7 +24,7 @@ mod tests;
 mod wrapped;
 
 pub use mend::{mended, text_of};
-pub use other::something_else;
+pub use other::{compressed, something_else};
 
 /// The rules of one family, with the very lines they were read from.
 #[derive(Debug, Clone, Default)]
@@ -37,6 +37,10 @@ pub struct Pasted<'t> {
     pub other_tables: BTreeSet<String>,
     /// Tables of which rules are missing: the end, or lines left out.
     pub cut: BTreeSet<TableName>,
+    /// All of the filter table is here, but for what [`Self::cut`] says.
+    pub has_filter: bool,
+    /// Other rules of the same node stand beside these and are not walked: those of the other iptables.
+    pub beside: bool,
     /// The nat table is a few of its rules, without its built-in chains.
     pub is_fragment: bool,
     /// Who, by the looks of the rules, sends packets to pods by other means than these.

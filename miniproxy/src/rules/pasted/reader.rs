@@ -1,10 +1,11 @@
 //! Line by line into sections, each of one table.
 
 use labkit::text::count;
-use labkit::xtables::Family;
+use labkit::xtables::{Family, Flavour};
 
 use super::super::parse::rule_line;
 use super::super::rule::{Clauses, Match, Rule, Target};
+use super::super::set::TableName;
 use super::super::trace::Verdict;
 use super::guess::families;
 use super::mend::unquoted;
@@ -28,6 +29,10 @@ pub(super) struct Section<'t> {
     pub(super) gaps: usize,
     /// Some of them where the built-in chains stand.
     pub(super) gap_in_head: bool,
+    /// The iptables that the line above it names.
+    pub(super) flavour: Option<Flavour>,
+    /// Rules in it cannot be read.
+    pub(super) broken: bool,
     /// The line it begins at.
     pub(super) line: usize,
 }
@@ -45,6 +50,7 @@ pub(super) struct Reader<'t> {
     sections: Vec<Section<'t>>,
     open: Option<Section<'t>>,
     header: Option<Family>,
+    flavour: Option<Flavour>,
     /// What comments say of rules that are not here.
     hidden: Vec<&'static str>,
     rules: usize,
@@ -109,15 +115,20 @@ impl<'t> Reader<'t> {
         } else {
             self.strange += 1;
             self.goes_on();
+            if holds_a_rule(line) && self.open.is_some() {
+                self.left_out();
+            }
         }
     }
 
     /// What is no rule may be the rest of the one before, if that lacks its target.
     fn goes_on(&mut self) {
-        let last = self.open.as_mut().and_then(|open| open.rules.last_mut());
+        let Some(open) = &mut self.open else { return };
+        let last = open.rules.last_mut();
         if let Some((_, _, rule)) = last.filter(|(chain, _, rule)| lacks_target(chain, rule)) {
             self.broken += 1;
             *rule = unknown(UNREADABLE);
+            open.broken = true;
         }
     }
 
@@ -129,6 +140,13 @@ impl<'t> Reader<'t> {
             return;
         }
         self.close(false);
+        self.flavour = if comment.contains("legacy") {
+            Some(Flavour::Legacy)
+        } else if comment.contains("nft") || comment.contains("nf_tables") {
+            Some(Flavour::Nft)
+        } else {
+            None
+        };
         self.header = if comment.contains("ip6tables") {
             Some(Family::V6)
         } else if comment.contains("xtables-save") {
@@ -163,12 +181,23 @@ impl<'t> Reader<'t> {
             return;
         };
         self.seen = true;
+        self.leave_nat(name);
         let policy = match words.next() {
             Some("DROP") => Some(Verdict::Drop),
             Some("ACCEPT") => Some(Verdict::Accept),
             _ => None,
         };
         self.section().chains.push((name, policy));
+    }
+
+    /// The nat table has no chain for what is forwarded: the line where another one begins is lost.
+    fn leave_nat(&mut self, chain: &str) {
+        let in_nat = |open: &Section<'_>| open.table.as_deref() == Some("nat");
+        if chain == "FORWARD" && self.open.as_ref().is_some_and(in_nat) {
+            self.close(false);
+            self.begin("filter");
+            self.section().gaps = 1;
+        }
     }
 
     fn rule(&mut self, line: &'t str, whole: bool) {
@@ -183,10 +212,12 @@ impl<'t> Reader<'t> {
                 return;
             };
             self.broken += 1;
+            self.section().broken = true;
             (chain.to_string(), unknown(UNREADABLE))
         };
         self.seen = true;
         self.rules += 1;
+        self.leave_nat(&chain);
         let after_gap = std::mem::take(&mut self.gap);
         let section = self.section();
         let (four, six) = families(&rule, line);
@@ -246,6 +277,7 @@ impl<'t> Reader<'t> {
             self.sections.push(Section {
                 whole,
                 header: self.header,
+                flavour: self.flavour,
                 ..section
             });
         }
@@ -338,6 +370,23 @@ pub(super) fn says_left_out(line: &str) -> bool {
     ];
     line.chars().all(marks)
         || (said.contains(&words.as_str()) && line.starts_with(['.', '…', '-', '[', '<', '(', '=']))
+}
+
+/// A rule, or the name of a chain or a table, with something before it that was not taken away.
+fn holds_a_rule(line: &str) -> bool {
+    let rule = line
+        .split_once("-A ")
+        .is_some_and(|(_, rest)| rest.contains(" -j "));
+    let chain = line.ends_with(']') && (line.contains(" ACCEPT [") || line.contains(" DROP ["));
+    let frame = |end: &str| {
+        line.strip_suffix(end)
+            .is_some_and(|before| !before.ends_with(char::is_alphanumeric))
+    };
+    rule || chain
+        || frame("COMMIT")
+        || TableName::WALKED
+            .iter()
+            .any(|table| frame(&format!("*{}", table.name())))
 }
 
 /// `iptables -S -v` and some old versions print counters behind the rule: `-c 12 345`.

@@ -166,6 +166,12 @@ fn what_holds_no_rule_is_told_by_its_look() {
         }
     }
     assert!(something_else(&[0x1f, 0x8b, 8, 0]).unwrap().contains("gunzip"));
+    assert!(something_else(b"\xfd7zXZ\0").unwrap().contains("unxz"));
+    assert!(
+        something_else(b"{\"nftables\": []}")
+            .unwrap()
+            .contains("iptables-save")
+    );
     assert!(!read("*nat\n:PREROUTING ACCEPT [0:0]\nCOMMIT\n").is_nothing);
 }
 

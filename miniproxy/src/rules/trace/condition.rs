@@ -7,10 +7,10 @@ use ipnet::IpNet;
 
 use super::super::rule::{Match, Rule, Side, Target};
 use super::super::set::{Found, TableName};
-use super::SOME_INTERFACE;
 use super::Transport;
 use super::state::State;
 use super::{NodeFacts, Packet};
+use super::{OUTSIDE_INTERFACE, SOME_INTERFACE};
 
 /// What a condition, or a whole rule, says about a packet.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -59,6 +59,8 @@ enum Link<'a> {
     Named(&'a str),
     /// Routing decides; it is not loopback.
     Elsewhere,
+    /// One that leads away from the node.
+    Outside,
     Unknown,
 }
 
@@ -168,6 +170,7 @@ impl<'a> Scene<'a> {
                 Some(_) => Link::Unknown,
             },
             (_, Side::Source) if self.arriving == Some(SOME_INTERFACE) => Link::Elsewhere,
+            (_, Side::Source) if self.arriving == Some(OUTSIDE_INTERFACE) => Link::Outside,
             (_, Side::Source) => self.arriving.map_or(Link::Absent, Link::Named),
             // Routed before DNAT, and the hook keeps what routing said then.
             (Hook::Output, Side::Destination) => leaving_to(self.packet.destination),
@@ -250,7 +253,27 @@ fn interface(link: Link<'_>, pattern: &str, negated: bool) -> Met {
         _ if pattern == "+" => Met::of(true, negated),
         Link::Absent => Met::of(false, negated),
         Link::Named(name) => Met::of(fits(name), negated),
-        Link::Elsewhere if pattern == "lo" => Met::of(false, negated),
-        Link::Elsewhere | Link::Unknown => Met::Unknown,
+        Link::Elsewhere | Link::Outside if pattern == "lo" => Met::of(false, negated),
+        Link::Outside if leads_to_containers(pattern) => Met::of(false, negated),
+        Link::Elsewhere | Link::Outside | Link::Unknown => Met::Unknown,
     }
+}
+
+/// Interfaces that container programs make, by the names that they give them.
+fn leads_to_containers(pattern: &str) -> bool {
+    let names = [
+        "docker",
+        "br-",
+        "cni",
+        "cbr",
+        "cali",
+        "veth",
+        "lxc",
+        "lxd",
+        "virbr",
+        "kube-bridge",
+        "podman",
+        "weave",
+    ];
+    names.iter().any(|name| pattern.starts_with(name))
 }

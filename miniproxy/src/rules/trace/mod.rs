@@ -52,6 +52,9 @@ pub struct Packet {
 
 /// The interface of a packet that arrives, nobody knows where: no interface can have this name.
 pub const SOME_INTERFACE: &str = ":";
+/// The same for a packet from outside of the cluster: not by an interface that leads to the node's own
+/// containers.
+pub const OUTSIDE_INTERFACE: &str = ":outside";
 
 /// What a dump does not say about its node.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -281,7 +284,7 @@ fn total(shares: impl Iterator<Item = f64>) -> f64 {
 
 /// How many times a rule may be held against a packet: many more than any real way is long, and
 /// few enough that chains made to explode are given up in time.
-pub const STEPS: usize = 20_000_000;
+pub const STEPS: usize = 3_000_000;
 
 /// Sends a packet through a rule set.
 pub fn trace(found: &Found, node: &NodeFacts, packet: &Packet) -> Trace {

@@ -11,7 +11,7 @@ use super::Nearest;
 use super::condition::{Met, Scene};
 use super::effect::{Effect, effect};
 use super::state::{Spot, State};
-use super::{NodeFacts, Packet};
+use super::{NodeFacts, Packet, SOME_INTERFACE};
 
 /// The nat table as the packet found it, before anything was rewritten.
 pub(super) struct Search<'a> {
@@ -23,10 +23,15 @@ pub(super) struct Search<'a> {
     leading: BTreeSet<&'a str>,
     visited: BTreeSet<&'a str>,
     best: Option<Candidate<'a>>,
+    /// A rule that takes the packet without rewriting it: none behind it is asked.
+    shadow: Option<(Spot<'a>, &'a Rule)>,
 }
 
-/// More conditions met, fewer missed, and the more telling ones.
-type Score = (usize, Reverse<usize>, u32);
+/// The more telling conditions met, fewer missed, and more met.
+type Score = (u32, Reverse<usize>, usize);
+
+/// What was met on the way to a chain: how telling it is, and how many conditions.
+type OnTheWay = (u32, usize);
 
 struct Candidate<'a> {
     score: Score,
@@ -48,6 +53,7 @@ impl<'a> Search<'a> {
             leading: leading(nat),
             visited: BTreeSet::new(),
             best: None,
+            shadow: None,
         }
     }
 
@@ -71,12 +77,21 @@ impl<'a> Search<'a> {
     /// Looks where the packet came by; if no rule there is near, everywhere.
     pub(super) fn nearest(mut self) -> Option<Nearest> {
         let first = self.scene.hook.chain();
-        self.look_in(first, 0);
+        self.look_in(first);
+        if let Some((spot, rule)) = self.shadow {
+            return Some(Nearest {
+                place: spot.into(),
+                rule: rule_text(rule),
+                met: rule.matches.iter().filter(|condition| counts(condition)).count(),
+                failed: None,
+                packet: "it takes the packet as it is, and no nat rule behind it is asked".to_string(),
+            });
+        }
         if self.best.is_none() {
             let nat = self.nat;
             for (chain, rules) in nat {
                 for (index, rule) in rules.iter().enumerate() {
-                    self.consider(chain, index, rule, 0);
+                    self.consider(chain, index, rule, (0, 0));
                 }
             }
         }
@@ -84,12 +99,14 @@ impl<'a> Search<'a> {
         Some(Nearest {
             place: best.spot.into(),
             rule: rule_text(best.rule),
-            met: best.score.0,
+            met: best.score.2,
             failed: best
                 .failed
                 .map(|failed| rule_text(&Rule::new().with(failed.clone()))),
             packet: match best.failed {
-                Some(failed) => self.has_instead(failed),
+                Some(failed) => self
+                    .has_instead(failed)
+                    .unwrap_or_else(|| "something that rules alone do not tell".to_string()),
                 None => format!("no rule leads it to {}", best.spot.chain),
             },
         })
@@ -97,8 +114,8 @@ impl<'a> Search<'a> {
 
     /// A chain that the packet comes to, with the number of conditions it met on the way. Each is
     /// looked at once; chains that lead nowhere are not entered.
-    fn look_in(&mut self, first: &'a str, met: usize) {
-        let mut open = vec![(first, met)];
+    fn look_in(&mut self, first: &'a str) {
+        let mut open: Vec<(&'a str, OnTheWay)> = vec![(first, (0, 0))];
         while let Some((chain, before)) = open.pop() {
             let Some((name, rules)) = self.nat.get_key_value(chain) else {
                 continue;
@@ -107,15 +124,26 @@ impl<'a> Search<'a> {
                 continue;
             }
             for (index, rule) in rules.iter().enumerate() {
+                if effect(rule) == Effect::Accept && self.scene.rule(rule, &self.state) == Met::YES {
+                    let (table, number) = (TableName::Nat, index + 1);
+                    self.shadow = Some((
+                        Spot {
+                            table,
+                            chain: name,
+                            number,
+                        },
+                        rule,
+                    ));
+                    break;
+                }
                 if !self.leads(rule) {
                     continue;
                 }
                 match (self.scene.rule(rule, &self.state), effect(rule)) {
                     (Met::Chance(chance), Effect::Call { chain, .. }) if chance >= 1.0 => {
-                        open.push((
-                            chain,
-                            before + rule.matches.iter().filter(|condition| counts(condition)).count(),
-                        ));
+                        let met = rule.matches.iter().filter(|condition| counts(condition));
+                        let (weights, number) = (met.clone().map(weight).sum::<u32>(), met.count());
+                        open.push((chain, (before.0 + weights, before.1 + number)));
                     }
                     _ => self.consider(name, index, rule, before),
                 }
@@ -131,18 +159,21 @@ impl<'a> Search<'a> {
         }
     }
 
-    fn consider(&mut self, chain: &'a str, index: usize, rule: &'a Rule, before: usize) {
+    fn consider(&mut self, chain: &'a str, index: usize, rule: &'a Rule, before: OnTheWay) {
         if !self.leads(rule) {
             return;
         }
-        let (met, failed): (Vec<&Match>, Vec<&Match>) = rule
+        let asked = |condition: &&Match| self.scene.condition(condition, &self.state);
+        let (met, mut failed): (Vec<&Match>, Vec<&Match>) = rule
             .matches
             .iter()
             .filter(|condition| counts(condition))
-            .partition(|condition| self.scene.condition(condition, &self.state) == Met::YES);
-        let weight = met.iter().map(|condition| weight(condition)).sum();
-        let score = (before + met.len(), Reverse(failed.len()), weight);
-        if score.0 == 0 || self.best.as_ref().is_some_and(|best| best.score >= score) {
+            .partition(|condition| asked(condition) == Met::YES);
+        // What surely differs says more than what nobody can tell.
+        failed.sort_by_key(|condition| asked(condition) == Met::Unknown);
+        let weights: u32 = met.iter().map(|condition| weight(condition)).sum();
+        let score = (before.0 + weights, Reverse(failed.len()), before.1 + met.len());
+        if score.2 == 0 || self.best.as_ref().is_some_and(|best| best.score >= score) {
             return;
         }
         self.best = Some(Candidate {
@@ -157,9 +188,10 @@ impl<'a> Search<'a> {
         });
     }
 
-    fn has_instead(&self, failed: &Match) -> String {
+    /// `None` where nobody can tell.
+    fn has_instead(&self, failed: &Match) -> Option<String> {
         let packet = self.scene.packet;
-        match failed {
+        Some(match failed {
             Match::Address {
                 side: Side::Source, ..
             }
@@ -168,6 +200,7 @@ impl<'a> Search<'a> {
                 format!("destination {}", packet.destination)
             }
             Match::Interface { .. } => match &packet.arriving {
+                Some(name) if name.starts_with(SOME_INTERFACE) => return None,
                 Some(name) => format!("interface {name}"),
                 None => "made by this node".to_string(),
             },
@@ -180,19 +213,40 @@ impl<'a> Search<'a> {
             Match::RecentCheck { .. } => "a client that is not remembered there".to_string(),
             Match::Mark { .. } => "mark 0x0".to_string(),
             Match::CtState { .. } => "state NEW".to_string(),
-            Match::Comment(_) | Match::Counter(_) | Match::RecentSet { .. } | Match::Other(_) => {
-                "this program cannot tell".to_string()
+            Match::Other(words) => return self.words_instead(words),
+            Match::Comment(_) | Match::Counter(_) | Match::RecentSet { .. } => return None,
+        })
+    }
+
+    fn words_instead(&self, words: &[String]) -> Option<String> {
+        let packet = self.scene.packet;
+        let option = words.iter().find(|word| word.starts_with('-') && *word != "-m")?;
+        Some(match option.as_str() {
+            "--src-type" | "--src-range" => format!("source {}", packet.source),
+            "--dst-type" | "--dst-range" => format!("destination {}", packet.destination),
+            "-p" | "--protocol" => format!("protocol {}", packet.protocol.lower()),
+            "--dport" | "--dports" | "--destination-port" | "--destination-ports"
+                if packet.protocol.has_ports() =>
+            {
+                format!("destination port {}", packet.port)
             }
-        }
+            "--state" | "--ctstate" => "state NEW".to_string(),
+            "--physdev-is-in" | "--physdev-is-bridged" if packet.arriving.is_none() => {
+                "made by this node".to_string()
+            }
+            _ => return None,
+        })
     }
 }
 
 /// Conditions that can fail.
 fn counts(condition: &Match) -> bool {
-    !matches!(
-        condition,
-        Match::Comment(_) | Match::Counter(_) | Match::RecentSet { .. }
-    )
+    match condition {
+        Match::Comment(_) | Match::Counter(_) | Match::RecentSet { .. } => false,
+        // The name of a module asks nothing; what is asked stands in its options.
+        Match::Other(words) => !matches!(words.as_slice(), [option, _] if option == "-m"),
+        _ => true,
+    }
 }
 
 /// An address says more about what was meant than a port, and a port more than a protocol.
@@ -200,10 +254,12 @@ fn weight(condition: &Match) -> u32 {
     match condition {
         Match::Address {
             side: Side::Destination,
+            negated: false,
             ..
         } => 4,
         Match::DestinationPort(_) => 2,
-        _ => 1,
+        Match::Protocol(_) => 1,
+        _ => 0,
     }
 }
 

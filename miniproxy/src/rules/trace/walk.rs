@@ -13,6 +13,9 @@ use super::{NodeFacts, Packet, Verdict, Why};
 /// Chains nested deeper than this are in no kernel: iptables-nft takes 16.
 const DEPTH: usize = 64;
 
+/// Five thousand endpoints in doubt meet sixty rules; more is, or looks like, chains made to explode.
+const DOUBTFUL: usize = 300_000;
+
 /// What is known of a share that cannot be told.
 #[derive(Debug)]
 pub(super) struct DoubtSoFar<'a> {
@@ -46,6 +49,8 @@ pub(super) struct Walk<'a> {
     found: &'a Found,
     pub(super) scene: Scene<'a>,
     steps_left: usize,
+    /// What of them may be spent on states in doubt, of which each rule in doubt makes twice as many.
+    doubtful_left: usize,
     table: TableName,
     stack: Vec<&'a str>,
     /// Those that came through.
@@ -67,6 +72,7 @@ impl<'a> Walk<'a> {
             found,
             scene: Scene::new(found, node, packet),
             steps_left: steps,
+            doubtful_left: steps.min(DOUBTFUL),
             table: TableName::Nat,
             stack: Vec::new(),
             arrived: States::new(),
@@ -178,7 +184,9 @@ impl<'a> Walk<'a> {
                 chain: name,
                 number: index + 1,
             };
-            if self.steps_left == 0 {
+            if self.steps_left == 0
+                || self.doubtful_left == 0 && here.keys().any(|state| state.doubt.is_some())
+            {
                 self.stop_unknown(Why::TooLong, spot, std::mem::take(&mut here));
                 break;
             }
@@ -230,9 +238,11 @@ impl<'a> Walk<'a> {
     /// against each of thousands of endpoints.
     fn held_against(&mut self, rule: &Rule, here: &States<'a>) -> Vec<(State<'a>, f64, Met)> {
         let mut looks = 0;
+        let mut doubtful = 0;
         let mut may_match = Vec::new();
         let look = |(state, share): (&State<'a>, &f64)| {
             looks += 1;
+            doubtful += usize::from(state.doubt.is_some());
             match self.scene.rule(rule, state) {
                 Met::No => {}
                 met => may_match.push((*state, *share, met)),
@@ -246,6 +256,7 @@ impl<'a> Walk<'a> {
             None => here.iter().for_each(look),
         }
         self.steps_left = self.steps_left.saturating_sub(looks.max(1));
+        self.doubtful_left = self.doubtful_left.saturating_sub(doubtful);
         may_match
     }
 

@@ -48,6 +48,12 @@ fn renamed(word: &str) -> String {
             address.port()
         );
     }
+    // A port of five digits behind an IPv6 address without brackets: neither of both to a parser.
+    if let Some((host, port)) = bare.rsplit_once(':')
+        && let (Ok(IpAddr::V6(address)), Ok(_)) = (host.parse::<IpAddr>(), port.parse::<u16>())
+    {
+        return format!("{}:{port}{tail}", name(address.into(), host.len()));
+    }
     word.to_string()
 }
 
@@ -78,6 +84,8 @@ mod tests {
             assert!(hidden.contains(kept), "{hidden}");
         }
         assert_eq!(addresses(text), hidden);
+        let bare = addresses("to 2001:db8:77::5:31080.");
+        assert!(bare.contains(":31080.") && !bare.contains("db8"), "{bare}");
     }
 
     #[test]

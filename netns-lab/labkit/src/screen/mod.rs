@@ -14,6 +14,7 @@
 //! | [`terminal`] | a page that stays, and what keys do |
 
 pub mod flags;
+mod help;
 pub mod hide;
 pub mod look;
 pub mod mark;

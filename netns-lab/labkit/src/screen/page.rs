@@ -116,10 +116,15 @@ impl Page {
             };
             (key.to_string(), end.to_string())
         });
-        for (key, word) in self.keys.iter().chain(scroll.as_ref()) {
-            let size = key.width() + 1 + word.width();
+        let size = |(key, word): &(String, String)| key.width() + 1 + word.width();
+        // That there is more must be seen, whatever else has room.
+        let kept = scroll.as_ref().map_or(0, |scroll| size(scroll) + 2);
+        for pair in self.keys.iter().chain(scroll.as_ref()) {
+            let (key, word) = pair;
+            let size = size(pair);
             let gap = if used == 0 { 1 } else { 2 };
-            if used + gap + size > width {
+            let kept = if scroll.as_ref() == Some(pair) { 0 } else { kept };
+            if used + gap + size + kept > width {
                 continue;
             }
             spans.push(Span::raw(" ".repeat(gap)));
@@ -251,7 +256,7 @@ pub fn wrapped(text: &str, head: &str, look: &Look) -> Vec<String> {
 }
 
 /// The sign in one byte that is most like it, as wide.
-const fn as_ascii(character: char) -> char {
+pub const fn as_ascii(character: char) -> char {
     match character {
         '\0'..='\u{7f}' => character,
         '─' | '–' | '—' | '╌' | '·' => '-',
@@ -301,6 +306,20 @@ mod tests {
                 assert!(height < 6 || text.contains("26"), "{text}");
                 assert!(look.glyphs == Glyphs::Unicode || text.is_ascii(), "{text}");
             }
+        }
+    }
+
+    #[test]
+    fn that_there_is_more_below_is_seen_beside_any_number_of_keys() {
+        let mut crowded = page();
+        crowded.keys = "abcdefghijklmn"
+            .chars()
+            .map(|key| (key.to_string(), "a long word".to_string()))
+            .collect();
+        for width in [60, 80, 100] {
+            let look = Look::sized(width, 20);
+            let text = print::to_string(&crowded.draw(&look, 0), &look);
+            assert!(text.contains("more below"), "{text}");
         }
     }
 

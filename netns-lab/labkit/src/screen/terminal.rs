@@ -52,10 +52,12 @@ pub enum Key {
 pub enum Flow {
     /// The page is drawn again.
     Draw,
-    /// Nobody wanted the key: arrows scroll, `q` and Escape end.
+    /// Nobody wanted the key: arrows scroll, `?` tells what keys mean, `q` and Escape end.
     Pass,
     /// The screen makes way for a program, and comes back when that ends.
     Run(Box<Command>),
+    /// The page makes way for what its keys mean, until the next key.
+    Help,
     /// The end.
     Quit,
 }
@@ -108,6 +110,7 @@ fn shown(
 ) -> io::Result<()> {
     let mut scrolled = 0;
     let mut page = draw(show, look, scrolled, terminal)?;
+    let mut helped = false;
     let mut next = Instant::now() + tick;
     let keys = Keyboard::new()?;
     while !ended.load(Ordering::Relaxed) {
@@ -119,6 +122,8 @@ fn shown(
                         && matches!(key.code, KeyCode::Char('c' | 'd'))
                     {
                         Flow::Quit
+                    } else if std::mem::take(&mut helped) {
+                        Flow::Draw
                     } else {
                         pressed(show, known(key.code), &page, look, &mut scrolled)
                     }
@@ -133,9 +138,15 @@ fn shown(
             Flow::Quit => break,
             Flow::Pass => continue,
             Flow::Run(command) => beside(show, *command, terminal)?,
+            Flow::Help => helped = true,
             Flow::Draw => {}
         }
-        page = draw(show, look, scrolled, terminal)?;
+        if helped {
+            measure(look, terminal)?;
+            put(&super::help::page(&page, look), look, 0, terminal)?;
+        } else {
+            page = draw(show, look, scrolled, terminal)?;
+        }
     }
     Ok(())
 }
@@ -186,13 +197,24 @@ fn draw(
     scrolled: usize,
     terminal: &mut DefaultTerminal,
 ) -> io::Result<Page> {
+    measure(look, terminal)?;
+    let mut page = show.page(look);
+    super::help::offer(&mut page);
+    put(&page, look, scrolled, terminal)?;
+    Ok(page)
+}
+
+fn measure(look: &mut Look, terminal: &mut DefaultTerminal) -> io::Result<()> {
     terminal.autoresize()?;
     let size = terminal.size()?;
     (look.width, look.height) = (size.width, size.height);
-    let page = show.page(look);
+    Ok(())
+}
+
+fn put(page: &Page, look: &Look, scrolled: usize, terminal: &mut DefaultTerminal) -> io::Result<()> {
     let text = Text::from(page.draw(look, scrolled));
     terminal.draw(|frame: &mut Frame<'_>| frame.render_widget(Paragraph::new(text), frame.area()))?;
-    Ok(page)
+    Ok(())
 }
 
 fn pressed(show: &mut dyn Show, key: Option<Key>, page: &Page, look: &Look, scrolled: &mut usize) -> Flow {
@@ -211,6 +233,7 @@ fn pressed(show: &mut dyn Show, key: Option<Key>, page: &Page, look: &Look, scro
         Key::PageUp => from.saturating_sub(room),
         Key::PageDown => from + room,
         Key::Char('q') | Key::Escape => return Flow::Quit,
+        Key::Char('?') => return Flow::Help,
         _ => return Flow::Pass,
     }
     .min(page.last_offset(look));

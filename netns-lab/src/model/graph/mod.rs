@@ -1,5 +1,6 @@
 //! What a lab is made of, drawn: nodes, bridges, cables, pods.
 
+mod sentences;
 mod svg;
 
 use serde::Serialize;

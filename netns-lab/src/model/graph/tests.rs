@@ -34,6 +34,7 @@ fn two_nodes_in_each_format() {
     ] {
         insta::assert_snapshot!(format!("two_{name}"), graph.draw(format));
     }
+    insta::assert_snapshot!("two_sentences", graph.sentences());
     insta::assert_json_snapshot!(graph);
 }
 

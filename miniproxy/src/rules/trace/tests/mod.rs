@@ -188,6 +188,58 @@ fn a_chain_reached_halfway_is_nearer_than_one_that_was_not() {
     assert_eq!(nearest.packet, "source 10.244.0.5");
 }
 
+/// Names of modules are no conditions, and a rule for another address is not near because it asks more.
+#[test]
+fn a_rule_for_another_address_is_not_nearer_by_asking_more() {
+    let found = dump(
+        &[
+            "-A PREROUTING -d 10.96.0.9/32 -p tcp -m tcp --dport 80 -j SVC",
+            "-A PREROUTING -d 203.0.113.20/32 -p tcp -m tcp --dport 80 -m physdev ! --physdev-is-in -m addrtype ! --src-type LOCAL -j SVC",
+            "-A SVC -p tcp -j DNAT --to-destination 10.244.0.1:80",
+        ],
+        &[],
+    );
+    let nearest = |to: &str, protocol: Protocol| {
+        let mut packet = packet("10.244.0.5", to, Some("cni0"));
+        packet.protocol = protocol.into();
+        trace(&found, &node(), &packet).nearest.unwrap()
+    };
+    for (to, protocol, failed) in [
+        ("10.96.0.9:81", Protocol::Tcp, "--dport 80"),
+        ("10.96.0.9:80", Protocol::Udp, "-m tcp -p tcp"),
+    ] {
+        let nearest = nearest(to, protocol);
+        assert_eq!(
+            (nearest.place.number, nearest.failed.as_deref()),
+            (Some(1), Some(failed))
+        );
+    }
+    // What surely differs is told before what nobody can tell.
+    let nearest = nearest("203.0.113.20:81", Protocol::Tcp);
+    assert_eq!(
+        (nearest.place.number, nearest.failed.as_deref()),
+        (Some(2), Some("--dport 80"))
+    );
+}
+
+#[test]
+fn a_rule_that_takes_the_packet_before_is_the_reason() {
+    let found = dump(
+        &[
+            "-A PREROUTING -d 10.96.0.9/32 -j ACCEPT",
+            "-A PREROUTING -d 10.96.0.9/32 -p tcp -m tcp --dport 80 -j DNAT --to-destination 10.244.0.1:80",
+        ],
+        &[],
+    );
+    let nearest = pod(&found, "10.96.0.9:80").nearest.unwrap();
+    assert_eq!((nearest.place.number, nearest.failed), (Some(1), None));
+    assert!(
+        nearest.packet.contains("no nat rule behind it"),
+        "{}",
+        nearest.packet
+    );
+}
+
 #[test]
 fn a_condition_nobody_knows_makes_a_doubt_and_not_a_guess() {
     let found = dump(
