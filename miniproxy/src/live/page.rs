@@ -44,9 +44,11 @@ impl Columns {
             .unwrap_or(0);
         let address = if width < 90 { 0 } else { longest.max(7) + 2 };
         let mark = if look.glyphs == Glyphs::Ascii { 4 } else { 2 };
-        let used = 2 + mark + name + address + 43;
+        // Beside an address there is a space, however long the name.
+        let name = name + mark + usize::from(address > 0);
+        let used = 2 + name + address + 43;
         Self {
-            name: name + mark,
+            name,
             address,
             bar: width.saturating_sub(used).min(40),
         }
@@ -197,12 +199,19 @@ fn backend(
         per_cent(row.share),
         per_cent(row.expected),
     );
-    let bar = bar(row, top(report), columns.bar, mark, look);
+    let end = if row.lost > 0 {
+        // Who answers nobody has no share that could be compared.
+        let lost = format!("{} {} lost", look.sign(Sign::No), row.lost);
+        look.text(Role::Lost, fit(&lost, columns.bar, look))
+    } else {
+        let bar = bar(row, top(report), columns.bar, mark, look);
+        Span::styled(bar, mark.style(look))
+    };
     Line::from(vec![
         Span::raw(format!("{here} ")),
         Span::styled(name, mark.style(look)),
         Span::raw(figures),
-        Span::styled(bar, mark.style(look)),
+        end,
     ])
 }
 
