@@ -16,6 +16,8 @@ const CALLS: &str = "300";
 /// The programs that were started, and which backend is meant.
 pub(super) struct Hands {
     lab: Option<String>,
+    /// A node that is a namespace: the host has no way to the Services of such a lab.
+    from: Option<String>,
     registry: Vec<PathBuf>,
     pub(super) chosen: usize,
     running: Vec<(String, Child)>,
@@ -23,9 +25,10 @@ pub(super) struct Hands {
 }
 
 impl Hands {
-    pub(super) fn new(args: &LiveArgs) -> Self {
+    pub(super) fn new(args: &LiveArgs, from: Option<String>) -> Self {
         Self {
             lab: args.registry.lab.clone(),
+            from,
             registry: args.registry.paths.clone(),
             chosen: 0,
             running: Vec::new(),
@@ -70,7 +73,12 @@ impl Hands {
                 ));
             }
             'l' => match report.address.clone() {
-                Some(address) => self.start("load", &["load", &address, "-n", CALLS]),
+                Some(address) => {
+                    let mut words = vec!["load", &*address, "-n", CALLS];
+                    let from = self.from.clone();
+                    words.extend(from.iter().flat_map(|from| ["--from", from]));
+                    self.start("load", &words);
+                }
                 None => self.said = Some("it has no address to call".into()),
             },
             // A killed process would be started again at once, and a restarted pod has another address.

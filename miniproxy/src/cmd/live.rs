@@ -114,7 +114,7 @@ impl Live {
             began: Instant::now(),
             frozen: None,
             look: Look::default(),
-            hands: Hands::new(args),
+            hands: Hands::new(args, homes.first().map(|home| home.node.clone())),
             failed: None,
         };
         live.first(places.len())?;
