@@ -56,6 +56,10 @@ impl Walk<'_> {
         }
         facts.policies.clear();
         let should = trace(&self.rules.wanted, &facts, &journey.packet);
+        if let Some(place) = reach::taken(&is).filter(|_| !reach::may_arrive(&is, &should)) {
+            add_once(&mut told.findings, self.taken(place, journey));
+            return;
+        }
         let gap = self.gap();
         let is = if is.unknown() > SLACK {
             if !self.found.cut.is_empty() {
@@ -74,11 +78,7 @@ impl Walk<'_> {
         if is.unknown() > SLACK {
             return;
         }
-        let goes_wrong = !is.endpoints().keys().eq(should.endpoints().keys());
-        if goes_wrong && let Some(place) = reach::taken(&is) {
-            let place = place.clone();
-            add_once(&mut told.findings, self.taken(&place, journey));
-        } else if let Some(finding) = self.destinations(port, &is, &should, journey) {
+        if let Some(finding) = self.destinations(port, &is, &should, journey) {
             let claims_nothing_is_there = is.endpoints().is_empty();
             if gap.is_some() && claims_nothing_is_there {
                 told.leave(gap);

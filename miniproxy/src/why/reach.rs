@@ -28,8 +28,16 @@ pub fn taken(is: &Trace) -> Option<&Place> {
         }
     };
     on_the_way(is)
-        .find(|hop| hop.matched > SLACK && takes(hop))
+        .find(|hop| hop.matched > SLACK && !hop.perhaps && takes(hop))
         .map(|hop| &hop.place)
+}
+
+/// Whether it comes to an endpoint where it should, as far as can be told.
+pub fn may_arrive(is: &Trace, should: &Trace) -> bool {
+    let wanted = should.endpoints();
+    let doubtful = is.doubts.iter().flat_map(|doubt| &doubt.possible);
+    let mut ends = is.outcomes.iter().chain(doubtful);
+    ends.any(|end| end.destination.is_some_and(|to| wanted.contains_key(&to)))
 }
 
 /// The rules of nat before the packet is routed.

@@ -244,6 +244,20 @@ fn a_dump_that_lacks_something_accuses_nobody() {
         text[start..end].into()
     });
     assert!(only_nat.is_well() && only_nat.not_looked_at[0].starts_with(filter));
+    // Of a rule that only the kernel can judge, nothing hangs on that comes before it.
+    let taken = told(&|text| {
+        let text = text.replacen(
+            "-A PREROUTING",
+            "-A PREROUTING -d 10.96.0.0/16 -j ACCEPT\n-A PREROUTING",
+            1,
+        );
+        text.replacen(
+            "-A POSTROUTING",
+            "-A POSTROUTING ! -o cni0 -j MASQUERADE\n-A POSTROUTING",
+            1,
+        )
+    });
+    assert_eq!(causes(&taken), ["foreign-nat"], "{}", taken.plain());
     let spot = spot(&registry, |text| text);
     let text = &spot.rules[&Family::V4].text;
     for length in (0..text.len()).step_by(37) {
