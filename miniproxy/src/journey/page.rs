@@ -226,7 +226,8 @@ impl Columns {
         let rule = match (hop.rule, hop.table.is_empty()) {
             (Some(number), _) => format!("#{number}"),
             (None, true) => String::new(),
-            (None, false) => "pol".into(),
+            (None, false) if hop.what.starts_with("policy") => "pol".into(),
+            (None, false) => "?".into(),
         };
         let here = if chosen { look.sign(Sign::Here) } else { " " };
         let arrow = if hop.rewrites {

@@ -65,7 +65,7 @@ pub(super) fn why(
     }
     let arrived = cables.iter().any(|cable| cable.end == "backend");
     match known.called.word {
-        Word::Refused | Word::Reset if reply.source.is_some() => (
+        Word::Refused | Word::Reset if reply.source.is_some() || (arrived && known.protocol == "udp") => (
             format!("{chosen} refused: nothing listens on that port"),
             Some("compare targetPort with what the pod listens on".into()),
         ),

@@ -143,14 +143,15 @@ fn listen(end: &End, cable: usize, ended: &AtomicBool, heard: &Mutex<Vec<Capture
     while !ended.load(Ordering::Relaxed) {
         let mut asked = [PollFd::new(end.socket.as_fd(), PollFlags::POLLIN)];
         match poll(&mut asked, PollTimeout::from(TICK)) {
-            Ok(0) => continue,
+            Ok(0) | Err(nix::errno::Errno::EINTR) => continue,
             Ok(_) => {}
-            Err(nix::errno::Errno::EINTR) => continue,
             Err(_) => return,
         }
-        let Ok((length, at)) = receive(&end.socket, &mut buffer) else {
+        let (length, at) = match receive(&end.socket, &mut buffer) {
+            Ok(frame) => frame,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
             // A link that went away has no packets.
-            return;
+            Err(_) => return,
         };
         let frame = &buffer[..length.min(FRAME)];
         let Some(seen) = wire::of_frame(frame) else {
