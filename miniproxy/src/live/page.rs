@@ -1,6 +1,6 @@
 //! The screens: one Service, and all of them.
 
-use labkit::screen::page::fit;
+use labkit::screen::page::{fit, wrapped};
 use labkit::screen::{Glyphs, Line, Look, Mark, Page, Role, Sign, Span};
 
 use super::changes::Change;
@@ -64,14 +64,15 @@ pub fn of_service(report: &Report, face: &Face, look: &Look) -> Page {
     }
     body.push(lost(report, &columns, look));
     body.push(total(report, &columns));
-    let verdict = look.text(Role::Strong, signed(report.verdict.sentence.clone(), look));
-    body.push(Line::from(vec![Span::raw(" VERDICT  "), verdict]));
-    body.extend(
-        report
-            .notes
-            .iter()
-            .map(|note| Line::from(format!(" NOTE     {note}"))),
-    );
+    body.extend(said(
+        " VERDICT  ",
+        &signed(report.verdict.sentence.clone(), look),
+        Role::Strong,
+        look,
+    ));
+    for note in &report.notes {
+        body.extend(said(" NOTE     ", note, Role::Plain, look));
+    }
     body.extend(
         face.told
             .iter()
@@ -97,6 +98,16 @@ pub fn of_service(report: &Report, face: &Face, look: &Look) -> Page {
         keys: keys(&[("z", "zero"), ("space", "freeze"), ("q", "quit")]),
         focus: focus(face, look),
     }
+}
+
+/// A sentence on as many lines as it needs.
+fn said(head: &str, text: &str, role: Role, look: &Look) -> Vec<Line<'static>> {
+    let rows = wrapped(text, head, look).into_iter();
+    rows.map(|mut row| {
+        let text = row.split_off(head.len());
+        Line::from(vec![Span::raw(row), look.text(role, text)])
+    })
+    .collect()
 }
 
 /// The chosen row where it is too far down to be seen at first; what is seen anyway holds nobody
@@ -442,12 +453,9 @@ pub fn of_all(overview: &Overview, face: &Face, look: &Look) -> Page {
             .enumerate()
             .map(|(index, service)| summary(index, service, name, face, look)),
     );
-    body.extend(
-        overview
-            .notes
-            .iter()
-            .map(|note| Line::from(format!(" NOTE     {note}"))),
-    );
+    for note in &overview.notes {
+        body.extend(said(" NOTE     ", note, Role::Plain, look));
+    }
     body.push(Line::default());
     body.extend(changes(&overview.changes, look, true));
     Page {
