@@ -308,8 +308,7 @@ impl Show for Live {
         page.keys = Hands::keys(self.shown().is_some(), self.opened.is_some());
         if self.frozen.is_some() {
             page.state = "FROZEN (space goes on) ".into();
-        }
-        if let Some(said) = self.hands.said() {
+        } else if let Some(said) = self.hands.said() {
             page.state = said;
         }
         page

@@ -74,6 +74,8 @@ struct Open {
     closed: bool,
     since: u64,
     counted: bool,
+    /// It was counted before somebody began at zero.
+    of_before: bool,
     listed: bool,
 }
 
@@ -148,6 +150,7 @@ impl Watch {
         self.nodes
             .iter_mut()
             .for_each(|node| node.unsettled = Unsettled::default());
+        self.open.values_mut().for_each(|open| open.of_before = true);
         self.gaps = 0;
     }
 
@@ -314,6 +317,7 @@ impl Watch {
             closed: flow.closed,
             since: self.seconds,
             counted: counts,
+            of_before: false,
             listed: true,
         };
         self.open.insert((node, flow.name()), open);
@@ -340,6 +344,7 @@ impl Watch {
         };
         let answered = open.answered || answered.unwrap_or(true) || open.protocol == Protocol::Udp;
         if open.counted
+            && !open.of_before
             && !answered
             && let (Some(backend), Some(tally)) = (open.backend, self.tallies.get_mut(&open.key))
         {
@@ -357,7 +362,7 @@ impl Watch {
             };
             *now.by_backend.entry(backend).or_default() += 1;
             let waits = !open.answered && self.seconds.saturating_sub(open.since) >= PATIENCE;
-            if waits && open.counted && open.protocol != Protocol::Udp {
+            if waits && open.counted && !open.of_before && open.protocol != Protocol::Udp {
                 *now.waiting.entry(backend).or_default() += 1;
             }
             let services = self.nodes.get(*node).map(|node| &node.services);

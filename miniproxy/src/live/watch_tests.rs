@@ -171,4 +171,8 @@ fn a_backend_that_answers_nobody_is_named_and_a_closed_connection_is_open_no_mor
     assert_eq!((row.connections, row.lost, row.open), (10, 9, 9));
     let sentence = &report.verdict.sentence;
     assert!(sentence.ends_with("; but 9 LOST: 9 at 10.244.0.2"), "{sentence}");
+    // From zero on they are nobody's loss.
+    watch.zero();
+    let report = Report::of(&watch, &key, &Names::new());
+    assert_eq!((report.lost.connections, report.backends[0].open), (0, 9));
 }
