@@ -16,6 +16,8 @@ const CALLS: &str = "300";
 /// The programs that were started, and which backend is meant.
 pub(super) struct Hands {
     lab: Option<String>,
+    /// A node that is a namespace: the host has no way to the Services of such a lab.
+    from: Option<String>,
     registry: Vec<PathBuf>,
     pub(super) chosen: usize,
     running: Vec<(String, Child)>,
@@ -23,9 +25,10 @@ pub(super) struct Hands {
 }
 
 impl Hands {
-    pub(super) fn new(args: &LiveArgs) -> Self {
+    pub(super) fn new(args: &LiveArgs, from: Option<String>) -> Self {
         Self {
             lab: args.registry.lab.clone(),
+            from,
             registry: args.registry.paths.clone(),
             chosen: 0,
             running: Vec::new(),
@@ -35,24 +38,20 @@ impl Hands {
 
     /// What the keys do, for the last line of the screen.
     pub(super) fn keys(one_service: bool, opened: bool) -> Vec<(String, String)> {
-        let mine = [
-            ("l", "load"),
-            (ARROWS, "row"),
-            ("k", "kill"),
-            ("b", "revive"),
-            ("e", "explain"),
-            ("t", "trace"),
-        ];
+        let mine = [("l", "load"), (ARROWS, "row"), ("k", "cut"), ("b", "mend")];
         // The last ones go first where there is no room.
         let all = [("q", "quit"), ("z", "zero"), ("space", "freeze")];
+        let others = [("e", "explain"), ("t", "trace")];
         let rows = [(ARROWS, "row"), ("enter", "open")];
         let back = [("esc", "back")];
         let back = back.iter().filter(|_| opened);
         let mine = mine.iter().filter(|_| one_service);
+        let others = others.iter().filter(|_| one_service);
         let rows = rows.iter().filter(|_| !one_service);
         back.chain(mine)
             .chain(rows)
             .chain(&all)
+            .chain(others)
             .map(|(key, word)| ((*key).to_string(), (*word).to_string()))
             .collect()
     }
@@ -74,13 +73,23 @@ impl Hands {
                 ));
             }
             'l' => match report.address.clone() {
-                Some(address) => self.start("load", &["load", &address, "-n", CALLS]),
+                Some(address) => {
+                    let mut words = vec!["load", &*address, "-n", CALLS];
+                    let from = self.from.clone();
+                    words.extend(from.iter().flat_map(|from| ["--from", from]));
+                    self.start("load", &words);
+                }
                 None => self.said = Some("it has no address to call".into()),
             },
+            // A killed process would be started again at once, and a restarted pod has another address.
             'k' | 'b' => match self.backend(report) {
                 Some(pod) => {
-                    let word = if letter == 'k' { "kill" } else { "restart" };
-                    self.start(&format!("{word} {pod}"), &["pod", word, &pod]);
+                    let (word, option) = if letter == 'k' {
+                        ("cut the cable of", "--down")
+                    } else {
+                        ("mend the cable of", "--up")
+                    };
+                    self.start(&format!("{word} {pod}"), &["link", &pod, option]);
                 }
                 None => self.said = Some("there is no such backend".into()),
             },

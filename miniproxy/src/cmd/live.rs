@@ -2,46 +2,38 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use labkit::screen::{Flow, Key as Pressed, Look, Mode, Page, Show, hide, print, terminal};
 use labkit::shell::{emit, tell};
-use labkit::xtables::{Family, Xtables};
+use labkit::xtables::Family;
 use labkit::{Failure, Outcome};
 
 use super::hands::Hands;
+use super::live_listener::{Listener, Word};
 use super::nodes;
 use super::render::family;
+use crate::address::parse_ip;
 use crate::cli::LiveArgs;
-use crate::edge::flow_events::{FlowEvents, are_told};
 use crate::edge::registry::labs;
-use crate::edge::rule_events::{Generation, RuleEvents};
-use crate::edge::{addresses, counted, netns};
 use crate::lab::Home;
-use crate::live::changes::Who;
 use crate::live::overview::Overview;
 use crate::live::page::{self, Face};
 use crate::live::pick::pick;
 use crate::live::report::{Names, Report};
 use crate::live::services::Key;
-use crate::live::watch::Reading;
-use crate::live::{News, Watch, sentences};
-use crate::rules::set::Found;
+use crate::live::{Watch, sentences};
+use crate::registry::Registry;
+use crate::registry::model::cluster_ips;
 use crate::target::Target;
 
 /// Without a terminal, and without another wish.
 const USUAL_SECONDS: u64 = 5;
-/// Rules are read at most so often, and never more than a fifth of the time.
-const SOONEST: Duration = Duration::from_secs(1);
 
-enum Word {
-    News(usize, Vec<News>),
-    Rewritten(usize),
-    Rules(usize, Box<Reading>),
-    Failed(Failure),
-}
+/// So long the last connections wait to be judged.
+const LAST: Duration = Duration::from_secs(5);
 
 /// Counts until it is to end.
 pub(super) fn run(args: &LiveArgs) -> Result<Outcome, Failure> {
@@ -109,17 +101,20 @@ impl Live {
         let names = places
             .iter()
             .map(|home| home.as_ref().map(|home| home.node.clone()));
+        let registry = super::source(&args.registry)
+            .and_then(|source| source.load().map(crate::registry::store::Store::into_registry))
+            .unwrap_or_default();
         let mut live = Self {
             watch: Watch::new(None, names),
             opened: None,
             row: 0,
-            names: pods(args),
+            names: pods(&registry),
             receiver,
             ended,
             began: Instant::now(),
             frozen: None,
             look: Look::default(),
-            hands: Hands::new(args),
+            hands: Hands::new(args, homes.first().map(|home| home.node.clone())),
             failed: None,
         };
         live.first(places.len())?;
@@ -128,6 +123,8 @@ impl Live {
             .as_deref()
             .map(|name| live.chosen(name))
             .transpose()?;
+        let other = other_family(&registry, live.watch.only.as_ref(), family);
+        live.watch.notes.extend(other);
         live.began = Instant::now();
         Ok(live)
     }
@@ -174,7 +171,8 @@ impl Live {
     fn take(&mut self, word: Word) {
         match word {
             Word::News(node, news) => news.into_iter().for_each(|news| self.watch.news(node, news)),
-            Word::Rewritten(node) => self.watch.rewritten(node),
+            Word::Mark(node) => self.watch.mark(node),
+            Word::Calm(node) => self.watch.calm(node),
             Word::Rules(node, reading) => self.watch.read(node, *reading),
             Word::Failed(failure) => self.failed = Some(failure),
         }
@@ -213,11 +211,24 @@ impl Live {
             }
             thread::sleep(Duration::from_millis(50));
         }
+        self.settle()?;
         match mode {
             Mode::Json => self.emit_json(look.hide, !args.follow),
             Mode::Plain => emit(&hidden(self.sentences(), look.hide)),
             _ => print::once(&self.draw(&look), &look),
         }
+    }
+
+    /// Counting is over; it is waited for what the last connections were promised.
+    fn settle(&mut self) -> Result<(), Failure> {
+        let limit = Instant::now() + LAST;
+        while !self.watch.is_settled() && Instant::now() < limit {
+            match self.receiver.recv_timeout(Duration::from_millis(50)) {
+                Ok(Word::News(..)) | Err(_) => {}
+                Ok(word) => self.take(word),
+            }
+        }
+        self.failed.take().map_or(Ok(()), Err)
     }
 
     /// The Service that is shown; none where all are.
@@ -270,11 +281,7 @@ impl Live {
 
     fn draw(&self, look: &Look) -> Page {
         let face = Face {
-            state: if self.frozen.is_some() {
-                "frozen".into()
-            } else {
-                format!("{} s", self.watch.seconds)
-            },
+            state: format!("{} s", self.watch.seconds),
             // On paper nothing is chosen.
             chosen: (look.height > 0).then_some(match self.shown() {
                 Some(_) => self.hands.chosen,
@@ -299,7 +306,9 @@ impl Show for Live {
         self.look = look.clone();
         let mut page = self.frozen.clone().unwrap_or_else(|| self.draw(look));
         page.keys = Hands::keys(self.shown().is_some(), self.opened.is_some());
-        if let Some(said) = self.hands.said() {
+        if self.frozen.is_some() {
+            page.state = "FROZEN (space goes on) ".into();
+        } else if let Some(said) = self.hands.said() {
             page.state = said;
         }
         page
@@ -360,119 +369,37 @@ fn hidden(text: String, hides: bool) -> String {
 }
 
 /// The names of pods; none where there is no registry.
-fn pods(args: &LiveArgs) -> Names {
-    let registry = super::source(&args.registry).and_then(|source| source.load());
-    let pods = registry
-        .map(|store| store.into_registry().pods)
-        .unwrap_or_default();
-    let named = pods.values().flatten().filter_map(|(name, pod)| {
-        let ip = pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok()?;
-        Some((ip, name.clone()))
+fn pods(registry: &Registry) -> Names {
+    let named = registry.pods.values().flatten().flat_map(|(name, pod)| {
+        let status = pod.status.as_ref();
+        let several = status.and_then(|status| status.pod_ips.as_ref());
+        let several = several.into_iter().flatten().map(|ip| ip.ip.as_str());
+        let all = several.chain(status.and_then(|status| status.pod_ip.as_deref()));
+        all.filter_map(|ip| Some((ip.parse().ok()?, name.clone())))
     });
     named.collect()
 }
 
-/// What listens on one node.
-#[derive(Clone)]
-struct Listener {
-    index: usize,
-    home: Option<Home>,
-    iptables: Option<std::path::PathBuf>,
-    family: Family,
-    sender: Sender<Word>,
-    ended: Arc<AtomicBool>,
-}
-
-impl Listener {
-    fn start(self) {
-        let other = self.clone();
-        thread::spawn(move || self.guarded(Self::flows));
-        thread::spawn(move || other.guarded(Self::rules));
-    }
-
-    fn guarded(&self, work: fn(&Self) -> Result<(), Failure>) {
-        let entered = self
-            .home
-            .as_ref()
-            .map_or(Ok(()), |home| netns::enter(&home.namespace));
-        if let Err(failure) = entered.and_then(|()| work(self)) {
-            // Nobody listens once the command ends.
-            let _ = self.sender.send(Word::Failed(failure));
-        }
-    }
-
-    fn flows(&self) -> Result<(), Failure> {
-        if !are_told() {
-            let home = self.home.as_ref();
-            let node = home.map_or_else(|| "this host".to_string(), |home| home.node.clone());
-            let prefix = home.map_or_else(|| "sudo".to_string(), |_| format!("netns-lab exec {node} --"));
-            return Err(
-                Failure::host_lacks(format!("the kernel tells of no connections of {node}"))
-                    .hint(format!("{prefix} sysctl -w net.netfilter.nf_conntrack_events=1")),
-            );
-        }
-        let mut events = FlowEvents::open()?;
-        let mut news: Vec<News> = events.listed()?.into_iter().map(News::Found).collect();
-        while !self.ended.load(Relaxed) && self.sender.send(Word::News(self.index, news)).is_ok() {
-            news = events.hear()?;
-        }
-        Ok(())
-    }
-
-    fn rules(&self) -> Result<(), Failure> {
-        let xtables = Xtables::detect(self.iptables.as_deref())?;
-        let mut events = RuleEvents::open()?;
-        let mut heard = Vec::new();
-        let (mut generation, mut like) = (None, Found::default());
-        let (mut due, mut last, mut cost) = (Instant::now(), Instant::now(), Duration::ZERO);
-        while !self.ended.load(Relaxed) {
-            // What was changed is read soon, so that few connections meet rules that nobody has read.
-            let soon = !heard.is_empty() && Instant::now() >= last + cost * 2;
-            if Instant::now() >= due || soon {
-                let began = Instant::now();
-                let counted = counted::read(&xtables, self.family, &like)?;
-                cost = began.elapsed();
-                (due, last) = (began + SOONEST.max(cost * 5), began);
-                like = counted.found.clone();
-                let meanwhile = events.so_far();
-                let torn = !meanwhile.is_empty();
-                heard.extend(meanwhile);
-                let reading = Reading {
-                    counted,
-                    addresses: addresses::interface_addresses()?.into_iter().collect(),
-                    generation: heard.last().map(|heard: &Generation| heard.number).or(generation),
-                    torn,
-                    by: writers(&heard),
-                    time: jiff::Timestamp::now().strftime("%H:%M:%S").to_string(),
-                };
-                generation = reading.generation;
-                // Whoever wrote while we read may be the one whose change shows only now, or next time.
-                heard.retain(|_| torn);
-                if self
-                    .sender
-                    .send(Word::Rules(self.index, Box::new(reading)))
-                    .is_err()
-                {
-                    break;
-                }
-            }
-            let news = events.hear()?.generations;
-            if !news.is_empty() && self.sender.send(Word::Rewritten(self.index)).is_err() {
-                break;
-            }
-            heard.extend(news);
-        }
-        Ok(())
-    }
-}
-
-/// Each writer once.
-fn writers(heard: &[Generation]) -> Vec<Who> {
-    let mut writers: Vec<Who> = Vec::new();
-    for who in heard.iter().filter_map(|generation| generation.by.as_ref()) {
-        if !writers.contains(who) {
-            writers.push(who.clone());
-        }
-    }
-    writers
+/// That a Service has an address of the other family, too: calls to that one are not counted.
+fn other_family(registry: &Registry, only: Option<&Key>, family: Family) -> Option<String> {
+    let (number, name) = match family {
+        Family::V4 => (6, "IPv6"),
+        Family::V6 => (4, "IPv4"),
+    };
+    let is_meant = |(namespace, name): &(String, String)| {
+        only.is_none_or(|key| key.name.split(':').next() == Some(&format!("{namespace}/{name}")))
+    };
+    let mut services = registry.services.iter().filter(|(key, _)| is_meant(key));
+    services.find_map(|(_, service)| {
+        let ips = cluster_ips(service);
+        let mut ips = ips.iter().filter_map(|ip| parse_ip(ip));
+        let other = ips.find(|ip| ip.is_ipv4() == (number == 4))?;
+        Some(if only.is_some() {
+            format!(
+                "calls to its {name} address {other} are not counted here: --family {number} counts those"
+            )
+        } else {
+            format!("calls by {name} are not counted here: --family {number} counts those")
+        })
+    })
 }

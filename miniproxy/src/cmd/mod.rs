@@ -11,6 +11,7 @@ mod graph;
 mod hands;
 mod host;
 mod live;
+mod live_listener;
 mod nodes;
 mod nodes_report;
 mod observe;

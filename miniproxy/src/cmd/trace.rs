@@ -24,6 +24,7 @@ use crate::journey::show::{Traced, World};
 use crate::journey::{Cable, Called, Capture, Known, Report, Word, follow, make};
 use crate::model::Protocol;
 use crate::rules::trace::Transport;
+use crate::target::SenderKind;
 
 /// After the answer the kernel's last words are waited for.
 const AFTER: Duration = Duration::from_millis(60);
@@ -69,6 +70,9 @@ struct Tracer {
 
 impl Tracer {
     fn new(args: &TraceArgs) -> Result<Self, Failure> {
+        if let Some(path) = &args.pcap {
+            pcapng::check(path)?;
+        }
         Ok(Self {
             args: args.clone(),
             places: Places::find(args)?,
@@ -94,6 +98,7 @@ impl Tracer {
             namespace: places.namespace.clone(),
             from: places.from,
             to,
+            is_outside: places.call.sender.kind == SenderKind::Outside,
             udp,
             timeout: self.args.patience(),
         })?;

@@ -370,7 +370,14 @@ fn names(book: &Book, call: &Call) -> BTreeMap<IpAddr, String> {
         let name = format!("{}/{}", pod.namespace, pod.name);
         pod.addresses.iter().map(move |ip| (*ip, name.clone()))
     });
-    let mut names: BTreeMap<IpAddr, String> = pods.collect();
+    let nodes = book.nodes.iter().flat_map(|node| {
+        let addresses = node.addresses.iter();
+        addresses.map(|ip| (*ip, node.name.clone()))
+    });
+    let mut names: BTreeMap<IpAddr, String> = nodes.chain(pods).collect();
+    if call.sender.kind == SenderKind::Outside {
+        names.insert(call.packet.source, "outside".into());
+    }
     if let Some(port) = &call.port {
         let name = format!("svc-{}", port.name.name);
         names.extend(port.cluster_ip.map(|ip| (ip, name)));

@@ -190,6 +190,15 @@ impl Asked<'_> {
             return Ok(());
         }
         let name = evidence.name();
+        let service = self.registry.services.get(self.service);
+        let spec = service.and_then(|service| service.spec.as_ref());
+        if let Some(spec) = spec.filter(|spec| spec.type_.as_deref() == Some("ExternalName")) {
+            let other = spec.external_name.as_deref().unwrap_or("somebody outside");
+            return Err(Failure::usage(format!(
+                "the Service {name} is of type ExternalName, another name for {other}: iptables rules are made for none such"
+            ))
+            .hint(format!("ask the name server: netns-lab dns; then whether {other} answers")));
+        }
         Err(match &self.port {
             Some(_) => Failure::usage(format!("the Service {name} has no such port")).hint(format!(
                 "ask about all of its ports: miniproxy why {name}"

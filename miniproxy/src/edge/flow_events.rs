@@ -8,7 +8,7 @@ use std::io;
 use std::path::Path;
 
 use labkit::Failure;
-use labkit::netlink::{self, be32};
+use labkit::netlink::{self, attribute, be32};
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::{Socket, SocketAddr as NetlinkAddr};
 use nix::libc::{self, EACCES, EPERM};
@@ -29,6 +29,11 @@ const CT_DELETE: u16 = 1 << 8 | 2;
 const NLM_F_CREATE: u16 = 0x400;
 const CTA_STATUS: u16 = 3;
 const IPS_SEEN_REPLY: u32 = 1 << 1;
+const CTA_PROTOINFO: u16 = 4;
+const CTA_PROTOINFO_TCP: u16 = 1;
+const CTA_PROTOINFO_TCP_STATE: u16 = 1;
+/// States of TCP, by `nf_conntrack_tcp.h`: both ends have said that they are done, or one cut it off.
+const CLOSED: std::ops::RangeInclusive<u8> = 6..=8;
 
 /// Room for news that wait: some forty thousand of them.
 const ROOM: usize = 32 << 20;
@@ -149,12 +154,14 @@ fn news(message: netlink::Message<'_>) -> Option<News> {
 
 fn flow(entry: &[u8]) -> Option<Flow> {
     let (mut original, mut reply, mut id, mut status) = (None, None, None, 0);
+    let mut closed = false;
     for (kind, value) in netlink::attributes(entry) {
         match kind {
             CTA_TUPLE_ORIG => original = Some(tuple(value)?),
             CTA_TUPLE_REPLY => reply = tuple(value),
             CTA_ID => id = be32(value),
             CTA_STATUS => status = be32(value)?,
+            CTA_PROTOINFO => closed = is_closed(value),
             _ => {}
         }
     }
@@ -172,5 +179,14 @@ fn flow(entry: &[u8]) -> Option<Flow> {
         destination: original.destination,
         reply_source: reply.source,
         answered: status & IPS_SEEN_REPLY != 0,
+        closed,
     })
+}
+
+fn is_closed(protocol: &[u8]) -> bool {
+    let tcp = attribute(protocol, CTA_PROTOINFO_TCP);
+    let state = tcp.and_then(|tcp| attribute(tcp, CTA_PROTOINFO_TCP_STATE));
+    state
+        .and_then(<[u8]>::first)
+        .is_some_and(|state| CLOSED.contains(state))
 }

@@ -75,7 +75,7 @@ fn ask(mut stream: TcpStream, to: SocketAddr) -> io::Result<String> {
 }
 
 /// A question that name servers answer (the root's own servers), and the built-in app as well.
-const QUESTION: [u8; 17] = [0x77, 0x68, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 1];
+pub const QUESTION: [u8; 17] = [0x77, 0x68, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 1];
 
 fn udp(to: SocketAddr) -> (Word, Option<String>) {
     match exchange(to, &QUESTION) {

@@ -179,6 +179,9 @@ fn policy(event: &Event, hook: &str, accepts: bool, destination: SocketAddr) -> 
 }
 
 fn text(texts: &Texts, event: &Event, number: Option<usize>) -> String {
+    if event.table.contains(' ') {
+        return format!("(a rule of nft chain {} {})", event.table, event.chain);
+    }
     let chain = (event.table.clone(), event.chain.clone());
     let rules = texts.get(&chain);
     let found = number.and_then(|number| rules?.get(number - 1));
@@ -216,6 +219,9 @@ fn told(text: &str, stopped: bool) -> Told {
     let dice = word_after(text, "--probability").and_then(|chance| chance.parse::<f64>().ok());
     let to = word_after(text, "--to-destination").and_then(|to| to.parse().ok());
     let what = match (target, dice) {
+        (chain, None) if is_endpoint(chain) && text.contains("--rcheck") => {
+            "remembered: this client was here".into()
+        }
         (_, Some(chance)) => format!("dice {}: HIT", one_in(chance)),
         ("TRACE", _) => "marked for tracing".into(),
         ("DNAT", _) => "DNAT".into(),
@@ -298,10 +304,8 @@ fn not_taken(known: &Known, hops: &[Hop]) -> Vec<NotTaken> {
         .enumerate()
         .filter_map(|(index, text)| {
             let goes_to = word_after(text, "-j").filter(|chain| is_endpoint(chain))?;
-            if Some(index + 1) == hit.rule
-                || word_after(text, "--rcheck").is_some()
-                || text.contains("--rcheck")
-            {
+            // With affinity two rules lead to each endpoint: one remembers, one rolls the dice.
+            if Some(goes_to) == word_after(&hit.text, "-j") || text.contains("--rcheck") {
                 return None;
             }
             let rolls = word_after(text, "--probability").and_then(|chance| chance.parse().ok());

@@ -81,7 +81,7 @@ pub enum Deed {
 pub struct Event {
     /// The kernel's number of the packet; several packets of a connection may share it.
     pub id: u32,
-    /// The table.
+    /// The table; behind its family, `inet fw`, where it is none of iptables.
     pub table: String,
     /// The chain.
     pub chain: String,

@@ -1,11 +1,14 @@
 //! The story as a screen.
 
 use labkit::screen::look::{Role, Sign};
-use labkit::screen::page::fit;
+use labkit::screen::page::{fit, wrapped};
 use labkit::screen::{Line, Look, Page, Span};
 
 use super::make::REST;
 use super::{Hop, Report, Word};
+
+/// Lines of a page that are not of its body.
+const BANDS: usize = 5;
 
 /// The screen with so many hops of the story told; all of them where `None`.
 pub fn page(report: &Report, look: &Look, told: Option<usize>, all: bool) -> Page {
@@ -20,7 +23,7 @@ pub fn page(report: &Report, look: &Look, told: Option<usize>, all: bool) -> Pag
     };
     let mut body = cables(report, look, told.is_none() || count >= hops.len());
     body.push(Line::default());
-    let columns = Columns::of(look);
+    let columns = Columns::of(look, report);
     body.push(Line::from(look.text(Role::Strong, columns.header(look))));
     let mut focus = None;
     let mut node = None;
@@ -37,6 +40,12 @@ pub fn page(report: &Report, look: &Look, told: Option<usize>, all: bool) -> Pag
     }
     if count == hops.len() {
         body.extend(ending(report, look));
+        if look.height > 0 && body.len() + BANDS > usize::from(look.height) {
+            // What matters most is seen before anybody scrolls.
+            let verdict = verdict(report, look);
+            focus = focus.map(|line| line + verdict.len());
+            body.splice(0..0, verdict);
+        }
     }
     let rule = at
         .and_then(|at| hops.get(at))
@@ -172,14 +181,20 @@ struct Columns {
 }
 
 impl Columns {
-    fn of(look: &Look) -> Self {
+    fn of(look: &Look, report: &Report) -> Self {
         let width = usize::from(look.width);
         let table = width >= 76;
-        let (chain, what) = match width {
+        let (chain, mut what) = match width {
             0..76 => (12, 13),
             76..96 => (26, 21),
             _ => (30, 34),
         };
+        let longest = report.hops.iter().map(|hop| hop.destination_now.len()).max();
+        if table {
+            // Number, gaps, the rule's number and the arrow.
+            let used = 4 + chain + 1 + 5 + 1 + 3 + longest.unwrap_or(0);
+            what = what.min(width.saturating_sub(used)).max(12);
+        }
         Self {
             chain,
             rule: if table { 5 } else { 4 },
@@ -211,7 +226,8 @@ impl Columns {
         let rule = match (hop.rule, hop.table.is_empty()) {
             (Some(number), _) => format!("#{number}"),
             (None, true) => String::new(),
-            (None, false) => "pol".into(),
+            (None, false) if hop.what.starts_with("policy") => "pol".into(),
+            (None, false) => "?".into(),
         };
         let here = if chosen { look.sign(Sign::Here) } else { " " };
         let arrow = if hop.rewrites {
@@ -301,18 +317,23 @@ fn ending(report: &Report, look: &Look) -> Vec<Line<'static>> {
     if let Some(lost) = super::plain::lost(report) {
         lines.push(Line::from(look.text(Role::Hot, format!(" LOST   {lost}"))));
     }
+    lines.extend(verdict(report, look));
+    lines
+}
+
+/// How it ended, and what would cure it.
+fn verdict(report: &Report, look: &Look) -> Vec<Line<'static>> {
     let (sign, role) = match report.outcome {
         Word::Answered => (Sign::Yes, Role::Good),
         _ => (Sign::No, Role::Lost),
     };
-    lines.push(Line::from(
-        look.text(role, format!(" {} {}", look.sign(sign), report.sentence)),
-    ));
-    lines.extend(
-        report
-            .cure
-            .iter()
-            .map(|cure| Line::from(format!(" CURE   {cure}"))),
-    );
+    let head = format!(" {} ", look.sign(sign));
+    let rows = wrapped(&report.sentence, &head, look).into_iter();
+    let mut lines: Vec<Line<'static>> = rows.map(|row| Line::from(look.text(role, row))).collect();
+    let cures = report
+        .cure
+        .iter()
+        .flat_map(|cure| wrapped(cure, " CURE   ", look));
+    lines.extend(cures.map(Line::from));
     lines
 }

@@ -1,5 +1,7 @@
 //! The story in sentences, and the one that explains its end.
 
+use std::net::SocketAddr;
+
 use super::{Backend, Hop, Known, OnCable, Reply, Report, Word};
 
 /// Why it ended as it did, and what would cure it.
@@ -22,7 +24,12 @@ pub(super) fn why(
     let stopped = stopped_by(hops);
     if let Some(hop) = stopped {
         let place = place(hop);
-        return if hop.text.contains("-j REJECT") && hop.text.contains("has no endpoints") {
+        return if let Some((family, table)) = hop.table.split_once(' ') {
+            (
+                format!("{place} dropped it"),
+                Some(format!("nft list chain {family} {table} {}", hop.chain)),
+            )
+        } else if hop.text.contains("-j REJECT") && hop.text.contains("has no endpoints") {
             (
                 format!("{place} rejected it: the Service has no endpoint"),
                 Some("netns-lab get endpointslices".into()),
@@ -58,9 +65,21 @@ pub(super) fn why(
     }
     let arrived = cables.iter().any(|cable| cable.end == "backend");
     match known.called.word {
-        Word::Refused | Word::Reset if reply.source.is_some() => (
+        Word::Refused | Word::Reset if reply.source.is_some() || (arrived && known.protocol == "udp") => (
             format!("{chosen} refused: nothing listens on that port"),
             Some("compare targetPort with what the pod listens on".into()),
+        ),
+        _ if arrived && reply.source.is_none() && from_itself(cables) => (
+            format!(
+                "{chosen} was sent to itself and sees its own address as the sender, for nobody masqueraded it: it throws the packet away"
+            ),
+            Some("miniproxy sync".into()),
+        ),
+        Word::Timeout if arrived && reply.source.is_none() && known.protocol == "udp" => (
+            format!(
+                "the datagram came to {chosen}'s cable; no answer to it came, and whoever listens need not answer"
+            ),
+            Some(ask(known)),
         ),
         _ if arrived && reply.source.is_none() => (
             format!("the packet came to {chosen}'s cable, and the pod did not answer"),
@@ -78,6 +97,13 @@ pub(super) fn why(
             Some(ask(known)),
         ),
     }
+}
+
+/// Whether the backend's cable has a packet that the backend seems to have sent.
+fn from_itself(cables: &[OnCable]) -> bool {
+    let ip = |text: &str| text.parse::<SocketAddr>().ok().map(|address| address.ip());
+    let mut arrived = cables.iter().filter(|cable| cable.end == "backend");
+    arrived.any(|cable| ip(&cable.source) == ip(&cable.destination))
 }
 
 /// The command that looks at all of it.
@@ -128,6 +154,14 @@ fn place(hop: &Hop) -> String {
         .as_ref()
         .map_or(String::new(), |node| format!(" on {node}"));
     match hop.rule {
+        _ if hop.table.contains(' ') => {
+            let what = if hop.what.starts_with("policy") {
+                "the policy"
+            } else {
+                "a rule"
+            };
+            format!("{what} of nft chain {} {}{node}", hop.table, hop.chain)
+        }
         Some(number) => format!("rule {number} of {} {}{node}", hop.table, hop.chain),
         None => format!("the policy of {} {}{node}", hop.table, hop.chain),
     }

@@ -199,6 +199,75 @@ fn an_answer_past_the_bridge_is_a_stranger() {
     );
 }
 
+/// The call had no answer, and nothing after the backend's cable.
+fn lost() -> Known {
+    let mut known = known();
+    known.called = Called {
+        word: Word::Timeout,
+        answer: None,
+        milliseconds: 2000.0,
+    };
+    known.captures.truncate(2);
+    known
+}
+
+#[test]
+fn a_drop_of_nft_is_named_with_its_chain() {
+    let mut known = lost();
+    known.captures.truncate(1);
+    let mut drop = event(2, "fw f", None, None);
+    drop.table = "inet fw".into();
+    drop.deed = Deed::Rule {
+        number: None,
+        stopped: true,
+    };
+    known.nodes[0].events.splice(7.., [drop]);
+    let report = make::journey(&known);
+    assert_eq!(report.sentence, "a rule of nft chain inet fw f dropped it");
+    assert_eq!(report.cure.as_deref(), Some("nft list chain inet fw f"));
+}
+
+#[test]
+fn who_sees_itself_as_the_sender_was_not_masqueraded() {
+    let mut known = lost();
+    known.captures[1].bytes = frame("10.244.0.4:40000", POD, 7, 2);
+    let report = make::journey(&known);
+    assert!(
+        report.sentence.contains("nobody masqueraded it"),
+        "{}",
+        report.sentence
+    );
+}
+
+#[test]
+fn whoever_hears_a_datagram_need_not_answer() {
+    let mut known = lost();
+    known.protocol = "udp";
+    let report = make::journey(&known);
+    assert!(report.sentence.contains("need not answer"), "{}", report.sentence);
+}
+
+/// A client that comes back: the rule that remembers it is no dice, and its pod is no road not taken.
+#[test]
+fn a_remembered_client_is_told_and_its_pod_is_not_left_out() {
+    let mut known = known();
+    let chain = ("nat".to_string(), "KUBE-SVC-CDGGSHYLG3RE2FKL".to_string());
+    let remembers = "-A KUBE-SVC-CDGGSHYLG3RE2FKL -m recent --rcheck --name KUBE-SEP-B -j KUBE-SEP-B";
+    known.nodes[0]
+        .texts
+        .get_mut(&chain)
+        .unwrap()
+        .insert(0, remembers.into());
+    known.nodes[0].events[5].deed = Deed::Rule {
+        number: Some(1),
+        stopped: false,
+    };
+    let report = make::journey(&known);
+    assert!(report.hops.iter().any(|hop| hop.what.starts_with("remembered")));
+    let roads: Vec<usize> = report.not_taken.iter().map(|road| road.rule).collect();
+    assert_eq!(roads, [2, 4]);
+}
+
 #[test]
 fn only_packets_of_the_connection_are_kept() {
     let strange = Capture {

@@ -71,6 +71,17 @@ impl Counters {
         self.last = Some(now);
     }
 
+    /// Adds what was counted on another node.
+    pub fn join(&mut self, other: &Self) {
+        self.entered += other.entered;
+        self.refused += other.refused;
+        self.restarts += other.restarts;
+        self.lost += other.lost;
+        for (backend, hits) in &other.taken {
+            *self.taken.entry(*backend).or_default() += hits;
+        }
+    }
+
     /// Counts from nothing.
     pub fn zero(&mut self) {
         *self = Self {
@@ -146,6 +157,10 @@ mod tests {
             (counters.entered, counters.lost(), counters.restarts),
             (100, 30, 0)
         );
+        let mut both = Counters::default();
+        both.join(&counters);
+        both.join(&counters);
+        assert_eq!((both.entered, both.lost()), (200, 60));
     }
 
     #[test]

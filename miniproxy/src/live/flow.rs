@@ -19,6 +19,8 @@ pub struct Flow {
     pub reply_source: SocketAddr,
     /// A packet came back.
     pub answered: bool,
+    /// Both ends have closed it, or one has cut it off; the entry is kept a while.
+    pub closed: bool,
 }
 
 /// What tells an entry from all others that are there.

@@ -21,6 +21,7 @@ pub mod report;
 pub mod sentences;
 pub mod services;
 pub mod tally;
+pub mod unsettled;
 pub mod watch;
 
 pub use flow::{Flow, News};
@@ -28,3 +29,5 @@ pub use watch::Watch;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod watch_tests;

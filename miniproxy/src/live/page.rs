@@ -1,6 +1,6 @@
 //! The screens: one Service, and all of them.
 
-use labkit::screen::page::fit;
+use labkit::screen::page::{fit, wrapped};
 use labkit::screen::{Glyphs, Line, Look, Mark, Page, Role, Sign, Span};
 
 use super::changes::Change;
@@ -44,9 +44,11 @@ impl Columns {
             .unwrap_or(0);
         let address = if width < 90 { 0 } else { longest.max(7) + 2 };
         let mark = if look.glyphs == Glyphs::Ascii { 4 } else { 2 };
-        let used = 2 + mark + name + address + 43;
+        // Beside an address there is a space, however long the name.
+        let name = name + mark + usize::from(address > 0);
+        let used = 2 + name + address + 43;
         Self {
-            name: name + mark,
+            name,
             address,
             bar: width.saturating_sub(used).min(40),
         }
@@ -62,14 +64,15 @@ pub fn of_service(report: &Report, face: &Face, look: &Look) -> Page {
     }
     body.push(lost(report, &columns, look));
     body.push(total(report, &columns));
-    let verdict = look.text(Role::Strong, signed(report.verdict.sentence.clone(), look));
-    body.push(Line::from(vec![Span::raw(" VERDICT  "), verdict]));
-    body.extend(
-        report
-            .notes
-            .iter()
-            .map(|note| Line::from(format!(" NOTE     {note}"))),
-    );
+    body.extend(said(
+        " VERDICT  ",
+        &signed(report.verdict.sentence.clone(), look),
+        Role::Strong,
+        look,
+    ));
+    for note in &report.notes {
+        body.extend(said(" NOTE     ", note, Role::Plain, look));
+    }
     body.extend(
         face.told
             .iter()
@@ -95,6 +98,16 @@ pub fn of_service(report: &Report, face: &Face, look: &Look) -> Page {
         keys: keys(&[("z", "zero"), ("space", "freeze"), ("q", "quit")]),
         focus: focus(face, look),
     }
+}
+
+/// A sentence on as many lines as it needs.
+fn said(head: &str, text: &str, role: Role, look: &Look) -> Vec<Line<'static>> {
+    let rows = wrapped(text, head, look).into_iter();
+    rows.map(|mut row| {
+        let text = row.split_off(head.len());
+        Line::from(vec![Span::raw(row), look.text(role, text)])
+    })
+    .collect()
 }
 
 /// The chosen row where it is too far down to be seen at first; what is seen anyway holds nobody
@@ -197,12 +210,19 @@ fn backend(
         per_cent(row.share),
         per_cent(row.expected),
     );
-    let bar = bar(row, top(report), columns.bar, mark, look);
+    let end = if row.lost > 0 {
+        // Who answers nobody has no share that could be compared.
+        let lost = format!("{} {} lost", look.sign(Sign::No), row.lost);
+        look.text(Role::Lost, fit(&lost, columns.bar, look))
+    } else {
+        let bar = bar(row, top(report), columns.bar, mark, look);
+        Span::styled(bar, mark.style(look))
+    };
     Line::from(vec![
         Span::raw(format!("{here} ")),
         Span::styled(name, mark.style(look)),
         Span::raw(figures),
-        Span::styled(bar, mark.style(look)),
+        end,
     ])
 }
 
@@ -433,12 +453,9 @@ pub fn of_all(overview: &Overview, face: &Face, look: &Look) -> Page {
             .enumerate()
             .map(|(index, service)| summary(index, service, name, face, look)),
     );
-    body.extend(
-        overview
-            .notes
-            .iter()
-            .map(|note| Line::from(format!(" NOTE     {note}"))),
-    );
+    for note in &overview.notes {
+        body.extend(said(" NOTE     ", note, Role::Plain, look));
+    }
     body.push(Line::default());
     body.extend(changes(&overview.changes, look, true));
     Page {

@@ -82,7 +82,9 @@ pub struct Row {
     pub expected: f64,
     /// Between these luck alone stays 95 times in 100.
     pub luck: [f64; 2],
-    /// Entries in the connection table.
+    /// Of its new connections, those that it never answered.
+    pub lost: u64,
+    /// Entries in the connection table of connections that neither end has closed.
     pub open: u64,
     /// Hits of its rule, as far as counters were kept.
     pub hits: u64,
@@ -142,9 +144,10 @@ impl Report {
             let of =
                 |counts: &BTreeMap<SocketAddr, u64>| address.and_then(|found| counts.get(&found).copied());
             row.open = of(&open.by_backend).unwrap_or(0);
+            row.lost += of(&open.waiting).unwrap_or(0);
             row.hits = of(&counters.taken).unwrap_or(0);
         }
-        let unanswered = open.waiting + tally.backends().values().map(|got| got.unanswered).sum::<u64>();
+        let unanswered = rows.iter().map(|row| row.lost).sum();
         let lost = lost(tally, unanswered);
         Self {
             schema: 1,
@@ -155,7 +158,7 @@ impl Report {
             seconds: watch.seconds,
             connections,
             per_second: tally.per_second(),
-            verdict: verdict(service, tally, &lost),
+            verdict: verdict(service, tally, &lost, &rows),
             backends: rows,
             lost,
             stale: open.stale,
@@ -207,10 +210,10 @@ fn row(service: &Service, tally: &Tally, backend: SocketAddr, names: &Names) -> 
     let got = tally.backends().get(&backend).unwrap_or(&nothing);
     let die = service.dice.iter().find(|die| die.backend == backend);
     let all = tally.connections();
-    let expected = if all == 0 {
+    let expected = if tally.settled() == 0 {
         tally.promised(backend)
     } else {
-        share(got.expected, all)
+        share(got.expected, tally.settled())
     };
     let (low, high) = band(all, expected);
     let mut history: Vec<u64> = got.history.iter().copied().collect();
@@ -229,6 +232,7 @@ fn row(service: &Service, tally: &Tally, backend: SocketAddr, names: &Names) -> 
         in_rules: die.is_some(),
         connections: got.connections,
         per_second: got.history.iter().rev().nth(1).copied().unwrap_or(0),
+        lost: got.unanswered,
         share: share(super::luck::float(got.connections), all),
         expected,
         luck: [low, high],
@@ -243,7 +247,7 @@ fn lost(tally: &Tally, unanswered: u64) -> Lost {
     let all = tally.connections();
     Lost {
         no_backend: tally.unmatched,
-        no_backend_expected: share(tally.unmatched_expected, all),
+        no_backend_expected: share(tally.unmatched_expected, tally.settled()),
         unanswered,
         connections,
         share: share(super::luck::float(connections), all),
@@ -251,7 +255,7 @@ fn lost(tally: &Tally, unanswered: u64) -> Lost {
     }
 }
 
-fn verdict(service: &Service, tally: &Tally, lost: &Lost) -> Verdict {
+fn verdict(service: &Service, tally: &Tally, lost: &Lost, rows: &[Row]) -> Verdict {
     let mut verdict = if service.affinity {
         Verdict::plain(
             Word::Affinity,
@@ -263,13 +267,34 @@ fn verdict(service: &Service, tally: &Tally, lost: &Lost) -> Verdict {
                 Word::TooFew,
                 "not judged: all came while rules were being changed",
             ),
+            none if none.word == Word::None && tally.connections() > 0 => {
+                Verdict::plain(Word::TooFew, "not judged yet: the rules are read again first")
+            }
             verdict => verdict,
         }
     };
-    if lost.connections > 0 {
-        verdict.sentence.push_str(&format!("; {} LOST", lost.connections));
-    }
+    verdict.sentence.push_str(&loss(lost, rows));
     verdict
+}
+
+/// What is said of lost connections: how many, and whose they were.
+fn loss(lost: &Lost, rows: &[Row]) -> String {
+    let silent = rows.iter().filter(|row| row.lost > 0);
+    let mut whose: Vec<String> = silent
+        .map(|row| format!("{} at {}", row.lost, row.name))
+        .collect();
+    if lost.no_backend > 0 {
+        whose.push(format!("{} fell through the rules", lost.no_backend));
+    }
+    let more = whose.len().saturating_sub(3);
+    whose.truncate(3);
+    if more > 0 {
+        whose.push(format!("{more} more"));
+    }
+    if whose.is_empty() {
+        return String::new();
+    }
+    format!("; but {} LOST: {}", lost.connections, whose.join(", "))
 }
 
 fn notes(watch: &Watch, service: &Service, tally: &Tally) -> Vec<String> {

@@ -72,8 +72,12 @@ fn backend(row: &Row) -> String {
         Some(rolls) => format!("its rule rolls {rolls}"),
         None => "no rule leads to it any more".into(),
     };
+    let lost = match row.lost {
+        0 => String::new(),
+        lost => format!(" ({lost} had no answer)"),
+    };
     format!(
-        "Backend {} at {}: {}, {:.1}% of all where {:.1}% were expected (luck: {:.1}% to {:.1}%); {rule}; {} open.",
+        "Backend {} at {}: {}{lost}, {:.1}% of all where {:.1}% were expected (luck: {:.1}% to {:.1}%); {rule}; {} open.",
         row.name,
         row.address,
         count_of(row.connections, "new connection"),

@@ -46,6 +46,8 @@ pub struct Tally {
     pub unmatched_expected: f64,
     /// Connections that came while rules were being changed: counted, but nobody knows what they were promised.
     pub unjudged: u64,
+    /// Connections of which it is known what they were promised.
+    pub judged: u64,
     promises: BTreeMap<Promiser, Promise>,
     kept: Vec<Group>,
     second: u64,
@@ -92,9 +94,8 @@ impl Tally {
         }
     }
 
-    /// A connection began, with no backend when no rule gave it one. `settled` when the rules that it met
-    /// are those that were read.
-    pub fn began(&mut self, promiser: Promiser, backend: Option<SocketAddr>, settled: bool) {
+    /// A connection began, with no backend when no rule gave it one.
+    pub fn began(&mut self, backend: Option<SocketAddr>) {
         match backend {
             None => {
                 self.unmatched += 1;
@@ -106,24 +107,40 @@ impl Tally {
                 bump(&mut got.history);
             }
         }
-        if !settled {
-            self.unjudged += 1;
-            return;
-        }
+    }
+
+    /// So many connections met this promise.
+    pub fn met(&mut self, promiser: Promiser, backend: Option<SocketAddr>, count: u64) {
         let promise = self.promises.entry(promiser).or_default();
         // A backend that was promised nothing won by rules that are gone, or not read yet.
         let known = backend.is_none_or(|backend| promise.shares.contains_key(&backend));
         if !known || promise.shares.is_empty() {
+            self.leave(backend, count);
             return;
         }
         match backend {
-            Some(backend) => *promise.counts.entry(backend).or_default() += 1,
-            None => promise.none += 1,
+            Some(backend) => *promise.counts.entry(backend).or_default() += count,
+            None => promise.none += count,
         }
         for (backend, share) in &promise.shares {
-            self.backends.entry(*backend).or_default().expected += share;
+            self.backends.entry(*backend).or_default().expected += share * float(count);
         }
-        self.unmatched_expected += promise.rest();
+        self.unmatched_expected += promise.rest() * float(count);
+        self.judged += count;
+    }
+
+    /// Nobody knows what these were promised: they are not judged, and what came is what was expected.
+    pub fn leave(&mut self, backend: Option<SocketAddr>, count: u64) {
+        self.unjudged += count;
+        match backend {
+            Some(backend) => self.backend(backend).expected += float(count),
+            None => self.unmatched_expected += float(count),
+        }
+    }
+
+    /// Connections that something is known of.
+    pub fn settled(&self) -> u64 {
+        self.judged + self.unjudged
     }
 
     /// Time goes on; seconds without a connection are seconds, too.
@@ -156,7 +173,7 @@ impl Tally {
         self.promises.values().all(|promise| {
             let least = promise.shares.values().copied().fold(1.0, f64::min);
             let most = promise.shares.values().copied().fold(0.0, f64::max);
-            promise.shares.is_empty() || most - least < 1e-6
+            promise.shares.is_empty() || (most - least < 1e-6 && promise.rest() <= 0.0)
         })
     }
 

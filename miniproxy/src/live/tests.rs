@@ -86,6 +86,7 @@ fn report() -> Report {
         in_rules: true,
         connections,
         per_second: 37,
+        lost: 0,
         share: f64::from(u32::try_from(connections).unwrap()) / 3000.0,
         expected: 1.0 / 3.0,
         luck: [0.316, 0.35],

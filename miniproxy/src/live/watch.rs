@@ -9,6 +9,7 @@ use super::dump::Counted;
 use super::flow::{Flow, Name, News};
 use super::services::{Door, Key, Service, services, shares};
 use super::tally::Tally;
+use super::unsettled::{Counts, Unsettled};
 use crate::model::Protocol;
 use crate::rules::set::Found;
 
@@ -32,8 +33,18 @@ pub struct Node {
     pub generation: Option<u32>,
     doors: HashMap<(Protocol, Door), Key>,
     known: bool,
-    /// They have been changed since they were read.
-    changed: bool,
+    unsettled: Unsettled,
+}
+
+/// Whether rules were written around a reading.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Writing {
+    /// The kernel does not tell of writers: only another reading shows what they did.
+    pub untold: bool,
+    /// Between the reading before and this one.
+    pub before: bool,
+    /// While this one was made.
+    pub meanwhile: bool,
 }
 
 /// A reading of a node's rules.
@@ -45,8 +56,8 @@ pub struct Reading {
     pub addresses: BTreeSet<IpAddr>,
     /// The kernel's number of the rule set.
     pub generation: Option<u32>,
-    /// Rules were changed while they were read.
-    pub torn: bool,
+    /// What is known of writers.
+    pub writing: Writing,
     /// Who wrote since the reading before.
     pub by: Vec<Who>,
     /// The time of day.
@@ -60,8 +71,11 @@ struct Open {
     backend: Option<SocketAddr>,
     protocol: Protocol,
     answered: bool,
+    closed: bool,
     since: u64,
     counted: bool,
+    /// It was counted before somebody began at zero.
+    of_before: bool,
     listed: bool,
 }
 
@@ -118,14 +132,8 @@ impl Watch {
     /// The counters of a Service on all nodes together.
     pub fn counters(&self, key: &Key) -> Counters {
         let mut sum = Counters::default();
-        for (_, counters) in self.counters.iter().filter(|((_, of), _)| of == key) {
-            sum.entered += counters.entered;
-            sum.refused += counters.refused;
-            sum.restarts += counters.restarts;
-            for (backend, hits) in &counters.taken {
-                *sum.taken.entry(*backend).or_default() += hits;
-            }
-        }
+        let of_nodes = self.counters.iter().filter(|((_, of), _)| of == key);
+        of_nodes.for_each(|(_, counters)| sum.join(counters));
         sum
     }
 
@@ -139,12 +147,17 @@ impl Watch {
     pub fn zero(&mut self) {
         self.tallies.values_mut().for_each(Tally::zero);
         self.counters.values_mut().for_each(Counters::zero);
+        self.nodes
+            .iter_mut()
+            .for_each(|node| node.unsettled = Unsettled::default());
+        self.open.values_mut().for_each(|open| open.of_before = true);
         self.gaps = 0;
     }
 
     /// A node's rules were read.
     pub fn read(&mut self, index: usize, reading: Reading) {
         let new = services(&reading.counted.found);
+        self.settle(index, &new, reading.writing);
         let Some(node) = self.nodes.get_mut(index) else {
             return;
         };
@@ -160,7 +173,6 @@ impl Watch {
         node.generation = reading.generation;
         node.addresses = reading.addresses;
         node.known = true;
-        node.changed = reading.torn;
         for (key, service) in &node.services {
             if self.only.as_ref().is_none_or(|only| only == key) {
                 let counters = self.counters.entry((index, key.clone())).or_default();
@@ -174,10 +186,57 @@ impl Watch {
         }
     }
 
-    /// Rules of a node were changed, and have not been read since.
-    pub fn rewritten(&mut self, index: usize) {
+    /// It is asked from now on whether somebody wrote rules of a node.
+    pub fn mark(&mut self, index: usize) {
         if let Some(node) = self.nodes.get_mut(index) {
-            node.changed = true;
+            node.unsettled.mark();
+        }
+    }
+
+    /// Nobody had written rules of a node since they were read, when that was asked.
+    pub fn calm(&mut self, index: usize) {
+        if let Some(node) = self.nodes.get_mut(index) {
+            let counts = node.unsettled.take_before();
+            self.judge(index, counts);
+        }
+    }
+
+    /// Nothing waits to be judged.
+    pub fn is_settled(&self) -> bool {
+        self.nodes.iter().all(|node| node.unsettled.is_empty())
+    }
+
+    /// A reading tells which rules the connections met that came since the one before.
+    fn settle(&mut self, index: usize, new: &BTreeMap<Key, Service>, writing: Writing) {
+        let Some(node) = self.nodes.get_mut(index) else {
+            return;
+        };
+        let differs = node.known && &node.services != new;
+        let changed = differs || writing.before || writing.meanwhile;
+        let before = node.unsettled.take_before();
+        let after = if writing.meanwhile || (writing.untold && differs) {
+            node.unsettled.take_after()
+        } else {
+            Counts::new()
+        };
+        if !changed {
+            self.judge(index, before);
+            return;
+        }
+        for ((key, _, backend), count) in before.into_iter().chain(after) {
+            self.tallies.entry(key).or_default().leave(backend, count);
+        }
+    }
+
+    /// These met the rules that were read last.
+    fn judge(&mut self, index: usize, counts: Counts) {
+        let Some(node) = self.nodes.get(index) else { return };
+        for ((key, door, backend), count) in counts {
+            let tally = self.tallies.entry(key.clone()).or_default();
+            if tally.promised_by((index, door)).is_none() {
+                promise(tally, index, node, &key);
+            }
+            tally.met((index, door), backend, count);
         }
     }
 
@@ -208,6 +267,7 @@ impl Watch {
             News::Changed(flow) => {
                 if let Some(open) = self.open.get_mut(&(node, flow.name())) {
                     open.answered |= flow.answered;
+                    open.closed = flow.closed;
                 }
             }
             News::Ended(flow) => self.ended(node, flow.name(), Some(flow.answered)),
@@ -233,6 +293,7 @@ impl Watch {
         if let Some(open) = self.open.get_mut(&(node, flow.name())) {
             open.listed = true;
             open.answered |= flow.answered;
+            open.closed = flow.closed;
             if open.counted || !counts {
                 return;
             }
@@ -242,12 +303,10 @@ impl Watch {
         };
         let tally = self.tallies.entry(key.clone()).or_default();
         tally.advance(self.seconds);
-        if tally.promised_by((node, door)).is_none() {
-            promise(tally, node, &self.nodes[node], &key);
-        }
         let backend = flow.rewritten().then_some(flow.reply_source);
         if counts {
-            tally.began((node, door), backend, !self.nodes[node].changed);
+            tally.began(backend);
+            self.nodes[node].unsettled.began(key.clone(), door, backend);
         }
         let open = Open {
             key,
@@ -255,8 +314,10 @@ impl Watch {
             backend,
             protocol: flow.protocol,
             answered: flow.answered,
+            closed: flow.closed,
             since: self.seconds,
             counted: counts,
+            of_before: false,
             listed: true,
         };
         self.open.insert((node, flow.name()), open);
@@ -283,6 +344,7 @@ impl Watch {
         };
         let answered = open.answered || answered.unwrap_or(true) || open.protocol == Protocol::Udp;
         if open.counted
+            && !open.of_before
             && !answered
             && let (Some(backend), Some(tally)) = (open.backend, self.tallies.get_mut(&open.key))
         {
@@ -290,15 +352,19 @@ impl Watch {
         }
     }
 
-    /// Entries in the table for each backend, those that wait for an answer too long, and those whose
+    /// Open connections of each backend, those that wait for an answer too long, and those whose
     /// backend is none any more.
     pub fn open(&self, key: &Key) -> OpenNow {
         let mut now = OpenNow::default();
         for ((node, _), open) in self.open.iter().filter(|(_, open)| &open.key == key) {
-            let Some(backend) = open.backend else { continue };
+            let Some(backend) = open.backend.filter(|_| !open.closed) else {
+                continue;
+            };
             *now.by_backend.entry(backend).or_default() += 1;
             let waits = !open.answered && self.seconds.saturating_sub(open.since) >= PATIENCE;
-            now.waiting += u64::from(waits && open.counted && open.protocol != Protocol::Udp);
+            if waits && open.counted && !open.of_before && open.protocol != Protocol::Udp {
+                *now.waiting.entry(backend).or_default() += 1;
+            }
             let services = self.nodes.get(*node).map(|node| &node.services);
             let service = services.and_then(|services| services.get(key));
             let named = service.is_some_and(|service| {
@@ -316,8 +382,8 @@ impl Watch {
 pub struct OpenNow {
     /// Entries by backend.
     pub by_backend: BTreeMap<SocketAddr, u64>,
-    /// Calls that nobody answers.
-    pub waiting: u64,
+    /// Calls that a backend does not answer.
+    pub waiting: BTreeMap<SocketAddr, u64>,
     /// Entries whose backend is no backend any more.
     pub stale: u64,
 }
@@ -369,79 +435,4 @@ fn changes(
         })
     });
     seen.collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::dump::parse;
-    use super::*;
-
-    const RULES: &str = "*nat\n:KUBE-SERVICES - [0:0]\n:KUBE-SVC-A - [0:0]\n:KUBE-SEP-A - [0:0]\n\
-        -A KUBE-SERVICES -d 10.96.0.80/32 -p tcp -m comment --comment \"default/web:http cluster IP\" -m tcp --dport 80 -j KUBE-SVC-A\n\
-        -A KUBE-SVC-A -m comment --comment \"default/web:http -> 10.244.0.2:8080\" -j KUBE-SEP-A\n\
-        -A KUBE-SEP-A -p tcp -m tcp -j DNAT --to-destination 10.244.0.2:8080\nCOMMIT\n";
-
-    fn flow(id: u32, port: u16) -> Flow {
-        Flow {
-            id,
-            source: SocketAddr::new([10, 244, 0, 9].into(), port),
-            protocol: Protocol::Tcp,
-            destination: SocketAddr::new([10, 96, 0, 80].into(), 80),
-            reply_source: SocketAddr::new([10, 244, 0, 2].into(), 8080),
-            answered: false,
-        }
-    }
-
-    /// The kernel's ids are hashes: of five thousand entries, two share one in every three-hundredth try.
-    #[test]
-    fn entries_that_share_an_id_are_two() {
-        let mut watch = Watch::new(None, [None]);
-        let counted = parse(RULES).unwrap();
-        watch.read(
-            0,
-            Reading {
-                counted,
-                ..Reading::default()
-            },
-        );
-        let key = watch.keys().into_iter().next().unwrap();
-        for news in [
-            News::Began(flow(7, 40000)),
-            News::Began(flow(7, 40002)),
-            // Told by the table and by its news.
-            News::Recovered(flow(7, 40002)),
-            News::Ended(flow(7, 40000)),
-        ] {
-            watch.news(0, news);
-        }
-        assert_eq!(watch.tally(&key).unwrap().connections(), 2);
-        assert_eq!(watch.open(&key).by_backend.values().sum::<u64>(), 1);
-    }
-
-    /// Nobody knows which rules a connection met that came between two of them.
-    #[test]
-    fn what_comes_while_rules_change_is_counted_and_not_judged() {
-        let mut watch = Watch::new(None, [None]);
-        let reading = |torn| Reading {
-            counted: parse(RULES).unwrap(),
-            torn,
-            ..Reading::default()
-        };
-        watch.read(0, reading(false));
-        let key = watch.keys().into_iter().next().unwrap();
-        let mut ports = 40000..;
-        let mut call = |watch: &mut Watch| {
-            let port = ports.next().unwrap();
-            watch.news(0, News::Began(flow(u32::from(port), port)));
-            let tally = watch.tally(&key).unwrap();
-            (tally.connections(), tally.unjudged)
-        };
-        assert_eq!(call(&mut watch), (1, 0));
-        watch.rewritten(0);
-        assert_eq!(call(&mut watch), (2, 1));
-        watch.read(0, reading(true));
-        assert_eq!(call(&mut watch), (3, 2));
-        watch.read(0, reading(false));
-        assert_eq!(call(&mut watch), (4, 2));
-    }
 }

@@ -10,6 +10,7 @@ use super::call::Call;
 use super::names::Lookup;
 use crate::conntrack::Flow;
 use crate::explain::Host;
+use crate::lab::NAMESPACE_ANNOTATION;
 use crate::model::ServicePort;
 use crate::registry::model::cluster_ips;
 use crate::registry::{Registry, ServiceKey};
@@ -137,6 +138,15 @@ impl Evidence<'_> {
     pub fn is_lab(&self) -> bool {
         let mut pods = self.spots.iter().flat_map(|spot| &spot.pods);
         pods.any(|pod| pod.there.is_some())
+    }
+
+    /// Whether the objects are those of a lab, wherever the rules are from.
+    pub fn is_of_lab(&self) -> bool {
+        let mut pods = self.registry.pods.values().flat_map(|pods| pods.values());
+        pods.any(|pod| {
+            let told = pod.metadata.annotations.as_ref();
+            told.is_some_and(|told| told.contains_key(NAMESPACE_ANNOTATION))
+        })
     }
 
     /// All endpoints that should take calls, once each.

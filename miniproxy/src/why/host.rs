@@ -3,11 +3,13 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use labkit::xtables::Family;
 
 use super::call::{Call, Via, Word};
 use super::evidence::{Evidence, Seen, Spot};
 use super::{Finding, add};
 use crate::address::{parse_ip, parse_network};
+use crate::sysctls::ROUTE_LOCALNET;
 
 const BRIDGE_NF: &str = "net.bridge.bridge-nf-call-iptables";
 const FORWARD: &str = "net.ipv4.ip_forward";
@@ -20,6 +22,7 @@ pub fn findings(evidence: &Evidence<'_>, spot: &Spot, findings: &mut Vec<Finding
         forwarding(spot, seen),
         full(spot, seen),
         vip_route(evidence, spot, seen),
+        localnet(spot, seen),
     ];
     for finding in found.into_iter().flatten() {
         add(findings, finding);
@@ -101,6 +104,22 @@ fn full(spot: &Spot, seen: &Seen) -> Option<Finding> {
             .seen(format!("{}: {entries} of {room} entries", spot.node))
             .cured_by(format!("sysctl -w net.netfilter.nf_conntrack_max={more}")),
     )
+}
+
+/// A node port is at 127.0.0.1 only where the node lets packets from there leave.
+fn localnet(spot: &Spot, seen: &Seen) -> Option<Finding> {
+    let rules = spot.rules.get(&Family::V4)?;
+    let number = rules.ports.iter().find_map(|port| port.node_port)?;
+    // What keeps strangers from that address is there where node ports are served at it.
+    let serves = rules.text.contains("-d 127.0.0.0/8");
+    (serves && seen.host.sysctls.get(ROUTE_LOCALNET)? == "0").then(|| {
+        let sentence = format!(
+            "The node port {number} does not answer at 127.0.0.1: packets from there do not leave the node."
+        );
+        Finding::certain("no-localnet", sentence)
+            .seen(format!("{}: {ROUTE_LOCALNET} = 0", spot.node))
+            .cured_by(format!("{}sysctl -w {ROUTE_LOCALNET}=1", spot.prefix))
+    })
 }
 
 /// The node needs a route before iptables can translate what it sends.

@@ -6,18 +6,24 @@ use std::net::{IpAddr, SocketAddr};
 use super::call::{Call, Via, Word, places};
 use super::evidence::Evidence;
 use super::report::Report;
+use super::rules::Told;
 use super::{Finding, add, host, names, objects, rules};
 
 /// The judgement.
 pub fn judge(evidence: &Evidence<'_>) -> Report {
-    let mut findings = Vec::new();
-    let mut notes = Vec::new();
-    objects::findings(evidence, &mut findings, &mut notes);
+    let mut told = Told::default();
+    objects::findings(evidence, &mut told.findings, &mut told.notes);
     for spot in &evidence.spots {
-        rules::findings(evidence, spot, &mut findings, &mut notes);
-        host::findings(evidence, spot, &mut findings);
-        notes.extend(host::redirects(spot));
+        rules::findings(evidence, spot, &mut told);
+        host::findings(evidence, spot, &mut told.findings);
+        told.notes.extend(host::redirects(spot));
     }
+    let Told {
+        mut findings,
+        notes,
+        untold,
+        missing,
+    } = told;
     consequences(&mut findings);
     names::servers(evidence, &mut findings);
     if findings.is_empty() {
@@ -27,10 +33,12 @@ pub fn judge(evidence: &Evidence<'_>) -> Report {
         names::findings(evidence, &mut findings);
     }
     let unknown = if findings.is_empty() {
-        unexplained(evidence)
+        unexplained(evidence).into_iter().chain(untold).collect()
     } else {
         Vec::new()
     };
+    let mut not_looked_at = missing;
+    not_looked_at.extend(blind(evidence));
     Report {
         schema: 1,
         kind: "why",
@@ -41,7 +49,7 @@ pub fn judge(evidence: &Evidence<'_>) -> Report {
         findings,
         unknown,
         notes,
-        not_looked_at: blind(evidence),
+        not_looked_at,
     }
 }
 
@@ -171,6 +179,7 @@ fn sentence(evidence: &Evidence<'_>, findings: &[Finding], unknown: &[String]) -
     match (findings, unknown.is_empty()) {
         ([one], _) => one.sentence.clone(),
         ([first, ..], _) => format!("{} causes were found. {}", findings.len(), first.sentence),
+        ([], false) if made == 0 => format!("It cannot be told: {}.", unknown[0]),
         ([], false) => "I don't know why, but some calls are lost.".into(),
         ([], true) if made == 0 => {
             "Nothing is wrong as far as the rules and the objects tell; no call was made.".into()
@@ -198,6 +207,7 @@ fn blind(evidence: &Evidence<'_>) -> Vec<String> {
         let seen = spot.seen.iter().flat_map(|seen| &seen.blind);
         blind.extend(seen.map(|what| format!("{}: {what}", spot.node)));
     }
+    blind.extend(node_ports(evidence));
     let not_tried = evidence.calls.iter().filter(|call| call.word == Word::NotTried);
     let mut untried: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
     for call in not_tried {
@@ -208,4 +218,22 @@ fn blind(evidence: &Evidence<'_>) -> Vec<String> {
         blind.push(format!("calls from {from} to {to} could not be made"));
     }
     blind
+}
+
+/// Node ports that nobody has called.
+fn node_ports(evidence: &Evidence<'_>) -> Option<String> {
+    if evidence.spots.iter().all(|spot| spot.seen.is_none()) {
+        return None;
+    }
+    let rules = evidence.spots.iter().flat_map(|spot| spot.rules.values());
+    let ports = rules
+        .flat_map(|rules| &rules.ports)
+        .filter_map(|port| port.node_port);
+    let called = |number: &u16| evidence.calls.iter().any(|call| call.to.port() == *number);
+    let missed: BTreeSet<String> = ports
+        .filter(|number| !called(number))
+        .map(|number| number.to_string())
+        .collect();
+    let missed = missed.into_iter().collect::<Vec<_>>().join(", ");
+    (!missed.is_empty()).then(|| format!("node port {missed}: nobody is outside who could call it"))
 }

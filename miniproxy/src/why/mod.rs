@@ -5,6 +5,8 @@
 //! | [`evidence`] | what was seen of nodes, links and the connection table |
 //! | [`call`] | what calls came to |
 //! | [`rules`] | the rules walked beside those that are wanted |
+//! | [`against`] | the way of a packet held against the one it should go |
+//! | [`reach`] | whether packets come to the rules of Services at all |
 //! | [`host`] | settings, links, routes, flows |
 //! | [`names`] | what pods are told of the Service's name |
 //! | [`objects`] | what the objects alone tell |
@@ -16,6 +18,7 @@
 //! not a call happened to meet it, so that the same failure is named each time. Calls confirm, and
 //! tell that something is wrong where no evidence says what.
 
+mod against;
 pub mod call;
 pub mod evidence;
 pub mod host;
@@ -23,6 +26,7 @@ pub mod judge;
 pub mod names;
 pub mod objects;
 pub mod page;
+pub mod reach;
 pub mod report;
 pub mod rules;
 

@@ -161,6 +161,14 @@ pub fn answer(bytes: &[u8]) -> (Said, Vec<IpAddr>) {
     }
 }
 
+/// The answer of a name server in words; `None` of anything else.
+pub fn code(bytes: &[u8]) -> Option<String> {
+    let message = Message::from_vec(bytes).ok()?;
+    let metadata = message.metadata;
+    (metadata.message_type == MessageType::Response)
+        .then(|| format!("a name server's answer ({})", metadata.response_code))
+}
+
 /// Pods whose resolv.conf names somebody who knows nothing of Services.
 pub fn servers(evidence: &Evidence<'_>, findings: &mut Vec<Finding>) {
     let right = evidence.name_servers();
@@ -251,6 +259,9 @@ mod tests {
         bytes[7] = 1;
         bytes.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 9, 0, 4, 10, 96, 0, 80]);
         assert_eq!(answer(&bytes), (Said::Addresses, vec![[10, 96, 0, 80].into()]));
+        assert_eq!(code(&bytes), None, "a question");
+        bytes[2] |= 0x80;
+        assert_eq!(code(&bytes).as_deref(), Some("a name server's answer (No Error)"));
         bytes[3] |= 3;
         assert_eq!(answer(&bytes).0, Said::NoSuchName);
         for length in 0..12 {

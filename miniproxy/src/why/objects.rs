@@ -34,6 +34,8 @@ pub fn findings(evidence: &Evidence<'_>, findings: &mut Vec<Finding>, notes: &mu
             add(findings, wrong_selector(evidence, selector, pods));
         } else if !has_endpoints {
             add(findings, no_endpoint_of(evidence, service, &chosen));
+        } else {
+            notes.extend(unready(&chosen));
         }
         return;
     }
@@ -51,6 +53,27 @@ pub fn findings(evidence: &Evidence<'_>, findings: &mut Vec<Finding>, notes: &mu
             ));
         add(findings, finding);
     }
+}
+
+/// Pods that the Service selects and that take no calls now.
+fn unready(chosen: &[(&String, &Arc<Pod>)]) -> Option<String> {
+    let silent = chosen.iter().filter(|(_, pod)| !is_ready(pod));
+    let names: Vec<&str> = silent.map(|(name, _)| name.as_str()).collect();
+    let is = if names.len() == 1 { "is" } else { "are" };
+    (!names.is_empty()).then(|| {
+        format!(
+            "{} of its {} pods {is} not ready and get no calls: {}",
+            names.len(),
+            chosen.len(),
+            names.join(", ")
+        )
+    })
+}
+
+fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
+    let mut conditions = conditions.into_iter().flatten();
+    conditions.any(|one| one.type_ == "Ready" && one.status == "True")
 }
 
 fn is_for_a_proxy(evidence: &Evidence<'_>) -> bool {

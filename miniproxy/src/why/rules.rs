@@ -1,40 +1,56 @@
 //! The rules of a node walked beside those that are wanted, by the same packets.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use labkit::xtables::Family;
 
 use super::evidence::{Evidence, Rules, Spot};
 use super::{Finding, add};
-use crate::model::{ServicePort, host_port};
+use crate::model::ServicePort;
 use crate::rules::fixed::SERVICES;
 use crate::rules::pasted::{self, Pasted};
 use crate::rules::rule::{Rule, Target};
 use crate::rules::set::{Found, TableName};
-use crate::rules::trace::{
-    NodeFacts, Outcome, Packet, Place, SOME_INTERFACE, Trace, Transport, Verdict, trace,
-};
+use crate::rules::trace::{NodeFacts, Outcome, Packet, Place, SOME_INTERFACE, Transport, Verdict, trace};
 
 /// So many endpoints are asked whether they reach themselves; the rules of the others are made alike.
 const SELVES: usize = 32;
 /// Old versions write chances with five digits; more than this is no rounding.
-const SLACK: f64 = 0.01;
+pub(super) const SLACK: f64 = 0.01;
 
 /// Between who calls and where that ends.
-const ENDS: &str = " end at ";
+pub(super) const ENDS: &str = " end at ";
 
 /// A packet, and whose it is.
-struct Journey {
-    who: String,
-    packet: Packet,
+pub(super) struct Journey {
+    pub(super) who: String,
+    pub(super) packet: Packet,
+    /// It comes by a node port.
+    pub(super) by_node_port: bool,
+}
+
+/// What is told of rules.
+#[derive(Debug, Default)]
+pub struct Told {
+    /// What is wrong.
+    pub findings: Vec<Finding>,
+    /// What one should know.
+    pub notes: Vec<String>,
+    /// What a dump lacks, so that nothing can be said.
+    pub untold: Vec<String>,
+    /// What a dump lacks beside what can be said.
+    pub missing: Vec<String>,
 }
 
 /// What is wrong with the rules of a node, and what cannot be told of them.
-pub fn findings(evidence: &Evidence<'_>, spot: &Spot, findings: &mut Vec<Finding>, notes: &mut Vec<String>) {
+pub fn findings(evidence: &Evidence<'_>, spot: &Spot, told: &mut Told) {
     for (family, rules) in &spot.rules {
         let reading = pasted::read(&rules.text);
         let empty = Pasted::default();
         let found = reading.families.get(family).unwrap_or(&empty);
+        if spot.seen.is_none() && told.notes.is_empty() {
+            told.notes.extend(reading.notes.iter().cloned());
+        }
         let walk = Walk {
             evidence,
             spot,
@@ -43,12 +59,14 @@ pub fn findings(evidence: &Evidence<'_>, spot: &Spot, findings: &mut Vec<Finding
             own: services_only(&found.found),
             facts: facts(spot, found),
         };
-        for port in &rules.ports {
-            for journey in walk.journeys(port, *family) {
-                walk.judge(port, &journey, findings, notes);
+        if walk.has_tables(told) {
+            for port in &rules.ports {
+                for journey in walk.journeys(port, *family) {
+                    walk.judge(port, &journey, told);
+                }
             }
         }
-        walk.other(*family, findings);
+        walk.other(*family, &mut told.findings);
     }
 }
 
@@ -72,14 +90,15 @@ fn facts(spot: &Spot, found: &Pasted<'_>) -> NodeFacts {
     facts
 }
 
-struct Walk<'a> {
-    evidence: &'a Evidence<'a>,
-    spot: &'a Spot,
-    rules: &'a Rules,
-    found: &'a Pasted<'a>,
+/// The rules of one family on one node.
+pub(super) struct Walk<'a> {
+    pub(super) evidence: &'a Evidence<'a>,
+    pub(super) spot: &'a Spot,
+    pub(super) rules: &'a Rules,
+    pub(super) found: &'a Pasted<'a>,
     /// The chains of Services, and the jumps to them.
-    own: Found,
-    facts: NodeFacts,
+    pub(super) own: Found,
+    pub(super) facts: NodeFacts,
 }
 
 impl Walk<'_> {
@@ -100,6 +119,7 @@ impl Walk<'_> {
             journeys.push(Journey {
                 who,
                 packet: packet(ip, port.cluster_ip, port.port, arriving),
+                by_node_port: false,
             });
         }
         let node = self.own_address(family);
@@ -107,15 +127,17 @@ impl Walk<'_> {
         journeys.push(Journey {
             who: "the node itself".into(),
             packet: packet(from_node, port.cluster_ip, port.port, None),
+            by_node_port: false,
         });
         let outside = port.external_ips.iter().chain(&port.load_balancer_ips);
-        let mut doors: Vec<(IpAddr, u16)> = outside.map(|ip| (*ip, port.port)).collect();
-        doors.extend(node.zip(port.node_port));
+        let mut doors: Vec<(IpAddr, u16, bool)> = outside.map(|ip| (*ip, port.port, false)).collect();
+        doors.extend(node.zip(port.node_port).map(|(ip, number)| (ip, number, true)));
         let restricted = !port.source_ranges.is_empty();
-        for (ip, number) in doors.into_iter().filter(|_| !restricted) {
+        for (ip, number, by_node_port) in doors.into_iter().filter(|_| !restricted) {
             journeys.push(Journey {
                 who: "a host outside".into(),
                 packet: packet(stranger(family), ip, number, Some(SOME_INTERFACE.into())),
+                by_node_port,
             });
         }
         journeys
@@ -149,7 +171,7 @@ impl Walk<'_> {
             .to_string()
     }
 
-    fn own_address(&self, family: Family) -> Option<IpAddr> {
+    pub(super) fn own_address(&self, family: Family) -> Option<IpAddr> {
         let v4 = family == Family::V4;
         let good =
             |ip: &IpAddr| ip.is_ipv4() == v4 && !ip.is_loopback() && !ip.to_string().starts_with("fe80");
@@ -165,197 +187,6 @@ impl Walk<'_> {
         seen.or_else(|| told.into_iter().find(good))
     }
 
-    fn judge(
-        &self,
-        port: &ServicePort,
-        journey: &Journey,
-        findings: &mut Vec<Finding>,
-        notes: &mut Vec<String>,
-    ) {
-        let mut facts = self.facts.clone();
-        facts
-            .addresses
-            .extend(self.own_address(family_of(&journey.packet)));
-        let is = trace(&self.found.found, &facts, &journey.packet);
-        if let Some(finding) = self.foreign(&is, journey) {
-            add_once(findings, finding);
-            return;
-        }
-        facts.policies.clear();
-        let should = trace(&self.rules.wanted, &facts, &journey.packet);
-        let is = if is.unknown() > SLACK {
-            // Rules of others that nobody here can judge: those of Services are walked without them.
-            let rule = is.doubts.iter().flat_map(|doubt| &doubt.rules).next();
-            let note = rule.map(|rule| format!("only the kernel can judge this rule: {}", rule.rule));
-            notes.extend(note.filter(|note| !notes.contains(note)));
-            trace(&self.own, &facts, &journey.packet)
-        } else {
-            is
-        };
-        if is.unknown() > SLACK {
-            return;
-        }
-        if let Some(finding) = self.destinations(port, &is, &should, journey) {
-            add(findings, finding);
-        } else if let Some(finding) = self.masquerade(&is, &should, journey) {
-            add(findings, finding);
-        }
-    }
-
-    /// A rule or a policy that is no Service's stops it.
-    fn foreign(&self, is: &Trace, journey: &Journey) -> Option<Finding> {
-        let stops = |outcome: &&Outcome| {
-            let verdict = matches!(outcome.verdict, Verdict::Drop | Verdict::Reject);
-            verdict
-                && outcome
-                    .by
-                    .as_ref()
-                    .is_some_and(|place| !place.chain.starts_with("KUBE-"))
-        };
-        let outcome = is.outcomes.iter().find(stops)?;
-        let place = outcome.by.as_ref()?;
-        let cause = if place.chain == "FORWARD" {
-            "forward-drop"
-        } else {
-            "foreign-drop"
-        };
-        let here = is.outcomes.iter().filter(|one| one.by.as_ref() == Some(place));
-        let share = percent(here.map(|one| one.probability).sum());
-        let sentence = format!(
-            "A rule that is no Service's throws away packets to {}.",
-            self.evidence.name()
-        );
-        let text = self.text(place);
-        let seen = format!(
-            "{}: {share} of the calls of {}{ENDS}{}: {text}",
-            self.spot.node,
-            journey.who,
-            named(place)
-        );
-        Some(
-            Finding::certain(cause, sentence)
-                .seen(seen)
-                .cured_by(self.removal(&self.spot.program, place)),
-        )
-    }
-
-    fn text(&self, place: &Place) -> String {
-        let line = self.found.line(place).map(str::to_string);
-        line.unwrap_or_else(|| format!("the policy of {}", place.chain))
-    }
-
-    fn removal(&self, program: &str, place: &Place) -> String {
-        let Spot { prefix, .. } = self.spot;
-        let (table, chain) = (place.table, &place.chain);
-        let table = if table == "filter" {
-            String::new()
-        } else {
-            format!("-t {table} ")
-        };
-        match place.number {
-            Some(number) => format!("{prefix}{program} {table}-D {chain} {number}"),
-            None => format!("{prefix}{program} {table}-P {chain} ACCEPT"),
-        }
-    }
-
-    /// Who gets which share, and who should.
-    fn destinations(
-        &self,
-        port: &ServicePort,
-        is: &Trace,
-        should: &Trace,
-        journey: &Journey,
-    ) -> Option<Finding> {
-        let (has, wants) = (is.endpoints(), should.endpoints());
-        let address = host_port(&journey.packet.destination.to_string(), journey.packet.port);
-        let node = &self.spot.node;
-        let refuses = is.share(Verdict::Reject) > SLACK;
-        if has.is_empty() && !refuses && is.share(Verdict::Drop) < SLACK {
-            if wants.is_empty() && should.share(Verdict::Reject) < SLACK {
-                return None;
-            }
-            return Some(self.no_rule(port, &address, !wants.is_empty()));
-        }
-        let list = |ends: &std::collections::BTreeMap<SocketAddr, f64>| {
-            let ends = ends.iter().map(|(to, share)| format!("{to} {}", percent(*share)));
-            let text = ends.collect::<Vec<_>>().join(", ");
-            if text.is_empty() { "nobody".into() } else { text }
-        };
-        let seen = format!(
-            "{node}: calls of {} to {address} go to {}; they should go to {}",
-            journey.who,
-            list(&has),
-            list(&wants)
-        );
-        if !has.keys().eq(wants.keys()) {
-            let finding = Finding::certain("stale-rules", "The rules are not those that the objects want.");
-            return Some(finding.seen(seen).cured_by("miniproxy sync"));
-        }
-        let off = has
-            .iter()
-            .any(|(to, share)| (share - wants[to]).abs() > SLACK * wants[to]);
-        if !off && is.falls_through < 1e-6 {
-            return None;
-        }
-        let finding = Finding::certain(
-            "wrong-probabilities",
-            format!(
-                "The chances in the rules of {} are wrong: {} of the calls fall through all of them.",
-                port.name,
-                percent(is.falls_through)
-            ),
-        );
-        Some(finding.seen(seen).cured_by("miniproxy sync"))
-    }
-
-    fn no_rule(&self, port: &ServicePort, address: &str, has_endpoints: bool) -> Finding {
-        let node = &self.spot.node;
-        let any = self.found.found.chain(TableName::Nat, SERVICES).is_some();
-        let (cause, sentence) = if any {
-            let sentence = format!(
-                "No rule speaks of {}: neither one that translates its address nor one that rejects it.",
-                port.name
-            );
-            ("no-reject", sentence)
-        } else {
-            (
-                "no-rules",
-                "There are no rules of Services at all: nobody wrote them yet.".to_string(),
-            )
-        };
-        let should = if has_endpoints {
-            "it has endpoints"
-        } else {
-            "it has no endpoints, and a REJECT belongs there"
-        };
-        Finding::certain(cause, sentence)
-            .seen(format!("{node}: no rule for {address}; {should}"))
-            .cured_by("miniproxy sync")
-    }
-
-    /// Who is sent to itself, or comes from outside, must be masqueraded.
-    fn masquerade(&self, is: &Trace, should: &Trace, journey: &Journey) -> Option<Finding> {
-        let bare = |outcome: &&Outcome| outcome.verdict == Verdict::Accept && !outcome.masqueraded;
-        let wanted =
-            |to| move |outcome: &&Outcome| outcome.destination == to && outcome.masqueraded && to.is_some();
-        let outcome = is
-            .outcomes
-            .iter()
-            .filter(bare)
-            .find(|outcome| should.outcomes.iter().any(|o| wanted(outcome.destination)(&o)))?;
-        let to = outcome.destination?;
-        let sentence = "Service traffic that must be masqueraded is not: a pod that is sent to itself sees a packet from itself.";
-        let seen = format!(
-            "{}: a packet of {} goes to {to} with its own source address",
-            self.spot.node, journey.who
-        );
-        Some(
-            Finding::certain("masquerade-missing", sentence)
-                .seen(seen)
-                .cured_by("miniproxy sync"),
-        )
-    }
-
     /// The other flavour of iptables, which packets pass as well.
     fn other(&self, family: Family, findings: &mut Vec<Finding>) {
         let Some((program, text)) = &self.rules.other else {
@@ -365,6 +196,7 @@ impl Walk<'_> {
         let Some(other) = reading.families.get(&family) else {
             return;
         };
+        findings.extend(self.both_flavours(program, other));
         let mut facts = self.facts.clone();
         facts.policies.clone_from(&other.policies);
         for port in &self.rules.ports {
@@ -405,8 +237,41 @@ impl Walk<'_> {
     }
 }
 
+impl Walk<'_> {
+    /// Rules of Services in both flavours: a packet meets both, and the first that translates it wins.
+    fn both_flavours(&self, program: &str, other: &Pasted<'_>) -> Option<Finding> {
+        let is_led_to = other
+            .found
+            .tables
+            .get(&TableName::Nat)?
+            .values()
+            .flatten()
+            .any(|rule| matches!(&rule.target, Some(Target::Jump(to)) if to == SERVICES));
+        let rules = other.found.chain(TableName::Nat, SERVICES)?.len();
+        self.found.found.chain(TableName::Nat, SERVICES)?;
+        let sentence = format!(
+            "The other iptables ({program}) has rules of Services, too: packets meet both, and the first that translates them wins."
+        );
+        (is_led_to && rules > 0).then(|| {
+            Finding::certain("both-iptables", sentence)
+                .seen(format!(
+                    "{}: {program}: nat {SERVICES} has {rules} rules",
+                    self.spot.node
+                ))
+                .cured_by(format!("miniproxy cleanup --iptables {program}"))
+        })
+    }
+}
+
+impl Told {
+    /// Says of a dump that it does not tell, once.
+    pub(super) fn leave(&mut self, gap: Option<String>) {
+        self.untold.extend(gap.filter(|gap| !self.untold.contains(gap)));
+    }
+}
+
 /// Adds a finding, but not the same end of one more caller.
-fn add_once(findings: &mut Vec<Finding>, mut new: Finding) {
+pub(super) fn add_once(findings: &mut Vec<Finding>, mut new: Finding) {
     let end = |seen: &str| {
         let (node, rest) = seen.split_once(": ")?;
         let (_, end) = rest.split_once(ENDS)?;
@@ -439,7 +304,7 @@ fn services_only(found: &Found) -> Found {
     only
 }
 
-fn family_of(packet: &Packet) -> Family {
+pub(super) fn family_of(packet: &Packet) -> Family {
     if packet.destination.is_ipv4() {
         Family::V4
     } else {
@@ -448,7 +313,7 @@ fn family_of(packet: &Packet) -> Family {
 }
 
 /// `filter FORWARD rule 1`
-fn named(place: &Place) -> String {
+pub(super) fn named(place: &Place) -> String {
     match place.number {
         Some(number) => format!("{} {} rule {number}", place.table, place.chain),
         None => format!("{} {} (its policy)", place.table, place.chain),
@@ -456,7 +321,7 @@ fn named(place: &Place) -> String {
 }
 
 /// `33.3 %`
-fn percent(share: f64) -> String {
+pub(super) fn percent(share: f64) -> String {
     format!("{:.1} %", share * 100.0)
 }
 

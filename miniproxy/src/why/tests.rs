@@ -178,7 +178,7 @@ fn each_change_of_the_rules_is_named() {
             .flat_map(|line| [line.to_string(), "\n".to_string()])
             .collect::<String>()
     };
-    let cases: [(&str, &dyn Fn(String) -> String); 4] = [
+    let cases: [(&str, &dyn Fn(String) -> String); 8] = [
         ("masquerade-missing", &|text| {
             lines(&text, &|line| !line.contains("-j MASQUERADE"))
         }),
@@ -190,6 +190,23 @@ fn each_change_of_the_rules_is_named() {
                 !line.contains("10.96.0.80") || !line.starts_with("-A KUBE-SERVICES")
             })
         }),
+        ("no-jump", &|text| {
+            lines(&text, &|line| {
+                !line.starts_with("-A PREROUTING") && !line.starts_with("-A OUTPUT")
+            })
+        }),
+        ("foreign-nat", &|text| {
+            let first = "-A PREROUTING -d 10.96.0.0/16 -j ACCEPT\n-A PREROUTING";
+            text.replacen("-A PREROUTING", first, 1)
+        }),
+        ("foreign-nat", &|text| {
+            let first = "-A KUBE-SERVICES -j RETURN\n-A KUBE-SERVICES";
+            let (head, nat) = text.split_once("*nat").unwrap();
+            format!("{head}*nat{}", nat.replacen("-A KUBE-SERVICES", first, 1))
+        }),
+        ("stale-rules", &|text| {
+            lines(&text, &|line| !line.starts_with("-A KUBE-SVC-"))
+        }),
         ("forward-drop", &|text| {
             let first = "-A FORWARD -d 10.244.0.0/24 -j DROP\n-A FORWARD";
             text.replacen("-A FORWARD", first, 1)
@@ -199,6 +216,64 @@ fn each_change_of_the_rules_is_named() {
         let found = report(&registry, spot(&registry, write));
         assert_eq!(causes(&found), [cause], "{}", found.plain());
     }
+}
+
+/// A dump that lacks the rules lacks the proof that there are none.
+#[test]
+fn a_dump_that_lacks_something_accuses_nobody() {
+    let registry = registry("web");
+    let told = |write: &dyn Fn(String) -> String| {
+        let mut dump = spot(&registry, write);
+        dump.seen = None;
+        report(&registry, dump)
+    };
+    let table = |text: &str, name: &str| {
+        let start = text.find(&format!("*{name}\n")).unwrap();
+        let end = text[start..].find("COMMIT\n").unwrap() + start + 7;
+        (start, end)
+    };
+    let whole = told(&|text| text);
+    assert!(whole.is_well(), "{}", whole.plain());
+    let (nat, filter) = ("the dump has no table nat", "the dump has no table filter");
+    let only_filter = told(&|text| {
+        let (start, end) = table(&text, "filter");
+        text[start..end].into()
+    });
+    assert!(only_filter.sentence.contains(nat), "{}", only_filter.plain());
+    let only_nat = told(&|text| {
+        let (start, end) = table(&text, "nat");
+        text[start..end].into()
+    });
+    assert!(only_nat.is_well() && only_nat.not_looked_at[0].starts_with(filter));
+    // Of a rule that only the kernel can judge, nothing hangs on that comes before it.
+    let taken = told(&|text| {
+        let text = text.replacen(
+            "-A PREROUTING",
+            "-A PREROUTING -d 10.96.0.0/16 -j ACCEPT\n-A PREROUTING",
+            1,
+        );
+        text.replacen(
+            "-A POSTROUTING",
+            "-A POSTROUTING ! -o cni0 -j MASQUERADE\n-A POSTROUTING",
+            1,
+        )
+    });
+    assert_eq!(causes(&taken), ["foreign-nat"], "{}", taken.plain());
+    let spot = spot(&registry, |text| text);
+    let text = &spot.rules[&Family::V4].text;
+    for length in (0..text.len()).step_by(37) {
+        let found = told(&|text| text[..length].into());
+        assert!(found.findings.is_empty(), "{length}: {}", found.plain());
+    }
+}
+
+#[test]
+fn rules_of_services_in_both_flavours_are_named() {
+    let registry = registry("web");
+    let mut both = spot(&registry, |text| text);
+    let rules = both.rules.get_mut(&Family::V4).unwrap();
+    rules.other = Some(("iptables-legacy".into(), rules.text.clone()));
+    assert_eq!(causes(&report(&registry, both)), ["both-iptables"]);
 }
 
 #[test]

@@ -129,6 +129,22 @@ impl NfTables {
         })
     }
 
+    /// All tables of all families: the family as `nft` writes it, and the name.
+    pub fn families(&mut self) -> io::Result<Vec<(&'static str, String)>> {
+        self.dump(NFT_MSG_GETTABLE, |body| {
+            let family = match body.first()? {
+                1 => "inet",
+                2 => "ip",
+                3 => "arp",
+                5 => "netdev",
+                7 => "bridge",
+                10 => "ip6",
+                _ => return None,
+            };
+            Some((family, text(attribute(body, NFTA_TABLE_NAME)?)))
+        })
+    }
+
     /// All tables of the families `ip` and `ip6`.
     pub fn tables(&mut self) -> io::Result<Vec<NfTable>> {
         self.dump(NFT_MSG_GETTABLE, |body| {

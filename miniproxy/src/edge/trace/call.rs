@@ -12,8 +12,13 @@ use nix::libc;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 
+use crate::edge::probe::QUESTION;
 use crate::edge::{facts, netns};
 use crate::journey::{Called, Word};
+use crate::why::names;
+
+/// The port of name servers.
+const DNS: u16 = 53;
 
 /// A call that has its address and port and waits for the word.
 pub struct Waiting {
@@ -33,6 +38,8 @@ pub struct Plan {
     pub from: Option<IpAddr>,
     /// What is called.
     pub to: SocketAddr,
+    /// The caller is no part of the cluster.
+    pub is_outside: bool,
     /// By UDP.
     pub udp: bool,
     /// How long an answer may take.
@@ -95,8 +102,12 @@ fn calls(
         .from
         .or_else(|| facts::source_towards(plan.to.ip()))
         .ok_or_else(|| {
-            Failure::failed(format!("the caller has no route to {}", plan.to.ip()))
-                .hint("only nodes and pods have routes to virtual IPs; from outside, call a node port")
+            let hint = if plan.is_outside {
+                "only nodes and pods have routes to virtual IPs; from outside, call a node port"
+            } else {
+                "its packets are not even made, so no rule can translate them; miniproxy why SERVICE names the route that is missing"
+            };
+            Failure::failed(format!("the caller has no route to {}", plan.to.ip())).hint(hint)
         })?;
     let failed = |error: io::Error| Failure::failed(format!("cannot take a port of {from}: {error}"));
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -174,8 +185,14 @@ impl Socket {
         let length = match self {
             Self::Udp(socket) => {
                 socket.connect(to).await?;
-                socket.send(b"hello\n").await?;
-                socket.recv(&mut buffer).await?
+                // At the port of name servers nobody answers anything but a question.
+                let asks = to.port() == DNS;
+                socket.send(if asks { &QUESTION } else { b"hello\n" }).await?;
+                let length = socket.recv(&mut buffer).await?;
+                if asks && let Some(answer) = names::code(&buffer[..length]) {
+                    return Ok(Some(answer));
+                }
+                length
             }
             Self::Tcp(socket) => {
                 let stream = open.insert(socket.connect(to).await?);

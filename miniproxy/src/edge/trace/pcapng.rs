@@ -20,9 +20,24 @@ use crate::journey::{Cable, Capture};
 /// Timestamps count nanoseconds.
 const NANOSECONDS: u8 = 9;
 
+/// Whether a file can be written there, before anything is sent.
+///
+/// # Errors
+/// What is in the way.
+pub fn check(path: &Path) -> Result<(), Failure> {
+    let refused = |why: String| Failure::usage(format!("cannot write {}: {why}", path.display()));
+    if path.is_dir() {
+        return Err(refused("it is a folder".into()).hint("name a file in it"));
+    }
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
+    nix::unistd::access(folder, nix::unistd::AccessFlags::W_OK)
+        .map_err(|error| refused(format!("the folder {}: {}", folder.display(), error.desc())))
+}
+
 /// Writes the file.
 ///
-/// `comment` goes to the first packet of the caller's cable.
+/// `comment` goes to the first packet of the caller's cable, and to the first of another.
 ///
 /// # Errors
 /// When the file cannot be written.
@@ -64,15 +79,20 @@ fn bytes(
         records: names.iter().map(record).collect(),
         options: Vec::new(),
     })?;
-    let first = captures
-        .iter()
-        .position(|capture| cables.get(capture.cable).is_some_and(|cable| cable.is_callers));
+    let first_of = |callers: bool| {
+        captures.iter().position(|capture| {
+            let cable = cables.get(capture.cable);
+            cable.is_some_and(|cable| cable.is_callers == callers)
+        })
+    };
+    let commented = [first_of(true), first_of(false)];
     let mut last = 0;
     for (index, capture) in captures.iter().enumerate() {
         // Two listeners may take two packets in the same nanosecond; Wireshark wants an order.
         last = capture.at.max(last + 1);
-        let comment =
-            (Some(index) == first).then(|| EnhancedPacketOption::Comment(Cow::Owned(comment.to_string())));
+        let comment = commented
+            .contains(&Some(index))
+            .then(|| EnhancedPacketOption::Comment(Cow::Owned(comment.to_string())));
         writer.write_pcapng_block(EnhancedPacketBlock {
             interface_id: u32::try_from(capture.cable).unwrap_or_default(),
             timestamp: Duration::from_nanos(u64::try_from(last).unwrap_or(u64::MAX)),
@@ -141,7 +161,7 @@ mod tests {
                 _ => {}
             }
         }
-        assert_eq!((times.len(), comments, interfaces), (3, 1, 2));
+        assert_eq!((times.len(), comments, interfaces), (3, 2, 2));
         assert!(times.windows(2).all(|pair| pair[0] < pair[1]), "{times:?}");
     }
 }

@@ -10,6 +10,9 @@ use labkit::{Failure, tool};
 use super::events::{At, Raw};
 use crate::journey::{Deed, Event, Texts};
 
+/// The tables that iptables makes.
+const IPTABLES: [&str; 5] = ["raw", "mangle", "nat", "filter", "security"];
+
 /// Where each rule stands.
 #[derive(Debug, Default)]
 pub struct Places {
@@ -18,6 +21,8 @@ pub struct Places {
     accepts: HashMap<(String, String), bool>,
     /// The rules of each chain, in order.
     pub texts: Texts,
+    /// Tables that others made by nft, with their families.
+    others: HashMap<String, &'static str>,
 }
 
 impl Places {
@@ -33,6 +38,13 @@ impl Places {
         let failed =
             |error: std::io::Error| Failure::failed(format!("cannot list the rules of nf_tables: {error}"));
         let mut kernel = NfTables::open().map_err(failed)?;
+        let own = if family == Family::V6 { "ip6" } else { "ip" };
+        let all = kernel.families().map_err(failed)?.into_iter();
+        let walked = all.filter(|(of, name)| {
+            let is_iptables = *of == own && IPTABLES.contains(&name.as_str());
+            ["inet", "bridge", "netdev", own].contains(of) && !is_iptables
+        });
+        self.others.extend(walked.map(|(family, name)| (name, family)));
         // Read twice where somebody writes meanwhile, so that numbers and texts are of one time.
         for _ in 0..3 {
             let before = kernel.generation().map_err(failed)?;
@@ -78,13 +90,25 @@ impl Places {
         };
         Some(Event {
             id: raw.id,
-            table: raw.table.clone(),
+            table: self.table(raw),
             chain: raw.chain.clone(),
             deed,
             seen: raw.seen,
             arriving: raw.arriving.and_then(interface),
             leaving: raw.leaving.and_then(interface),
         })
+    }
+}
+
+impl Places {
+    /// The table's name, behind its family where iptables does not know the chain.
+    fn table(&self, raw: &Raw) -> String {
+        let chain = (raw.table.clone(), raw.chain.clone());
+        let known = self.texts.contains_key(&chain) || self.accepts.contains_key(&chain);
+        match self.others.get(&raw.table) {
+            Some(family) if !known => format!("{family} {}", raw.table),
+            _ => raw.table.clone(),
+        }
     }
 }
 
