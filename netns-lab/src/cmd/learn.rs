@@ -168,6 +168,14 @@ impl Show for Pupil {
         self.perform(ask)
     }
 
+    /// Ctrl-C is for the command, while one runs.
+    fn interrupt(&mut self) -> Flow {
+        if self.hand.is_busy() {
+            return self.key(Key::Escape);
+        }
+        Flow::Quit
+    }
+
     fn back(&mut self, _: Option<io::Error>) {
         let _ = self.theatre.look_after();
     }

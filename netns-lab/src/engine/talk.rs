@@ -151,8 +151,8 @@ impl Theatre {
 
     /// A shell on the machine.
     pub fn shell(&self) -> std::process::Command {
-        let shell = crate::edge::enter::shell_command();
-        self.world.program(&shell)
+        self.world
+            .shell("A shell on the machine of the talk: `exit` comes back.")
     }
 
     /// Ends what the run wants ended, before any of its commands.

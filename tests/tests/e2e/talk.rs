@@ -267,3 +267,35 @@ fn nothing_is_left_of_a_talk_that_is_killed() {
     running.stop(Signal::SIGKILL);
     eventually("all of them have gone", || sandboxes() == 0);
 }
+
+/// A shell in the sandbox knows no process outside of it, so it cannot give the terminal back.
+#[test]
+fn a_shell_on_the_stage_comes_back_to_it() {
+    let machine = Machine::start();
+    let file = machine.file("talk.md", TALK);
+    for shell in ["/bin/bash", "/bin/sh"] {
+        let shown = machine.folder().join("shown");
+        // The first word of each pair is waited for, the second is typed.
+        let typed = format!(
+            "read_until() {{ for n in $(seq 300); do grep -qa \"$1\" {shown} && return; sleep 0.1; done; exit 1; }}
+            sleep 0.5; echo 'stty cols 100 rows 30'; echo 'SHELL={shell} netns-lab talk {file}'; read_until STEP
+            printf '!'; read_until 'comes back'; sleep 0.5; echo 'echo in-$((41+1))'; read_until in-42; echo exit; sleep 1
+            printf '2g'; read_until exist; printf q; sleep 0.5
+            echo 'echo out-$((41+1)) $(jobs | wc -l)'; read_until out-42; echo exit",
+            shown = shown.display()
+        );
+        let window = format!(
+            "({typed}) | script -qefc 'bash --norc -i' {} >/dev/null",
+            shown.display()
+        );
+        machine
+            .command(["bash", "-c", &window])
+            .patience(Duration::from_secs(60))
+            .run()
+            .ok();
+        let shown_text = fs::read_to_string(&shown).unwrap_or_default();
+        assert!(shown_text.contains("out-42 0"), "{shell}: {shown_text}");
+        assert!(!shown_text.contains("Cannot set tty"), "{shell}: {shown_text}");
+        fs::remove_file(&shown).unwrap();
+    }
+}
