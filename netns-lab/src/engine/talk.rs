@@ -290,7 +290,8 @@ fn watch(run: &Run, running: &mut Running) -> End {
     if run.background.is_none() {
         return running.wait(run.timeout);
     }
-    let enough = |text: &str| run.expect.iter().all(|pattern| pattern.is_in(text));
+    let began = Instant::now();
+    let enough = |text: &str| run.is_settled(text, began.elapsed());
     running.wait_for(run.timeout, enough);
     running.ended().map_or(End::GoesOn, End::Code)
 }

@@ -91,9 +91,22 @@ impl Report {
         self.tried.push(tried);
     }
 
-    /// `12 passed, 0 failed`
+    /// `12 passed, 0 failed; 11 jumps passed`
     pub fn sum(&self) -> String {
-        format!("{} passed, {} failed\n", self.passed, self.failed)
+        let count = |part: Part, passed: bool| {
+            let these = self.tried.iter().filter(|tried| tried.part == part);
+            these.filter(|tried| tried.passed == passed).count()
+        };
+        let steps = format!(
+            "{} passed, {} failed",
+            count(Part::Step, true),
+            count(Part::Step, false)
+        );
+        match (count(Part::Jump, true), count(Part::Jump, false)) {
+            (0, 0) => format!("{steps}\n"),
+            (good, 0) => format!("{steps}; {good} jumps passed\n"),
+            (good, bad) => format!("{steps}; {good} jumps passed, {bad} failed\n"),
+        }
     }
 }
 
