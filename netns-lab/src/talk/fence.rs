@@ -174,7 +174,7 @@ pub fn unclosed(block: &str) -> Option<(usize, String)> {
     last.is_none().then(|| {
         (
             0,
-            format!("the block does not end: expected a line `{ends}` below it"),
+            format!("the block does not end: expected {ends} on a line below it"),
         )
     })
 }
