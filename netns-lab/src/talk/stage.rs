@@ -351,14 +351,12 @@ impl Stage {
 
     fn go(&mut self) -> Act {
         let number = std::mem::take(&mut self.number).parse().unwrap_or(0);
-        match self.script.step(number) {
-            Some(_) => Act::GoTo(number),
-            None => {
-                let words = format!("There is no step {number}: 1 to {}.", self.script.steps.len());
-                self.board.push(Entry::Told(words));
-                Act::Draw
-            }
+        if self.script.step(number).is_some() {
+            return Act::GoTo(number);
         }
+        let words = format!("There is no step {number}: 1 to {}.", self.script.steps.len());
+        self.board.push(Entry::Told(words));
+        Act::Draw
     }
 
     /// Whether the command that waits begins with this letter.

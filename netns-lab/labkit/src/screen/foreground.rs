@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 
 use nix::errno::Errno;
-use nix::sys::signal::{SigSet, Signal, killpg};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, killpg};
 use nix::sys::termios::{SetArg, Termios, tcgetattr, tcsetattr};
 use nix::unistd::{Pid, getpgrp, tcgetpgrp, tcsetpgrp};
 
@@ -40,7 +40,7 @@ impl Foreground {
     /// Takes it back, as it was. A shell in a sandbox cannot give it back: it does not know the
     /// numbers of those outside.
     pub fn take_back(&self) {
-        self.as_if_in_front(|| {
+        as_if_in_front(|| {
             let _ = tcsetpgrp(&self.terminal, self.group);
             let _ = tcsetattr(&self.terminal, SetArg::TCSADRAIN, &self.settings);
         });
@@ -50,20 +50,20 @@ impl Foreground {
     pub fn take_back_if_free(&self) {
         let free = tcgetpgrp(&self.terminal).is_ok_and(|group| killpg(group, None) == Err(Errno::ESRCH));
         if free {
-            self.as_if_in_front(|| {
+            as_if_in_front(|| {
                 let _ = tcsetpgrp(&self.terminal, self.group);
             });
         }
     }
+}
 
-    /// Whoever is not in front and changes the terminal is stopped, unless it holds the signal back.
-    fn as_if_in_front(&self, change: impl FnOnce()) {
-        let mut stopped = SigSet::empty();
-        stopped.add(Signal::SIGTTOU);
-        let before = stopped.thread_swap_mask(nix::sys::signal::SigmaskHow::SIG_BLOCK);
-        change();
-        if let Ok(before) = before {
-            let _ = before.thread_set_mask();
-        }
+/// Whoever is not in front and changes the terminal is stopped, unless it holds the signal back.
+fn as_if_in_front(change: impl FnOnce()) {
+    let mut stopped = SigSet::empty();
+    stopped.add(Signal::SIGTTOU);
+    let before = stopped.thread_swap_mask(SigmaskHow::SIG_BLOCK);
+    change();
+    if let Ok(before) = before {
+        let _ = before.thread_set_mask();
     }
 }
