@@ -224,7 +224,7 @@ fn a_learner_types_what_counts() {
     let file = machine.file("talk.md", TALK);
     // Not the talk's own words; then two misses, and a hint; then what is meant.
     let typed = "curl -sS --max-time 1 http://10.96.0.10/\n\
-                 iptables -t nat -A PREROUTING -d 10.96.0.10 -p tcp --dport 80 -j DNAT --to '10.244.1.3:8080'\n\
+                 iptables -t nat -I PREROUTING -p tcp -d 10.96.0.10/32 -m tcp --dport 80 -j DNAT --to-destination 10.244.1.3:8080\n\
                  curl -sS --max-time 1 10.96.0.11\nfrobnicate\ncurl -s 10.96.0.10:80\nquit\n";
     let learn = machine.command(["netns-lab", "learn", &file]).input(typed);
     let ran = learn.patience(Duration::from_secs(60)).run().exits(1);
