@@ -162,6 +162,9 @@ pub struct SandboxJoinArgs {
     /// The first process of the sandbox, as PID:START
     #[arg(long)]
     pub process: crate::model::ledger::ProcessId,
+    /// The command is a shell that is to have the terminal
+    #[arg(long)]
+    pub front: bool,
     /// The command
     #[arg(last = true, value_name = "CMD")]
     pub command: Vec<std::ffi::OsString>,

@@ -10,8 +10,10 @@ use super::talk::hand::{Hand, News};
 use super::talk::{TICK, emit, file, hold_interrupts};
 use crate::cli::talk::LearnArgs;
 use crate::engine::talk::Theatre;
-use crate::talk::lesson::{Ask, Lesson};
+use crate::talk::lesson::{Ask, Lesson, Made};
 use crate::talk::outline::Outline;
+use crate::talk::script::Run;
+use crate::talk::state;
 
 /// Runs `learn`.
 pub(super) fn run(args: &LearnArgs) -> Result<Outcome, Failure> {
@@ -27,6 +29,7 @@ pub(super) fn run(args: &LearnArgs) -> Result<Outcome, Failure> {
         theatre,
         hand: Hand::default(),
         pending: None,
+        yard: Yard::default(),
     };
     let first = pupil.lesson.begin(args.step);
     if args.screen.mode() == Mode::Live {
@@ -43,6 +46,19 @@ struct Pupil {
     lesson: Lesson,
     hand: Hand,
     pending: Option<Ask>,
+    yard: Yard,
+}
+
+/// What the machine was like before the run that is tried.
+#[derive(Default)]
+struct Yard {
+    /// The step and the line of the run.
+    of: (usize, usize),
+    before: Vec<String>,
+    /// Before the last try.
+    lately: Vec<String>,
+    /// What the written commands change.
+    goal: Option<Vec<String>>,
 }
 
 impl Pupil {
@@ -55,14 +71,17 @@ impl Pupil {
                 Err(failure) => self.lesson.trouble(failure.message()),
             },
             Ask::Run(text) => self.start(&text),
-            Ask::Next => {
-                self.theatre.end_step();
-                self.lesson.begin(self.lesson.step().number + 1)
-            }
-            Ask::GoTo(number) => match self.theatre.go_to(number) {
-                Ok(()) => self.lesson.begin(number),
+            Ask::Compare => match self.compare() {
+                Ok((made, changed)) => self.lesson.compared(made, changed),
                 Err(failure) => self.lesson.trouble(failure.message()),
             },
+            Ask::GoTo(number) => {
+                self.yard = Yard::default();
+                match self.theatre.go_to(number) {
+                    Ok(()) => self.lesson.begin(number),
+                    Err(failure) => self.lesson.trouble(failure.message()),
+                }
+            }
         };
         self.perform(next)
     }
@@ -72,10 +91,69 @@ impl Pupil {
             return Ask::Draw;
         };
         self.theatre.clear_for(&run);
+        if !run.hidden
+            && let Err(failure) = self.look(&run)
+        {
+            return self.lesson.trouble(failure.message());
+        }
         match self.hand.start(&mut self.theatre, &run, text) {
             Ok(()) => Ask::Draw,
             Err(failure) => self.lesson.trouble(failure.message()),
         }
+    }
+
+    /// Remembers what the machine is like before a try.
+    fn look(&mut self, run: &Run) -> Result<(), Failure> {
+        let of = (self.lesson.step().number, run.line);
+        self.yard.lately = self.theatre.state()?;
+        if self.yard.of != of {
+            let before = self.yard.lately.clone();
+            self.yard = Yard {
+                of,
+                lately: before.clone(),
+                before,
+                goal: None,
+            };
+        }
+        Ok(())
+    }
+
+    /// What the tries have made of the machine, and whether the last one has changed anything.
+    fn compare(&mut self) -> Result<(Made, bool), Failure> {
+        let now = self.theatre.state()?;
+        let changed = now != self.yard.lately;
+        let Some(run) = self.lesson.run().filter(|run| run.is_change()) else {
+            return Ok((Made::Unknown, changed));
+        };
+        let line = run.line;
+        let goal = match self.yard.goal.take() {
+            Some(goal) => goal,
+            None => self.goal(line)?,
+        };
+        let made = match &goal {
+            goal if goal.is_empty() => Made::Unknown,
+            goal if *goal == state::differences(&self.yard.before, &now) => Made::Same,
+            _ => Made::Other,
+        };
+        self.yard.goal = Some(goal);
+        Ok((made, changed))
+    }
+
+    /// What the written commands of a run change, on a machine of their own.
+    fn goal(&self, line: usize) -> Result<Vec<String>, Failure> {
+        let step = self.lesson.step();
+        let mut theatre = Theatre::open(self.theatre.script().clone(), false, step.number)?;
+        let mut before = Vec::new();
+        for run in step.runs.iter().filter(|run| run.hidden || run.is_change()) {
+            if run.line == line {
+                before = theatre.state()?;
+            }
+            theatre.play(run)?;
+            if run.line == line {
+                break;
+            }
+        }
+        Ok(state::differences(&before, &theatre.state()?))
     }
 
     /// What became of the command; `None` while none runs.
@@ -166,6 +244,14 @@ impl Show for Pupil {
         }
         let ask = self.lesson.press(key);
         self.perform(ask)
+    }
+
+    /// Ctrl-C is for the command, while one runs.
+    fn interrupt(&mut self) -> Flow {
+        if self.hand.is_busy() {
+            return self.key(Key::Escape);
+        }
+        Flow::Quit
     }
 
     fn back(&mut self, _: Option<io::Error>) {

@@ -88,7 +88,7 @@ pub fn run(command: Command) -> Result<Outcome, Failure> {
             })
         }
         Command::SandboxInit(args) => sandbox::init(&args.command),
-        Command::SandboxJoin(args) => sandbox::join(args.process, &args.command),
+        Command::SandboxJoin(args) => sandbox::join(args.process, args.front, &args.command),
         Command::Trial { iptables } => doctor::trial(&iptables),
         Command::SandboxMap { pid } => sandbox::map_all(pid),
     }

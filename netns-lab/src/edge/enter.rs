@@ -8,6 +8,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Command;
 
+use labkit::screen::Foreground;
 use labkit::{Failure, Outcome, shell};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -73,11 +74,16 @@ pub fn enter(pod: &Surroundings) -> Result<(), Failure> {
 pub fn in_container(container: ProcessId, same_user: bool, command: &[OsString]) -> Result<Outcome, Failure> {
     let mut child = stage(container, same_user)?;
     let failed = |error: io::Error| Failure::failed(format!("cannot enter the container: {error}"));
+    let terminal = Foreground::of_this_process();
     let child = child.arg("--").args(command).spawn().map_err(failed)?;
     let Ok(child) = i32::try_from(child.id()).map(Pid::from_raw) else {
         return Err(Failure::failed("the command's number is none"));
     };
-    Ok(Outcome::Code(first::wait(child, &hold_back_signals())))
+    let code = first::wait(child, &hold_back_signals());
+    if let Some(terminal) = terminal {
+        terminal.take_back_if_free();
+    }
+    Ok(Outcome::Code(code))
 }
 
 /// A program on its way into a container; this thread has already half gone there.

@@ -9,13 +9,14 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use caps::{CapSet, Capability, has_cap};
+use labkit::screen::Foreground;
 use labkit::{Failure, Outcome};
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl::set_pdeathsig;
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::wait::{WaitStatus, waitpid};
+use nix::sys::signal::{SigSet, Signal, killpg};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getegid, geteuid};
 
 use super::node::Node;
@@ -48,9 +49,14 @@ pub fn run(command: &[OsString]) -> Result<Outcome, Failure> {
     init.arg0("netns-lab").arg("sandbox-init").arg("--").args(command);
     let failed =
         |error: io::Error| Failure::failed(format!("cannot start the sandbox's first process: {error}"));
+    let terminal = Foreground::of_this_process();
     let mut init = init.spawn().map_err(failed)?;
     hold_back_signals();
-    Ok(Outcome::Code(code(init.wait().map_err(failed)?)))
+    let ended = init.wait().map_err(failed)?;
+    if let Some(terminal) = terminal {
+        terminal.take_back_if_free();
+    }
+    Ok(Outcome::Code(code(ended)))
 }
 
 /// Enters a user namespace in which this process is root.
@@ -185,13 +191,15 @@ fn inside(program: &OsStr, args: &[OsString], path: &OsStr) -> Command {
     command
 }
 
-/// Runs one more command in a sandbox, whose first process this is, and returns its exit code.
-pub fn join(init: ProcessId, command: &[OsString]) -> Result<Outcome, Failure> {
+/// Runs one more command in a sandbox, whose first process this is, and returns its exit code. `front`
+/// is for shells: such a command has the terminal as the leader of a group of its own.
+pub fn join(init: ProcessId, front: bool, command: &[OsString]) -> Result<Outcome, Failure> {
     let Some((program, args)) = command.split_first() else {
         return Err(Failure::usage("no command was given"));
     };
     // Asked before: in there /proc knows nothing of this process.
     let (here, path) = (std::env::current_dir().ok(), path());
+    let terminal = Foreground::of_this_process().filter(|_| front);
     let users = |pid: &str| {
         fs::metadata(format!("/proc/{pid}/ns/user"))
             .map(|found| found.ino())
@@ -205,11 +213,29 @@ pub fn join(init: ProcessId, command: &[OsString]) -> Result<Outcome, Failure> {
     if let Some(here) = here {
         let _ = nix::unistd::chdir(&here);
     }
-    match inside(program, args, &path).spawn() {
+    let mut joined = inside(program, args, &path);
+    if terminal.is_some() {
+        joined = inside(OsStr::new("sh"), &[], &path);
+        // A shell that finds the terminal in other hands waits for it: so it begins when it has it.
+        joined
+            .args(["-c", r#"kill -STOP $$; exec "$@""#, "sh"])
+            .args(command)
+            .process_group(0);
+    }
+    match joined.spawn() {
         Ok(child) => {
             let child = i32::try_from(child.id()).map(Pid::from_raw);
             let child = child.map_err(|_| Failure::failed("the command's number is none"))?;
-            Ok(Outcome::Code(first::wait(child, &enter::hold_back_signals())))
+            if let Some(terminal) = &terminal {
+                let _ = waitpid(child, Some(WaitPidFlag::WUNTRACED));
+                let _ = terminal.give_to(child);
+                let _ = killpg(child, Signal::SIGCONT);
+            }
+            let code = first::wait(child, &enter::hold_back_signals());
+            if let Some(terminal) = terminal {
+                terminal.take_back();
+            }
+            Ok(Outcome::Code(code))
         }
         Err(error) => Ok(enter::not_started(program, &path, &error)),
     }

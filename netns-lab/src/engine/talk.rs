@@ -151,8 +151,8 @@ impl Theatre {
 
     /// A shell on the machine.
     pub fn shell(&self) -> std::process::Command {
-        let shell = crate::edge::enter::shell_command();
-        self.world.program(&shell)
+        self.world
+            .shell("A shell on the machine of the talk: `exit` comes back.")
     }
 
     /// Ends what the run wants ended, before any of its commands.
@@ -290,7 +290,8 @@ fn watch(run: &Run, running: &mut Running) -> End {
     if run.background.is_none() {
         return running.wait(run.timeout);
     }
-    let enough = |text: &str| run.expect.iter().all(|pattern| pattern.is_in(text));
+    let began = Instant::now();
+    let enough = |text: &str| run.is_settled(text, began.elapsed());
     running.wait_for(run.timeout, enough);
     running.ended().map_or(End::GoesOn, End::Code)
 }

@@ -1,6 +1,6 @@
 //! Commands, what they said and whether it was right, as lines of any width.
 
-use labkit::screen::{Line, Look, Role, Sign};
+use labkit::screen::{Line, Look, Role, Sign, page};
 use labkit::text::printable;
 use unicode_width::UnicodeWidthChar as _;
 
@@ -21,6 +21,8 @@ pub enum Entry {
     },
     /// What a command said.
     Said(String),
+    /// What a recording shows, which was made for a screen of another size.
+    Film(String),
     /// All is as it should be.
     Right(String),
     /// Something is not.
@@ -56,6 +58,11 @@ impl Board {
         }
     }
 
+    /// All that a recording has shown so far.
+    pub fn show_film(&mut self, text: &str) {
+        self.entries = vec![Entry::Film(overwritten(text))];
+    }
+
     /// The entries as lines that fit.
     pub fn lines(&self, look: &Look) -> Vec<Line<'static>> {
         let mut lines = Vec::new();
@@ -79,18 +86,23 @@ impl Entry {
         let marked = |sign: Sign, text: &str| format!("{} {text}", look.sign(sign));
         let (role, text) = match self {
             Self::Command { prompt, text } => (Role::Strong, format!("{prompt}{text}")),
-            Self::Said(text) | Self::Told(text) => (Role::Plain, text.clone()),
+            Self::Said(text) | Self::Told(text) | Self::Film(text) => (Role::Plain, text.clone()),
             Self::Right(text) => (Role::Good, marked(Sign::Yes, text)),
             Self::Wrong(text) => (Role::Lost, marked(Sign::No, text)),
             Self::Asked(text) => (Role::Strong, text.clone()),
         };
         let width = usize::from(look.width).saturating_sub(INDENT.len()).max(1);
-        let by_word = !matches!(self, Self::Command { .. } | Self::Said(_));
+        let by_word = !matches!(self, Self::Said(_));
         let whole: Vec<_> = text.trim_end_matches('\n').split('\n').collect();
         let from = whole.len().saturating_sub(MOST);
-        let rows = whole[from..]
-            .iter()
-            .flat_map(|line| wrapped(line, width, by_word));
+        let rows = whole[from..].iter().flat_map(|line| {
+            let mut rows = wrapped(line, width, by_word);
+            // A table that is cut can be read, one that is broken cannot.
+            if matches!(self, Self::Film(_)) {
+                rows = vec![page::fit(line, width, look).trim_end().to_string()];
+            }
+            rows
+        });
         rows.map(|row| Line::from(look.text(role, format!("{INDENT}{row}"))))
             .collect()
     }
@@ -101,7 +113,7 @@ impl Entry {
             Self::Command { prompt, text } => (prompt.as_str(), text),
             Self::Right(text) => ("right: ", text),
             Self::Wrong(text) => ("wrong: ", text),
-            Self::Said(text) | Self::Told(text) | Self::Asked(text) => ("", text),
+            Self::Said(text) | Self::Film(text) | Self::Told(text) | Self::Asked(text) => ("", text),
         };
         let lines = text.trim_end_matches('\n').split('\n').map(printable);
         format!("{lead}{}\n", lines.collect::<Vec<_>>().join("\n"))
@@ -148,6 +160,16 @@ mod tests {
         assert_eq!(wrapped("漢字漢字", 5, true), ["漢字", "漢字"]);
         assert_eq!(wrapped("", 5, true), [""]);
         assert_eq!(wrapped("abcdef", 1, true).len(), 6);
+    }
+
+    #[test]
+    fn a_recording_is_cut_and_not_wrapped() {
+        let mut board = Board::default();
+        board.show_film(&"x".repeat(100));
+        board.show_film(&format!("{}\n$ ", "x".repeat(100)));
+        let lines = board.lines(&Look::sized(80, 24));
+        assert_eq!(lines.len(), 2);
+        assert!(lines[0].width() <= 80, "{}", lines[0]);
     }
 
     #[test]

@@ -148,6 +148,37 @@ fn quote(text: &str) -> Option<(String, &str)> {
     None
 }
 
+/// Where a fenced block, as it stands in the file, does not end as it should: so many lines below its
+/// first one, and what is wrong. Words would run as commands otherwise.
+pub fn unclosed(block: &str) -> Option<(usize, String)> {
+    let fence = |line: &str| {
+        let line = line.trim_start_matches([' ', '>']);
+        let sign = line.chars().next().filter(|sign| "`~".contains(*sign))?;
+        let length = line.chars().take_while(|c| *c == sign).count();
+        (length >= 3).then(|| (sign, length, line[length..].trim().is_empty()))
+    };
+    let mut lines = block.trim_end().lines();
+    let (sign, length, _) = fence(lines.next()?)?;
+    let ours = |line: &str| fence(line).filter(|found| found.0 == sign && found.1 >= length);
+    let mut last = None;
+    for (index, line) in lines.enumerate() {
+        last = ours(line);
+        if last.is_some_and(|(.., bare)| !bare) {
+            return Some((
+                index + 1,
+                "a block begins here, but the one above has not ended".to_string(),
+            ));
+        }
+    }
+    let ends: String = std::iter::repeat_n(sign, length).collect();
+    last.is_none().then(|| {
+        (
+            0,
+            format!("the block does not end: expected {ends} on a line below it"),
+        )
+    })
+}
+
 /// The commands of a block: one a line, but for lines that belong together (a line that ends in
 /// `\`, `|` or `&&`, a `for … done`, a here-document, indented lines). Comments are left out.
 pub fn commands(text: &str) -> Vec<String> {
@@ -253,6 +284,19 @@ mod tests {
             let why = run(info, 1).unwrap_err();
             assert!(why.contains(part), "{info}: {why}");
         }
+    }
+
+    #[test]
+    fn a_block_that_does_not_end_is_told() {
+        assert_eq!(unclosed("```sh run\nls\n```\n"), None);
+        assert_eq!(unclosed("````md\n```sh run\nls\n```\n````"), None);
+        assert_eq!(unclosed("```sh run\nls\n~~~\n").unwrap().0, 0);
+        assert_eq!(
+            unclosed("```sh run\nls\n\nWords\n\n```sh run\nls\n```\n")
+                .unwrap()
+                .0,
+            5
+        );
     }
 
     #[test]

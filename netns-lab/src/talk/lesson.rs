@@ -5,7 +5,7 @@ use labkit::screen::{Key, Line, Look, Page, Role, Sign};
 use super::board::{Board, Entry};
 use super::script::{Run, Script, Step};
 use super::stage::prompt;
-use super::verdict::{End, NOT_EXECUTABLE, NOT_FOUND, Seen, misses};
+use super::verdict::{End, Miss, NOT_EXECUTABLE, NOT_FOUND, Seen, misses};
 
 /// So many misses, and there is a hint.
 const HINT_AFTER: usize = 2;
@@ -19,14 +19,25 @@ pub enum Ask {
     Draw,
     /// This command is to be run.
     Run(String),
-    /// The next step begins.
-    Next,
+    /// [`Lesson::compared`] wants to know what the last try has made of the machine.
+    Compare,
     /// The machine is to be made as it is before this step.
     GoTo(usize),
     /// A shell.
     Shell,
     /// The end.
     Quit,
+}
+
+/// What tries have made of the machine, beside what the written commands make of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Made {
+    /// The same.
+    Same,
+    /// Something else.
+    Other,
+    /// The written commands leave nothing that could be compared.
+    Unknown,
 }
 
 /// Where a learner is.
@@ -38,11 +49,13 @@ pub struct Lesson {
     board: Board,
     input: String,
     running: Option<String>,
-    /// What the commands of this run said so far.
-    said: String,
+    /// The last try: the line, what it said and how it ended.
+    last: (String, Seen),
+    /// The lines of this run that did not fail.
+    typed: Vec<String>,
+    /// A wrong try has changed something.
+    dirty: bool,
     misses: usize,
-    /// All of the step was done.
-    complete: bool,
 }
 
 impl Lesson {
@@ -55,23 +68,19 @@ impl Lesson {
             board: Board::default(),
             input: String::new(),
             running: None,
-            said: String::new(),
+            last: <(String, Seen)>::default(),
+            typed: Vec::new(),
+            dirty: false,
             misses: 0,
-            complete: true,
         }
     }
 
     /// Step `number` begins.
     pub fn begin(&mut self, number: usize) -> Ask {
         self.step = number.clamp(1, self.script.steps.len()) - 1;
-        self.complete = true;
         self.board = Board::default();
-        let step = self.step().clone();
-        for text in &step.prose {
-            self.board.push(Entry::Told(text.clone()));
-        }
-        for question in &step.predict {
-            self.board.push(Entry::Asked(question.clone()));
+        for question in self.step().predict.clone() {
+            self.board.push(Entry::Asked(question));
         }
         self.enter(0)
     }
@@ -97,24 +106,22 @@ impl Lesson {
     }
 
     fn enter(&mut self, run: usize) -> Ask {
-        (self.run, self.misses) = (run, 0);
-        self.said.clear();
+        (self.run, self.misses, self.dirty) = (run, 0, false);
+        self.typed.clear();
         self.input.clear();
-        if let Some(place) = self
-            .run()
-            .filter(|run| !run.hidden)
-            .and_then(|run| run.place.clone())
-        {
-            self.board.push(Entry::Told(format!("You are in {place} now.")));
+        for text in self.step().told_before(run).cloned().collect::<Vec<_>>() {
+            self.board.push(Entry::Told(text));
         }
-        match self.run() {
-            Some(run) if run.hidden => {
-                let all = run.commands.join("\n");
-                self.running = Some(all.clone());
-                Ask::Run(all)
-            }
-            _ => Ask::Draw,
+        let Some(run) = self.run().cloned() else {
+            return Ask::Draw;
+        };
+        if run.hidden {
+            let all = run.commands.join("\n");
+            self.running = Some(all.clone());
+            return Ask::Run(all);
         }
+        self.board.push(Entry::Asked(task(&run)));
+        Ask::Draw
     }
 
     /// A line that the learner has typed.
@@ -127,10 +134,11 @@ impl Lesson {
             ("!", _) => Ask::Shell,
             ("again", _) => Ask::GoTo(number),
             ("skip", true) if number < self.script.steps.len() => Ask::GoTo(number + 1),
+            ("skip", true) => self.enter(self.step().runs.len()),
             ("hint", true) => self.hint(),
             ("show", true) => self.show(),
             (_, false) if self.is_over() => Ask::Quit,
-            (_, false) if self.complete => Ask::Next,
+            // Made anew: whatever was tried, the next step finds what it needs.
             (_, false) => Ask::GoTo(number + 1),
             ("", true) => Ask::Draw,
             (line, true) => {
@@ -154,40 +162,96 @@ impl Lesson {
     pub fn ended(&mut self, text: &str, end: End) -> Ask {
         self.said(text);
         let line = self.running.take().unwrap_or_default();
-        self.said.push_str(text);
         let Some(run) = self.run() else {
             return Ask::Draw;
         };
         if run.hidden {
             return self.enter(self.run + 1);
         }
-        match judged(run, &line, &self.said, end) {
-            Judged::Right => {
-                let words = if run.fails {
-                    "right: it fails, as it should"
-                } else {
-                    "right"
-                };
-                self.board.push(Entry::Right(words.to_string()));
-                self.enter(self.run + 1)
-            }
-            Judged::OnTheWay => Ask::Draw,
-            Judged::Miss(why) => {
-                self.board.push(Entry::Wrong(why));
-                self.misses += 1;
-                match self.misses {
-                    ..HINT_AFTER => Ask::Draw,
-                    HINT_AFTER..SHOW_AFTER => self.hint(),
-                    SHOW_AFTER.. => self.show(),
-                }
-            }
+        let seen = Seen {
+            text: text.to_string(),
+            ends: vec![end],
+        };
+        let fine = wrong(run, &line, &seen).is_empty();
+        let (is_change, in_words) = (run.is_change(), words_of(&run.commands));
+        if matches!(end, End::Code(0) | End::GoesOn) {
+            self.typed.push(line.clone());
+        }
+        let as_written = words_of(&self.typed) == in_words && !self.dirty;
+        self.last = (line, seen);
+        if fine && (as_written || (!is_change && self.shows())) {
+            return self.right();
+        }
+        Ask::Compare
+    }
+
+    /// Whether the last try shows what must be seen; where nothing must be, its words decide.
+    fn shows(&self) -> bool {
+        let (Some(run), (line, seen)) = (self.run(), &self.last) else {
+            return false;
+        };
+        let last = run.commands.last().map_or("", String::as_str);
+        let meant = match (run.expect.is_empty(), run.fails) {
+            (false, _) => true,
+            (true, true) => first_word(line) == first_word(last),
+            (true, false) => words(line) == words(last),
+        };
+        meant && is_found(seen) && wrong(run, line, seen).is_empty()
+    }
+
+    /// What the last try, which was not clearly right, has made; and whether anything was changed.
+    pub fn compared(&mut self, made: Made, changed: bool) -> Ask {
+        let Some(run) = self.run() else {
+            return Ask::Draw;
+        };
+        let right = run.is_change()
+            && match made {
+                Made::Same => true,
+                Made::Other => false,
+                Made::Unknown => self.shows(),
+            };
+        if right {
+            return self.right();
+        }
+        let (line, seen) = &self.last;
+        let mut earlier = run.commands.iter().rev().skip(1);
+        let on_the_way = earlier.any(|command| first_word(command) == first_word(line));
+        if on_the_way && seen.ends == [End::Code(0)] {
+            return Ask::Draw;
+        }
+        let why = why(run, line, seen, self.misses + 1 >= HINT_AFTER);
+        self.miss(why, changed)
+    }
+
+    fn right(&mut self) -> Ask {
+        let fails = self.run().is_some_and(|run| run.fails);
+        let words = if fails {
+            "right: it fails, as it should"
+        } else {
+            "right"
+        };
+        self.board.push(Entry::Right(words.to_string()));
+        self.enter(self.run + 1)
+    }
+
+    fn miss(&mut self, why: String, changed: bool) -> Ask {
+        self.board.push(Entry::Wrong(why));
+        if changed {
+            self.dirty = true;
+            let words = "That has changed something: `again` makes the step anew.";
+            self.board.push(Entry::Told(words.to_string()));
+        }
+        self.misses += 1;
+        match self.misses {
+            ..HINT_AFTER => Ask::Draw,
+            HINT_AFTER..SHOW_AFTER => self.hint(),
+            SHOW_AFTER.. => self.show(),
         }
     }
 
     /// Something could not be done.
     pub fn trouble(&mut self, what: &str) -> Ask {
         self.running = None;
-        self.complete = false;
         self.board.push(Entry::Wrong(what.to_string()));
         Ask::Draw
     }
@@ -289,46 +353,51 @@ impl Lesson {
     }
 }
 
-/// What an attempt is worth.
-#[derive(Debug, PartialEq, Eq)]
-enum Judged {
-    Right,
-    OnTheWay,
-    Miss(String),
+/// What a learner is asked to type.
+fn task(run: &Run) -> String {
+    let place = run.place.as_ref().map(|place| format!(", in {place}"));
+    let what = if run.tasks.is_empty() {
+        "the next command (`hint` helps)".to_string()
+    } else {
+        run.tasks.join(" ")
+    };
+    format!("Your turn{}: {what}", place.unwrap_or_default())
 }
 
-/// Whatever shows what must be seen is right. Where nothing must be seen, the words decide.
-fn judged(run: &Run, line: &str, said: &str, end: End) -> Judged {
-    let last = run.commands.last().map_or("", String::as_str);
-    let seen = Seen {
-        text: said.to_string(),
-        ends: vec![end],
-    };
+/// What a try that stands for all of a run has wrong.
+fn wrong(run: &Run, line: &str, seen: &Seen) -> Vec<Miss> {
     let alone = Run {
         commands: vec![line.to_string()],
         ..run.clone()
     };
-    let started = !matches!(end, End::Code(NOT_EXECUTABLE | NOT_FOUND));
-    let wrong = misses(&alone, &seen);
-    let meant = match (run.expect.is_empty(), run.fails) {
-        (false, _) => true,
-        (true, true) => first_word(line) == first_word(last),
-        (true, false) => words(line) == words(last),
-    };
-    if started && meant && wrong.is_empty() {
-        return Judged::Right;
+    misses(&alone, seen)
+}
+
+fn is_found(seen: &Seen) -> bool {
+    !matches!(seen.ends[..], [End::Code(NOT_EXECUTABLE | NOT_FOUND)])
+}
+
+/// Why it does not count, in words; the talk's own pattern only for those who have tried before.
+fn why(run: &Run, line: &str, seen: &Seen, exactly: bool) -> String {
+    let missing = run.expect.iter().find(|pattern| !pattern.is_in(&seen.text));
+    match seen.ends[..] {
+        _ if !is_found(seen) => "there is no such command".to_string(),
+        [End::TooLong] => format!("it still ran after {:?}, and was ended", run.timeout),
+        [End::Code(0)] if run.fails => "it should fail, and it did not".to_string(),
+        [End::Code(code @ 1..)] if !run.fails => format!("it failed, with exit code {code}"),
+        _ => match missing.filter(|_| exactly) {
+            Some(pattern) => format!(
+                "that is not it yet: `{}` should be in what it says",
+                pattern.as_str()
+            ),
+            None if wrong(run, line, seen).is_empty() => "that does not do all of it yet".to_string(),
+            None => "that does not show it yet".to_string(),
+        },
     }
-    let earlier = run
-        .commands
-        .iter()
-        .rev()
-        .skip(1)
-        .any(|command| first_word(command) == first_word(line));
-    if end == End::Code(0) && earlier {
-        return Judged::OnTheWay;
-    }
-    let why = wrong.first().filter(|_| started).map(ToString::to_string);
-    Judged::Miss(why.unwrap_or_else(|| "that is not it yet".to_string()))
+}
+
+fn words_of(lines: &[String]) -> Vec<Vec<String>> {
+    lines.iter().map(|line| words(line)).collect()
 }
 
 fn words(text: &str) -> Vec<String> {

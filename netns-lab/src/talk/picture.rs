@@ -17,7 +17,7 @@ const HOLD: Duration = Duration::from_secs(6);
 /// A row of text, and when it is seen.
 #[derive(Debug, PartialEq)]
 struct Row {
-    row: usize,
+    line: usize,
     text: String,
     from: Duration,
     to: Duration,
@@ -26,7 +26,7 @@ struct Row {
 /// The picture of a recording: each event with its time and kind, as an asciicast has them.
 pub(super) fn draw(title: &str, events: &[(Duration, &'static str, String)]) -> String {
     let (rows, still, end) = rows(events);
-    let height = rows.iter().map(|row| row.row + 1).max().unwrap_or(1) * CELL.1 + 2 * MARGIN;
+    let height = rows.iter().map(|row| row.line + 1).max().unwrap_or(1) * CELL.1 + 2 * MARGIN;
     let width = COLUMNS * CELL.0 + 2 * MARGIN;
     let body: String = rows.iter().map(|row| text(row, still, end)).collect();
     format!(
@@ -83,14 +83,14 @@ fn write(screen: &mut Vec<String>, data: &str) {
 
 /// Rows that are no longer as they were end now; what stands there instead begins.
 fn show(screen: &[String], now: Duration, open: &mut Vec<Row>, rows: &mut Vec<Row>) {
-    let same = |row: &Row| screen.get(row.row) == Some(&row.text);
+    let same = |row: &Row| screen.get(row.line) == Some(&row.text);
     let (stay, go): (Vec<_>, Vec<_>) = open.drain(..).partition(same);
     rows.extend(go.into_iter().map(|row| Row { to: now, ..row }));
     *open = stay;
     for (row, text) in screen.iter().enumerate() {
-        if !open.iter().any(|known| known.row == row) {
+        if !open.iter().any(|known| known.line == row) {
             open.push(Row {
-                row,
+                line: row,
                 text: text.clone(),
                 from: now,
                 to: now,
@@ -116,7 +116,7 @@ fn text(row: &Row, still: Duration, end: Duration) -> String {
         "<text x=\"{MARGIN}\" y=\"{}\" xml:space=\"preserve\" visibility=\"{stands}\">{}<animate \
          attributeName=\"visibility\" calcMode=\"discrete\" dur=\"{:.1}s\" repeatCount=\"indefinite\" \
          values=\"{values}\" keyTimes=\"{times}\"/></text>\n",
-        MARGIN + row.row * CELL.1 + 14,
+        MARGIN + row.line * CELL.1 + 14,
         escaped(&row.text),
         end.as_secs_f64(),
     )
@@ -149,19 +149,20 @@ mod tests {
         let seconds = |time: Duration| time.as_secs_f64();
         let told: Vec<_> = rows
             .iter()
-            .map(|row| (row.row, row.text.as_str(), seconds(row.from), seconds(row.to)))
+            .map(|row| (row.line, row.text.as_str(), seconds(row.from), seconds(row.to)))
             .collect();
         assert_eq!(told, [(0, "a <b>", 0.0, 6.54), (1, "cd", 0.54, 6.54)]);
         assert!(rows.iter().all(|row| row.from <= still && still < row.to));
-        assert_eq!(seconds(end), 12.54);
+        assert_eq!(end, Duration::from_millis(12_540));
         insta::assert_snapshot!(draw("T & U", &events));
     }
 
     #[test]
     fn the_last_rows_are_those_that_are_seen() {
-        let text: String = (0..40).map(|number| format!("{number}\r\n")).collect();
+        let lines: Vec<_> = (0..40).map(|number| format!("{number}\r\n")).collect();
+        let text = lines.concat();
         let (rows, ..) = rows(&[at(0, CLEAR), at(10, &text)]);
         assert_eq!(rows.first().map(|row| row.text.as_str()), Some("10"));
-        assert_eq!(rows.last().map(|row| row.row), Some(usize::from(HEIGHT) - 1));
+        assert_eq!(rows.last().map(|row| row.line), Some(usize::from(HEIGHT) - 1));
     }
 }

@@ -6,7 +6,7 @@ use std::ops::Range;
 use pulldown_cmark::{CodeBlockKind, Event, HeadingLevel, MetadataBlockKind, Options, Parser, Tag, TagEnd};
 
 use super::fence;
-use super::script::{DEFAULT_LAB, Run, Script, Step};
+use super::script::{Background, DEFAULT_LAB, Run, Script, Step};
 
 /// Something wrong in a talk.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +28,8 @@ impl fmt::Display for Fault {
 /// # Errors
 /// With all that is wrong.
 pub fn script(markdown: &str) -> Result<Script, Vec<Fault>> {
+    // Some editors begin a file with it.
+    let markdown = markdown.trim_start_matches('\u{feff}');
     let mut reader = Reader::new(markdown);
     let options = Options::ENABLE_YAML_STYLE_METADATA_BLOCKS | Options::ENABLE_TABLES;
     for (event, place) in Parser::new_ext(markdown, options).into_offset_iter() {
@@ -59,6 +61,8 @@ struct Reader<'a> {
     in_step: bool,
     /// Hints that stand before the first run of their step.
     hints: Vec<String>,
+    /// Steps with a block that cannot be read.
+    broken: Vec<usize>,
 }
 
 impl<'a> Reader<'a> {
@@ -71,6 +75,7 @@ impl<'a> Reader<'a> {
             info: String::new(),
             in_step: false,
             hints: Vec::new(),
+            broken: Vec::new(),
         }
     }
 
@@ -90,9 +95,15 @@ impl<'a> Reader<'a> {
             Event::Start(Tag::MetadataBlock(MetadataBlockKind::YamlStyle)) => self.open(Block::Front, line),
             Event::Start(Tag::CodeBlock(kind)) => {
                 // Taken from the source: Markdown itself would eat the backslashes.
-                let fence = self.markdown[place].lines().next().unwrap_or_default();
+                let block = &self.markdown[place];
+                let fence = block.lines().next().unwrap_or_default();
                 self.info = match kind {
-                    CodeBlockKind::Fenced(_) => fence.trim_start_matches(['`', '~']).trim().to_string(),
+                    CodeBlockKind::Fenced(_) => {
+                        if let Some((after, what)) = fence::unclosed(block) {
+                            self.fault(line + after, what);
+                        }
+                        fence.trim_start_matches(['`', '~']).trim().to_string()
+                    }
                     CodeBlockKind::Indented => String::new(),
                 };
                 self.open(Block::Code, line);
@@ -196,7 +207,10 @@ impl<'a> Reader<'a> {
         let text = text.to_string();
         let before = self.script.steps.is_empty();
         match self.step() {
-            Some(step) => step.prose.push(text),
+            Some(step) => {
+                step.told_at.push(step.runs.len());
+                step.prose.push(text);
+            }
             None if before => self.script.prose.push(text),
             None => {}
         }
@@ -232,6 +246,13 @@ impl<'a> Reader<'a> {
                     None => self.fault(line, "a note stands in a step: below `## N. …`"),
                 },
                 "hint" => self.hint(text),
+                "task" => {
+                    let run = self.step().and_then(|step| step.runs.last_mut());
+                    match run {
+                        Some(run) => run.tasks.push(text),
+                        None => self.fault(line, "a task stands below the block that it is about"),
+                    }
+                }
                 _ => {}
             }
         }
@@ -277,7 +298,10 @@ impl<'a> Reader<'a> {
         match fence::run(&info, line) {
             Ok(Some(run)) => self.run(run, text),
             Ok(None) => {}
-            Err(what) => self.fault(line, what),
+            Err(what) => {
+                self.fault(line, what);
+                self.broken.push(self.script.steps.len());
+            }
         }
     }
 
@@ -305,8 +329,28 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// What is to be stopped must have been started before.
+    fn stops(&mut self) {
+        let steps = self.script.steps.iter().flat_map(|step| &step.runs);
+        let mut names = Vec::new();
+        let mut wrong = Vec::new();
+        for run in self.script.setup.iter().chain(steps) {
+            if let Some(name) = run.stop.as_ref().filter(|name| !names.contains(*name)) {
+                let what = format!("`stop={name}`: no block above has `background={name}`");
+                wrong.push((run.line, what));
+            }
+            if let Some(Background::Named(name)) = &run.background {
+                names.push(name.clone());
+            }
+        }
+        for (line, what) in wrong {
+            self.fault(line, what);
+        }
+    }
+
     fn finish(mut self) -> Result<Script, Vec<Fault>> {
         self.close();
+        self.stops();
         if self.script.steps.is_empty() {
             self.fault(
                 1,
@@ -317,7 +361,7 @@ impl<'a> Reader<'a> {
             .script
             .steps
             .iter()
-            .filter(|step| step.runs.is_empty())
+            .filter(|step| step.runs.is_empty() && !self.broken.contains(&step.number))
             .collect();
         let silent: Vec<_> = silent.iter().map(|step| (step.line, step.number)).collect();
         for (line, number) in silent {

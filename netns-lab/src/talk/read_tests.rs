@@ -62,6 +62,39 @@ fn a_jump_runs_what_is_kept() {
 }
 
 #[test]
+fn what_is_stopped_before_a_step_is_not_started_on_the_way_to_it() {
+    let text =
+        "## 1. A\n```sh run background=p\nx\n```\n```sh run stop=p\ny\n```\n## 2. B\n```sh run\nz\n```\n";
+    assert_eq!(script(text).unwrap().way_to(2).count(), 0);
+}
+
+#[test]
+fn words_are_told_where_they_stand() {
+    let text = "\u{feff}## 1. A\nfirst\n```sh run\nx\n```\n<!-- task: do x -->\nlast\n";
+    let script = script(text).unwrap();
+    let told = |run| script.steps[0].told_before(run).cloned().collect::<Vec<_>>();
+    assert_eq!(
+        (told(0), told(1)),
+        (vec!["first".to_string()], vec!["last".to_string()])
+    );
+    assert_eq!(script.steps[0].runs[0].tasks, ["do x"]);
+}
+
+#[test]
+fn a_mistake_is_told_once() {
+    let what = |text| {
+        script(text)
+            .unwrap_err()
+            .into_iter()
+            .map(|fault| fault.line)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(what("## 1. A\n```sh run stop=p\nx\n```\n"), [2]);
+    assert_eq!(what("## 1. A\n```sh run expcet=a\nx\n```\n"), [2]);
+    assert_eq!(what("## 1. A\n```sh run\nx\n\n## 2. B\n"), [2]);
+}
+
+#[test]
 fn each_mistake_has_its_line() {
     let text = "---\nlab: 3-pods\nlib: x\n---\n# T\n\n## 2. A\n\n```sh run expect=\"(\"\nx\n```\n\n```sh run\n```\n\n## Else\n\n```sh run\nx\n```\n\n<!-- note: lost -->\n\n## 2. B\n";
     let faults = script(text).unwrap_err();

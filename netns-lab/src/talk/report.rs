@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use labkit::text::printable;
+use labkit::text::{count, printable};
 use serde::Serialize;
 
 use super::verdict::Miss;
@@ -91,9 +91,22 @@ impl Report {
         self.tried.push(tried);
     }
 
-    /// `12 passed, 0 failed`
+    /// `12 passed, 0 failed; 11 jumps passed`
     pub fn sum(&self) -> String {
-        format!("{} passed, {} failed\n", self.passed, self.failed)
+        let of = |part: Part, passed: bool| {
+            let these = self.tried.iter().filter(|tried| tried.part == part);
+            these.filter(|tried| tried.passed == passed).count()
+        };
+        let steps = format!(
+            "{} passed, {} failed",
+            of(Part::Step, true),
+            of(Part::Step, false)
+        );
+        match (of(Part::Jump, true), of(Part::Jump, false)) {
+            (0, 0) => format!("{steps}\n"),
+            (good, 0) => format!("{steps}; {} passed\n", count(good, "jump")),
+            (good, bad) => format!("{steps}; {} passed, {bad} failed\n", count(good, "jump")),
+        }
     }
 }
 

@@ -8,6 +8,9 @@ use serde::{Serialize, Serializer};
 /// How long a command may take where nothing else is said.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
+/// What goes on in the background, and need not say anything, must live so long.
+pub const SETTLED: Duration = Duration::from_millis(150);
+
 /// What `netns-lab up` is called with where the talk does not say.
 pub const DEFAULT_LAB: &str = "3-pods";
 
@@ -39,8 +42,21 @@ impl Script {
     /// What must run so that step `number` begins as if all before it had been told.
     pub fn way_to(&self, number: usize) -> impl Iterator<Item = &Run> {
         let before = self.steps.iter().filter(move |step| step.number < number);
-        let kept = before.flat_map(|step| step.runs.iter().filter(|run| run.is_kept()));
-        self.setup.iter().chain(kept)
+        let runs: Vec<_> = before.flat_map(|step| &step.runs).collect();
+        let goes_on = |at: usize, name: &str| {
+            let later = &runs[at + 1..];
+            !later.iter().any(|run| run.stop.as_deref() == Some(name))
+        };
+        let kept = |(at, run): (usize, &&Run)| match &run.background {
+            Some(Background::Named(name)) => run.keep || goes_on(at, name),
+            _ => run.keep,
+        };
+        let kept: Vec<_> = runs.iter().enumerate().map(|(at, run)| kept((at, run))).collect();
+        let way = runs
+            .into_iter()
+            .zip(kept)
+            .filter_map(|(run, kept)| kept.then_some(run));
+        self.setup.iter().chain(way)
     }
 }
 
@@ -58,10 +74,21 @@ pub struct Step {
     pub predict: Vec<String>,
     /// What is told.
     pub prose: Vec<String>,
+    /// Before which of the runs each of it is told.
+    #[serde(skip)]
+    pub told_at: Vec<usize>,
     /// What runs.
     pub runs: Vec<Run>,
     /// What only the speaker reads.
     pub notes: Vec<String>,
+}
+
+impl Step {
+    /// What is told before a run, or, behind the last one, at the end.
+    pub fn told_before(&self, run: usize) -> impl Iterator<Item = &String> {
+        let told = self.prose.iter().zip(&self.told_at);
+        told.filter_map(move |(text, at)| (*at == run).then_some(text))
+    }
 }
 
 /// One block of commands, and what they must show.
@@ -98,15 +125,23 @@ pub struct Run {
     pub screen: bool,
     /// Later steps need what it changes.
     pub keep: bool,
+    /// What a learner is to do.
+    pub tasks: Vec<String>,
     /// What helps who does not know what to type.
     pub hints: Vec<String>,
 }
 
 impl Run {
-    /// Whether a jump to a later step runs it.
-    pub fn is_kept(&self) -> bool {
-        let lasts = matches!(self.background, Some(Background::Named(_)));
-        self.keep || lasts || self.stop.is_some()
+    /// Whether a command that goes on has begun well, having said this in this time.
+    pub fn is_settled(&self, text: &str, time: Duration) -> bool {
+        let said = self.expect.iter().all(|pattern| pattern.is_in(text));
+        said && (!self.expect.is_empty() || time >= SETTLED)
+    }
+
+    /// Whether it is there for what it changes, and not for what it shows.
+    pub fn is_change(&self) -> bool {
+        let shows = self.fails || !self.expect.is_empty() || !self.absent.is_empty();
+        self.background.is_none() && !self.screen && (self.keep || !shows)
     }
 }
 

@@ -64,6 +64,10 @@ pub struct Stage {
     pub(super) phase: Phase,
     pub(super) board: Board,
     seen: Seen,
+    /// The rule that was written last and is still there.
+    pub(super) rule: String,
+    /// The speaker has ended the command that runs.
+    stopped: bool,
     /// The digits of the step to go to.
     pub(super) number: String,
     pub(super) help: bool,
@@ -91,6 +95,8 @@ impl Stage {
             phase: Phase::Ready,
             board: Board::default(),
             seen: Seen::default(),
+            rule: String::new(),
+            stopped: false,
             number: String::new(),
             help: false,
             fast: false,
@@ -109,7 +115,8 @@ impl Stage {
         (self.run, self.command, self.typed, self.back) = (0, 0, 0, 0);
         self.board = Board::default();
         self.seen = Seen::default();
-        (self.fast, self.complete) = (false, true);
+        (self.fast, self.complete, self.stopped) = (false, true, false);
+        self.rule.clear();
         self.due()
     }
 
@@ -175,9 +182,18 @@ impl Stage {
         self.seen.text.push_str(text);
         self.seen.ends.push(end);
         let commands = self.cue().map_or(0, |(run, _)| run.commands.len());
+        let done = matches!(end, End::Code(0) | End::GoesOn);
+        let cue = self.cue().filter(|_| done);
+        let rule = cue.and_then(|(_, command)| rule_after(command));
+        self.rule = rule.unwrap_or_else(|| std::mem::take(&mut self.rule));
         self.command += 1;
-        let goes_on = matches!(end, End::Code(0) | End::GoesOn);
-        if !goes_on || self.command >= commands {
+        if std::mem::take(&mut self.stopped) {
+            self.board.push(Entry::Told("stopped".to_string()));
+            (self.complete, self.fast) = (false, false);
+            self.next_run();
+            return self.due();
+        }
+        if !done || self.command >= commands {
             self.judge();
         }
         self.due()
@@ -198,6 +214,12 @@ impl Stage {
     fn next_run(&mut self) {
         self.seen = Seen::default();
         (self.run, self.command, self.typed) = (self.run + 1, 0, 0);
+        let step = &self.script.steps[self.step];
+        if self.run == step.runs.len() {
+            // What the room should leave with.
+            let last = step.told_before(self.run).cloned().map(Entry::Told);
+            self.board.entries.extend(last);
+        }
     }
 
     /// Says whether the run was as the talk says.
@@ -227,7 +249,7 @@ impl Stage {
             self.board = Board::default();
             (self.phase, self.complete, self.back) = (Phase::Playing, false, 0);
         }
-        self.board.say(text);
+        self.board.show_film(text);
         Act::Draw
     }
 
@@ -276,7 +298,10 @@ impl Stage {
             (Key::PageUp, _) => return self.scroll(10),
             (Key::Down, _) => return self.scroll(-1),
             (Key::PageDown, _) => return self.scroll(-10),
-            (Key::Escape, Phase::Running | Phase::Playing) => return Act::Stop,
+            (Key::Escape, Phase::Running | Phase::Playing) => {
+                self.stopped = self.phase == Phase::Running;
+                return Act::Stop;
+            }
             // What is typed ahead must not run anything.
             (_, Phase::Running | Phase::Playing) => return Act::Nothing,
             _ => {}
@@ -286,6 +311,9 @@ impl Stage {
             return self.type_more(key);
         }
         match key {
+            Key::Tab => self.order('n'),
+            // Whoever types the command as it stands there wants no order.
+            Key::Char(letter) if self.begins_with(letter) => self.type_more(key),
             Key::Char(digit) if digit.is_ascii_digit() => {
                 self.number.push(digit);
                 self.number.truncate(3);
@@ -323,10 +351,18 @@ impl Stage {
 
     fn go(&mut self) -> Act {
         let number = std::mem::take(&mut self.number).parse().unwrap_or(0);
-        match self.script.step(number) {
-            Some(_) => Act::GoTo(number),
-            None => Act::Draw,
+        if self.script.step(number).is_some() {
+            return Act::GoTo(number);
         }
+        let words = format!("There is no step {number}: 1 to {}.", self.script.steps.len());
+        self.board.push(Entry::Told(words));
+        Act::Draw
+    }
+
+    /// Whether the command that waits begins with this letter.
+    fn begins_with(&self, letter: char) -> bool {
+        let waits = self.phase == Phase::Ready && self.number.is_empty();
+        waits && self.cue().is_some_and(|(_, command)| command.starts_with(letter))
     }
 
     fn order(&mut self, letter: char) -> Act {
@@ -344,7 +380,11 @@ impl Stage {
                 self.start()
             }
             'r' if self.has_cast => Act::Play,
-            '!' => Act::Shell,
+            '!' => {
+                // Nobody knows what is done there.
+                self.rule.clear();
+                Act::Shell
+            }
             '?' => {
                 self.help = true;
                 Act::Draw
@@ -362,6 +402,35 @@ impl Stage {
         self.next_run();
         self.due()
     }
+}
+
+/// The rule that the kernel has last when the command has ended well; `None` when it writes none.
+/// Where rules went, or came from elsewhere, none is told: a wrong one is worse.
+fn rule_after(command: &str) -> Option<String> {
+    let words: Vec<_> = command
+        .split_ascii_whitespace()
+        .filter(|word| *word != "\\")
+        .collect();
+    let writes = [
+        "iptables",
+        "nft",
+        "miniproxy sync",
+        "miniproxy cleanup",
+        "netns-lab break",
+        "netns-lab fix",
+    ];
+    let command = words.join(" ");
+    if !writes.iter().any(|writer| command.contains(writer)) {
+        return None;
+    }
+    let looks = ["-L", "-S", "-C", "--list", "--list-rules"];
+    if words.iter().any(|word| looks.contains(word)) {
+        return None;
+    }
+    let one = command.starts_with("iptables ") && command.matches("iptables").count() == 1;
+    let at = words.iter().position(|word| ["-A", "-I"].contains(word));
+    let rule = at.filter(|_| one).map(|at| format!(" {}", words[at..].join(" ")));
+    Some(rule.unwrap_or_default())
 }
 
 /// `$ `, or `web-1 $ ` in a pod.

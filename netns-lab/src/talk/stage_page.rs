@@ -9,11 +9,14 @@ use super::stage::{Phase, Stage, prompt};
 
 /// What all keys do.
 const HELP: [(&str, &str); 14] = [
-    ("any key", "types the command, a few letters at a time"),
+    (
+        "any key",
+        "types the command, as does the letter that it begins with",
+    ),
     ("Enter", "types the rest of it, then runs it"),
     ("Backspace", "takes back what is typed"),
-    ("Esc", "ends a command that runs; ends the talk"),
-    ("n p", "next and previous step, made anew if need be"),
+    ("Esc", "ends a command that runs, as does Ctrl-C; ends the talk"),
+    ("n p", "next and previous step, made anew if need be; Tab as n"),
     ("5 g", "goes to step 5"),
     ("b", "the step again from its start"),
     ("s", "skips a command"),
@@ -32,7 +35,7 @@ impl Stage {
             title: self.title(look),
             state: self.state(look),
             body: Vec::new(),
-            rule: self.rule(),
+            rule: self.rule.clone(),
             keys: self.keys(look),
             focus: None,
         };
@@ -75,26 +78,6 @@ impl Stage {
             _ => "",
         };
         format!("{film}{} ", clock(self.time.as_secs()))
-    }
-
-    /// The last rule that was written.
-    fn rule(&self) -> String {
-        let rules = self.board.entries.iter().rev().filter_map(|entry| match entry {
-            Entry::Command { text, .. } if text.contains("iptables") => {
-                let at = text.find("-A ").or_else(|| text.find("-I "))?;
-                Some(
-                    text[at..]
-                        .split_ascii_whitespace()
-                        .filter(|word| *word != "\\")
-                        .collect::<Vec<_>>(),
-                )
-            }
-            _ => None,
-        });
-        rules
-            .map(|words| format!(" {}", words.join(" ")))
-            .next()
-            .unwrap_or_default()
     }
 
     fn body(&self, look: &Look) -> Vec<Line<'static>> {
@@ -154,16 +137,30 @@ impl Stage {
                 ],
                 Phase::Told => vec![
                     (enter, "next step"),
+                    ("r", "recording"),
                     ("p", "previous"),
                     ("b", "again"),
-                    ("r", "recording"),
                     ("!", "shell"),
                     ("?", "keys"),
                     ("q", "quit"),
                 ],
             }
         };
-        let shown = keys.into_iter().filter(|(key, _)| *key != "r" || self.has_cast);
+        let last = self.step().number == self.script.steps.len();
+        let red = self
+            .board
+            .entries
+            .iter()
+            .any(|entry| matches!(entry, Entry::Wrong(_)));
+        let mut keys = keys;
+        if red && self.phase == Phase::Ready && self.typed == 0 {
+            keys.insert(0, ("r", "recording"));
+        }
+        let shown = keys.into_iter().filter(|(_, word)| match *word {
+            "recording" => self.has_cast,
+            "next step" => !last,
+            _ => true,
+        });
         shown
             .map(|(key, word)| (key.to_string(), word.to_string()))
             .collect()

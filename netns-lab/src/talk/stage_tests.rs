@@ -108,6 +108,43 @@ fn a_recording_takes_the_place_of_a_step() {
     assert_eq!(keys(&mut stage, "n"), [Act::GoTo(2)]);
 }
 
+#[test]
+fn the_letter_that_the_command_begins_with_types_it() {
+    let mut stage = Stage::new(
+        read::script("## 1. A\n```sh run\nnetns-lab up\n```\n## 2. B\n```sh run\nx\n```\n").unwrap(),
+        1,
+        false,
+    );
+    assert_eq!(keys(&mut stage, "n"), [Act::Draw]);
+    assert!(stage.typed > 0);
+    stage.press(Key::Backspace);
+    assert_eq!(stage.press(Key::Tab), Act::GoTo(2), "Tab never types");
+}
+
+#[test]
+fn a_command_that_is_stopped_is_no_failure() {
+    let mut stage = stage();
+    keys(&mut stage, "\n\n");
+    assert_eq!(stage.press(Key::Escape), Act::Stop);
+    stage.ended("", End::Code(143));
+    let text = picture(&stage, &Look::sized(80, 24));
+    assert!(text.contains("stopped") && !text.contains("expected"), "{text}");
+}
+
+#[test]
+fn a_rule_is_told_as_long_as_it_is_there() {
+    let rule = "iptables -t nat -A KUBE -p tcp \\\n -j DNAT";
+    assert_eq!(rule_after(rule).as_deref(), Some(" -A KUBE -p tcp -j DNAT"));
+    assert_eq!(rule_after("iptables -t nat -F PREROUTING").as_deref(), Some(""));
+    assert_eq!(
+        rule_after("iptables-save | sed s/a/b/ | iptables-restore").as_deref(),
+        Some("")
+    );
+    assert_eq!(rule_after("miniproxy sync").as_deref(), Some(""));
+    assert_eq!(rule_after("curl 10.96.0.10"), None);
+    assert_eq!(rule_after("iptables -t nat -S"), None);
+}
+
 fn in_the_middle() -> Stage {
     let mut stage = stage();
     stage.begin(2);

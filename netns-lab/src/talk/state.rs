@@ -16,7 +16,7 @@ sh -c "$PROBE" | sed 's/^/here /'
 for name in /run/netns/*; do
   [ -e "$name" ] && nsenter --net="$name" sh -c "$PROBE" | sed "s/^/${name##*\/} /"
 done
-netns-lab get services -o json 2>/dev/null | sed 's/^/here object /'
+netns-lab get services,endpointslices -o json 2>/dev/null | sed 's/^/here object /'
 exit 0
 "#;
 
@@ -24,8 +24,18 @@ exit 0
 /// comments, times and empty tables are left out.
 pub fn lines(text: &str) -> Vec<String> {
     let mut lines: Vec<_> = text.lines().filter_map(line).collect();
-    lines.sort();
+    // Rules of a chain stay in their order, which is what they mean.
+    lines.sort_by(|a, b| chain_of(a).cmp(chain_of(b)));
     lines
+}
+
+/// A rule up to the name of its chain; any other line as a whole.
+fn chain_of(line: &str) -> &str {
+    let end = line.find(" -A ").and_then(|at| {
+        let name = at + " -A ".len();
+        line[name..].find(' ').map(|length| name + length)
+    });
+    end.map_or(line, |end| &line[..end])
 }
 
 fn line(text: &str) -> Option<String> {
@@ -87,6 +97,19 @@ mod tests {
                 "a iptables :KUBE-SVC -",
                 "a link cni0",
                 "a object   \"name\": \"web\""
+            ]
+        );
+    }
+
+    #[test]
+    fn rules_of_a_chain_keep_their_order() {
+        let text = "a iptables -A B -j Y\na iptables -A A -j Z\na iptables -A B -j X\n";
+        assert_eq!(
+            lines(text),
+            [
+                "a iptables -A A -j Z",
+                "a iptables -A B -j Y",
+                "a iptables -A B -j X"
             ]
         );
     }

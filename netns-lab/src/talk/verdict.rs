@@ -54,7 +54,12 @@ pub fn misses(run: &Run, seen: &Seen) -> Vec<Miss> {
     let last = run.commands.len().saturating_sub(1);
     for (index, end) in seen.ends.iter().enumerate() {
         let command = run.commands.get(index).map_or("it", String::as_str);
-        found.extend(wrong_end(command, *end, run.fails && index == last, run.timeout));
+        let mut miss = wrong_end(command, *end, run.fails && index == last, run.timeout);
+        // Why it failed stands in what it said.
+        if let Some(miss) = miss.as_mut().filter(|_| !seen.text.trim().is_empty()) {
+            miss.seen += &format!(": {}", excerpt(&seen.text));
+        }
+        found.extend(miss);
     }
     for pattern in run.expect.iter().filter(|pattern| !pattern.is_in(&seen.text)) {
         found.push(Miss {

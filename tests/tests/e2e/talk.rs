@@ -224,7 +224,7 @@ fn a_learner_types_what_counts() {
     let file = machine.file("talk.md", TALK);
     // Not the talk's own words; then two misses, and a hint; then what is meant.
     let typed = "curl -sS --max-time 1 http://10.96.0.10/\n\
-                 iptables -t nat -A PREROUTING -d 10.96.0.10 -p tcp --dport 80 -j DNAT --to '10.244.1.3:8080'\n\
+                 iptables -t nat -I PREROUTING -p tcp -d 10.96.0.10/32 -m tcp --dport 80 -j DNAT --to-destination 10.244.1.3:8080\n\
                  curl -sS --max-time 1 10.96.0.11\nfrobnicate\ncurl -s 10.96.0.10:80\nquit\n";
     let learn = machine.command(["netns-lab", "learn", &file]).input(typed);
     let ran = learn.patience(Duration::from_secs(60)).run().exits(1);
@@ -266,4 +266,36 @@ fn nothing_is_left_of_a_talk_that_is_killed() {
     eventually("both commands run", || sandboxes() >= 2);
     running.stop(Signal::SIGKILL);
     eventually("all of them have gone", || sandboxes() == 0);
+}
+
+/// A shell in the sandbox knows no process outside of it, so it cannot give the terminal back.
+#[test]
+fn a_shell_on_the_stage_comes_back_to_it() {
+    let machine = Machine::start();
+    let file = machine.file("talk.md", "# T\n\n## 1. A\n\n```sh run\ntrue\n```\n");
+    for shell in ["/bin/bash", "/bin/sh"] {
+        let shown = machine.folder().join("shown");
+        // A stopped talk would leave the `q` to the shell around it, as the first letter of `qecho`.
+        let typed = format!(
+            "read_until() {{ for n in $(seq 300); do grep -qa \"$1\" {shown} && return; sleep 0.1; done; exit 1; }}
+            sleep 0.5; echo 'stty cols 100 rows 30'; echo 'SHELL={shell} netns-lab talk {file}'; read_until STEP
+            printf '!'; read_until 'comes back'; sleep 0.5; echo 'echo in-$((41+1))'; read_until in-42; echo exit; sleep 1
+            printf q; sleep 0.5
+            echo 'echo out-$((41+1)) $(jobs | wc -l)'; read_until out-42; echo exit",
+            shown = shown.display()
+        );
+        let window = format!(
+            "({typed}) | script -qefc 'bash --norc -i' {} >/dev/null",
+            shown.display()
+        );
+        machine
+            .command(["bash", "-c", &window])
+            .patience(Duration::from_secs(60))
+            .run()
+            .ok();
+        let shown_text = fs::read_to_string(&shown).unwrap_or_default();
+        assert!(shown_text.contains("out-42 0"), "{shell}: {shown_text}");
+        assert!(!shown_text.contains("Cannot set tty"), "{shell}: {shown_text}");
+        fs::remove_file(&shown).unwrap();
+    }
 }

@@ -40,5 +40,5 @@ fn the_lightning_talk_shows_what_it_says() {
 
 #[test]
 fn the_encores_show_what_they_say() {
-    check("encores.md", 6);
+    check("encores.md", 7);
 }

@@ -6,6 +6,7 @@
 //! | module | what it holds |
 //! | --- | --- |
 //! | [`flags`] | the flags that every screen has |
+//! | [`foreground`] | who has the terminal |
 //! | [`look`] | signs, colours and sizes: what a place to draw on can show |
 //! | [`mark`] | how one backend is told from another, with and without colours |
 //! | [`page`] | title, body, the real rule, the keys; cut to size |
@@ -14,6 +15,7 @@
 //! | [`terminal`] | a page that stays, and what keys do |
 
 pub mod flags;
+pub mod foreground;
 mod help;
 pub mod hide;
 pub mod look;
@@ -23,6 +25,7 @@ pub mod print;
 pub mod terminal;
 
 pub use flags::{Mode, ScreenArgs};
+pub use foreground::Foreground;
 pub use look::{Glyphs, Look, Role, Sign, Theme};
 pub use mark::Mark;
 pub use page::Page;

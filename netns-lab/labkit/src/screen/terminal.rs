@@ -10,12 +10,17 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use ratatui::crossterm::cursor::{self, MoveTo};
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
+use ratatui::crossterm::execute;
+use ratatui::crossterm::style::Print;
+use ratatui::crossterm::terminal::{Clear, ClearType, disable_raw_mode};
 use ratatui::text::Text;
 use ratatui::widgets::Paragraph;
 use ratatui::{DefaultTerminal, Frame};
 use signal_hook::consts::{SIGHUP, SIGTERM};
 
+use super::foreground::Foreground;
 use super::look::Look;
 use super::page::Page;
 use crate::Failure;
@@ -67,12 +72,23 @@ pub trait Show {
     /// The page as it is now.
     fn page(&mut self, look: &Look) -> Page;
 
-    /// What a key does. Ctrl-C never comes here: it always ends.
+    /// What a key does. Ctrl-C never comes here.
     fn key(&mut self, key: Key) -> Flow;
+
+    /// What Ctrl-C does.
+    fn interrupt(&mut self) -> Flow {
+        Flow::Quit
+    }
 
     /// Called again and again, at least once in the given time; `Pass` when nothing changed.
     fn tick(&mut self) -> Flow {
         Flow::Pass
+    }
+
+    /// What stands on an empty screen while a program that [`Flow::Run`] names begins; without it the
+    /// terminal is meanwhile as it was before.
+    fn before(&mut self) -> Option<String> {
+        None
     }
 
     /// Called when a program that [`Flow::Run`] named has ended: what it said, if it failed to begin.
@@ -118,14 +134,12 @@ fn shown(
             match event::read()? {
                 Event::Resize(..) => Flow::Draw,
                 Event::Key(key) if key.kind != KeyEventKind::Release => {
-                    if key.modifiers.contains(KeyModifiers::CONTROL)
-                        && matches!(key.code, KeyCode::Char('c' | 'd'))
-                    {
-                        Flow::Quit
-                    } else if std::mem::take(&mut helped) {
-                        Flow::Draw
-                    } else {
-                        pressed(show, known(key.code), &page, look, &mut scrolled)
+                    let control = key.modifiers.contains(KeyModifiers::CONTROL);
+                    match key.code {
+                        KeyCode::Char('c') if control => show.interrupt(),
+                        KeyCode::Char('d') if control => Flow::Quit,
+                        _ if std::mem::take(&mut helped) => Flow::Draw,
+                        code => pressed(show, known(code), &page, look, &mut scrolled),
                     }
                 }
                 _ => Flow::Pass,
@@ -242,10 +256,22 @@ fn pressed(show: &mut dyn Show, key: Option<Key>, page: &Page, look: &Look, scro
 
 /// Gives the terminal to a program and takes it back.
 fn beside(show: &mut dyn Show, mut command: Command, terminal: &mut DefaultTerminal) -> io::Result<()> {
-    ratatui::restore();
+    match show.before() {
+        Some(words) => {
+            disable_raw_mode()?;
+            let (all, top) = (Clear(ClearType::All), MoveTo(0, 0));
+            execute!(io::stdout(), all, top, cursor::Show, Print(words), Print("\n"))?;
+        }
+        None => ratatui::restore(),
+    }
+    let foreground = Foreground::of_this_process();
     let failed = command.status().err();
+    if let Some(foreground) = foreground {
+        foreground.take_back();
+    }
     *terminal = ratatui::try_init()?;
-    terminal.clear()?;
+    // ratatui's own way would ask the terminal for its cursor, and wait for an answer.
+    execute!(io::stdout(), Clear(ClearType::All))?;
     show.back(failed);
     Ok(())
 }

@@ -10,7 +10,7 @@ use crate::cli::talk::Where;
 use crate::talk::read;
 use crate::talk::script::{Script, Step};
 
-/// The talks that come with the program: name, text, recording (empty for none).
+/// The talks that come with the program: name, text, recording.
 const SHIPPED: [(&str, &str, &str); 3] = [
     (
         "talk",
@@ -20,9 +20,13 @@ const SHIPPED: [(&str, &str, &str); 3] = [
     (
         "lightning",
         include_str!("../../../../docs/talk/lightning.md"),
-        "",
+        include_str!("../../../../docs/talk/lightning.cast"),
     ),
-    ("encores", include_str!("../../../../docs/talk/encores.md"), ""),
+    (
+        "encores",
+        include_str!("../../../../docs/talk/encores.md"),
+        include_str!("../../../../docs/talk/encores.cast"),
+    ),
 ];
 
 /// A talk that was read.

@@ -62,7 +62,7 @@ impl Hand {
             return Some(News::Ended(running.text(), End::Code(code)));
         }
         if let Some(background) = &run.background
-            && (late || run.expect.iter().all(|pattern| pattern.is_in(&text)))
+            && (late || run.is_settled(&text, began.elapsed()))
         {
             theatre.let_go_on(background.clone(), running);
             return Some(News::Ended(text, End::GoesOn));

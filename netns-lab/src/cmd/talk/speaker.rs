@@ -10,7 +10,7 @@ use super::hand::{Hand, News};
 use crate::edge::talk::notes::Desk;
 use crate::engine::talk::Theatre;
 use crate::talk::cast;
-use crate::talk::stage::{Act, Stage};
+use crate::talk::stage::{Act, Stage, prompt};
 
 /// A talk on its screen.
 pub(super) struct Speaker {
@@ -175,6 +175,20 @@ impl Show for Speaker {
     fn key(&mut self, key: Key) -> Flow {
         let act = self.stage.press(key);
         self.perform(act)
+    }
+
+    /// Ctrl-C is for the command, while one runs.
+    fn interrupt(&mut self) -> Flow {
+        if self.hand.is_busy() || self.film.is_some() {
+            return self.key(Key::Escape);
+        }
+        Flow::Quit
+    }
+
+    /// The speaker's old terminal is nobody's business.
+    fn before(&mut self) -> Option<String> {
+        let (run, command) = self.stage.cue().filter(|_| self.elsewhere)?;
+        Some(format!("{}{command}", prompt(run)))
     }
 
     fn tick(&mut self) -> Flow {

@@ -24,6 +24,8 @@ const LEAVE: Duration = Duration::from_secs(2);
 const LAST_WORDS: Duration = Duration::from_millis(200);
 /// More than this nobody reads.
 const MOST: usize = 4 << 20;
+/// Said in place of the rest.
+const CUT: &str = "\n(more than 4 MiB were said: the rest is cut)\n";
 
 /// What was said, each piece with the time since the start.
 pub type Pieces = Vec<(Duration, String)>;
@@ -165,8 +167,12 @@ fn listen(mut from: io::PipeReader, into: &Mutex<Pieces>) {
         let Ok(count @ 1..) = from.read(&mut buffer) else {
             return;
         };
+        let before = size;
         size += count;
         if size > MOST {
+            if before <= MOST {
+                said.push((began.elapsed(), CUT.to_string()));
+            }
             continue;
         }
         rest.extend_from_slice(&buffer[..count]);

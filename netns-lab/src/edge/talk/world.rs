@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 
 use labkit::{Failure, Kind};
 
-use crate::edge::{process, sandbox};
+use crate::edge::{enter, process, sandbox};
 use crate::model::ledger::ProcessId;
 
 /// This program, whatever its path was.
@@ -60,6 +60,23 @@ impl World {
             command.env("PATH", sandbox::path());
         }
         command
+    }
+
+    /// A shell there, which has the terminal while it runs; `words` are told when it begins.
+    pub fn shell(&self, words: &str) -> Command {
+        let script = format!("echo '{words}'; exec \"$0\"");
+        let mut entered: Vec<OsString> = ["sh", "-c", &script].map(OsString::from).to_vec();
+        entered.extend(enter::shell_command());
+        match self {
+            Self::Private { first, .. } => {
+                let mut command = Command::new(SELF);
+                command
+                    .args(["sandbox-join", "--front", "--process", &first.to_string(), "--"])
+                    .args(entered);
+                command
+            }
+            Self::Host => self.program(&entered),
+        }
     }
 
     /// The same as words.
