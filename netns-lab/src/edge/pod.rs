@@ -15,13 +15,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use labkit::{Failure, fault};
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
 };
-use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
     InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkMessage,
 };
+use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourMessage, NeighbourState};
 use netlink_packet_route::route::RouteMessage;
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
@@ -50,6 +51,8 @@ pub struct End {
     nets: Vec<IpNet>,
     gateways: Vec<IpAddr>,
     mtu: Option<u32>,
+    /// The MAC of the gateways, where both sides are told of each other's.
+    gateway_mac: Option<[u8; 6]>,
 }
 
 impl End {
@@ -75,6 +78,17 @@ impl End {
                 .chain(gateway6)
                 .collect(),
             mtu: overlay.map(|_| MTU_IN_TUNNEL),
+            gateway_mac: None,
+        }
+    }
+
+    /// With the neighbours' entries made in advance: the kernel has one table for all namespaces, and
+    /// where it is full (1,024 entries, usually) it drops packets. Permanent ones are not counted.
+    #[must_use]
+    pub fn acquainted(self, node: &LabNode) -> Self {
+        Self {
+            gateway_mac: Some(node.bridge_mac()),
+            ..self
         }
     }
 
@@ -98,6 +112,7 @@ impl End {
                 .collect(),
             gateways: Vec::new(),
             mtu: None,
+            gateway_mac: None,
         }
     }
 }
@@ -144,7 +159,7 @@ impl<'a> Bridge<'a> {
             .map_err(|(doing, error)| netlink_failure(format!("{doing} of {what}"), &error))?;
         fault::point("up:veth");
         self.channel
-            .send(Self::outside(end))
+            .send(self.outside(end))
             .map_err(|(doing, error)| netlink_failure(format!("{doing} of {what}"), &error))
     }
 
@@ -195,20 +210,32 @@ impl<'a> Bridge<'a> {
             Request::new("set the default route", message)
         });
         requests.extend(routes);
+        if let Some(mac) = end.gateway_mac {
+            requests.extend(
+                end.gateways
+                    .iter()
+                    .map(|gateway| Request::neighbour(ETH0, *gateway, mac)),
+            );
+        }
         requests
     }
 
     /// What is sent from the bridge's namespace: hairpin lets a pod reach itself through a Service,
     /// for the bridge then sends a packet back by the port it came in.
-    fn outside(end: &End) -> Vec<Request> {
+    fn outside(&self, end: &End) -> Vec<Request> {
         let port = || LinkUnspec::new_with_name(&end.interface);
         let quiet = no_link_local(port())
             .set_port_kind(InfoPortKind::Bridge)
             .set_port_data(InfoPortData::BridgePort(vec![InfoBridgePort::HairpinMode(true)]));
-        vec![
+        let mut requests = vec![
             Request::change("set up the bridge's end", quiet.build()),
             Request::change("set up the bridge's end", port().up().build()),
-        ]
+        ];
+        if end.gateway_mac.is_some() {
+            let own = end.nets.iter().map(IpNet::addr);
+            requests.extend(own.map(|ip| Request::neighbour(self.index, ip, end.mac)));
+        }
+        requests
     }
 }
 
@@ -298,6 +325,26 @@ impl Request {
             doing,
             flags: NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL,
             message,
+        }
+    }
+
+    /// Which MAC an address has on a link, for as long as nobody says otherwise.
+    fn neighbour(index: u32, ip: IpAddr, mac: [u8; 6]) -> Self {
+        let mut message = NeighbourMessage::default();
+        message.header.family = match ip {
+            IpAddr::V4(_) => AddressFamily::Inet,
+            IpAddr::V6(_) => AddressFamily::Inet6,
+        };
+        message.header.ifindex = index;
+        message.header.state = NeighbourState::Permanent;
+        message.attributes = vec![
+            NeighbourAttribute::Destination(ip.into()),
+            NeighbourAttribute::LinkLayerAddress(mac.to_vec()),
+        ];
+        Self {
+            doing: "tell the neighbour's MAC",
+            flags: NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE,
+            message: RouteNetlinkMessage::NewNeighbour(message),
         }
     }
 

@@ -8,7 +8,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use labkit::Failure;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::neighbour::{
-    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourState,
+    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteNextHop, RouteScope, RouteType,
@@ -17,7 +17,7 @@ use rtnetlink::{Error, LinkUnspec, LinkVxlan, RouteMessageBuilder, RouteNextHopB
 
 use super::node::{Node, no_link_local, told};
 use crate::model::address;
-use crate::model::ledger::Lab;
+use crate::model::ledger::{Lab, Pod};
 use crate::model::node::{Machine, Node as LabNode, OWN_END, UNDERLAY_BRIDGE, VXLAN};
 use crate::model::observed::Route;
 use crate::model::way::{Tunnel, Way, tunnel_address, tunnel_address6};
@@ -104,15 +104,7 @@ impl Node {
         let listed = listed.map_err(told("list the neighbours"))?;
         let known = listed.iter().filter_map(|message| {
             let attributes = || message.attributes.iter();
-            let ip = attributes().find_map(|attribute| match attribute {
-                NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => Some(IpAddr::V4(*ip)),
-                NeighbourAttribute::Destination(NeighbourAddress::Inet6(ip)) => Some(IpAddr::V6(*ip)),
-                // Of a bridge's table the reader knows no addresses.
-                NeighbourAttribute::Destination(NeighbourAddress::Other(bytes)) => {
-                    <[u8; 4]>::try_from(bytes.as_slice()).ok().map(IpAddr::from)
-                }
-                _ => None,
-            });
+            let ip = address_of(message);
             let mac = attributes().find_map(|attribute| match attribute {
                 NeighbourAttribute::LinkLayerAddress(mac) => mac.as_slice().try_into().ok(),
                 _ => None,
@@ -160,6 +152,28 @@ impl Node {
         self.runtime
             .block_on(entry.execute())
             .map_err(told(&format!("tell the node behind {VXLAN}")))
+    }
+
+    /// Forgets the MACs of pods that are gone, which the kernel would keep.
+    pub fn forget_neighbours(&self, pods: &[&Pod]) -> Result<(), Failure> {
+        let gone: BTreeSet<IpAddr> = pods
+            .iter()
+            .flat_map(|pod| std::iter::once(pod.ip.into()).chain(pod.ip6.map(IpAddr::from)))
+            .collect();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let request = self.handle.neighbours().get().set_address_family(family);
+            let listed = self.runtime.block_on(request.execute().try_collect::<Vec<_>>());
+            for message in listed.map_err(told("list the neighbours"))? {
+                if message.header.state == NeighbourState::Permanent
+                    && address_of(&message).is_some_and(|ip| gone.contains(&ip))
+                {
+                    self.runtime
+                        .block_on(self.handle.neighbours().del(message).execute())
+                        .map_err(told("forget a neighbour"))?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Removes a route; one that is not there is removed already.
@@ -226,6 +240,19 @@ fn message(way: &Way, index: u32) -> Option<RouteMessage> {
     };
     let hops = way.via.iter().map(hop).collect::<Option<Vec<_>>>()?;
     Some(builder.multipath(hops).build())
+}
+
+/// Whose MAC an entry tells.
+fn address_of(message: &NeighbourMessage) -> Option<IpAddr> {
+    message.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => Some(IpAddr::V4(*ip)),
+        NeighbourAttribute::Destination(NeighbourAddress::Inet6(ip)) => Some(IpAddr::V6(*ip)),
+        // Of a bridge's table the reader knows no addresses.
+        NeighbourAttribute::Destination(NeighbourAddress::Other(bytes)) => {
+            <[u8; 4]>::try_from(bytes.as_slice()).ok().map(IpAddr::from)
+        }
+        _ => None,
+    })
 }
 
 fn route(message: &RouteMessage) -> Option<Route> {

@@ -22,6 +22,10 @@ use crate::model::observed::{Observed, View};
 use crate::model::plan::Step;
 use crate::model::rule::Rule;
 
+/// With more pods than these their entries for each other could fill the kernel's table of
+/// neighbours; with fewer, whoever is gone is asked for in vain, as it should be seen.
+const FEW_PODS: usize = 200;
+
 /// A plan, as far as it concerns namespaces that are not pods'.
 pub struct Hosts<'a> {
     /// The lab as it will be.
@@ -219,6 +223,7 @@ impl Hosts<'_> {
             })
             .collect();
         let total = jobs.len();
+        let many = total + self.observed.held.len() > FEW_PODS;
         let made = on_workers(
             &jobs,
             || Ok(BTreeMap::<&Label, Bridge>::new()),
@@ -231,7 +236,9 @@ impl Hosts<'_> {
                     open.insert(name, Bridge::here(self.lab, site.bridge, &site.spare)?);
                 }
                 let bridge = open.get_mut(name).ok_or_else(missing)?;
-                let inode = bridge.make_pod(pod, &End::pod(self.lab, node, pod), *index)?;
+                let end = End::pod(self.lab, node, pod);
+                let end = if many { end.acquainted(node) } else { end };
+                let inode = bridge.make_pod(pod, &end, *index)?;
                 fault::point("up:pod");
                 progress.tick("made pods", total);
                 Ok((pod.spec.name.clone(), inode))
