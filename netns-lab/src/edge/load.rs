@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use labkit::Failure;
 
+use crate::dns::upstream::servers_of;
 use crate::model::load::{Call, Lost, Target};
 
 /// The longest answer that is read.
@@ -35,12 +36,33 @@ pub struct Plan {
 
 /// The address of a target, as this namespace knows it.
 pub fn resolve(target: &Target) -> Result<SocketAddr, Failure> {
-    let found = (target.host.as_str(), target.port).to_socket_addrs();
-    let found = found.map(|mut addresses| addresses.next());
-    found.ok().flatten().ok_or_else(|| {
-        Failure::failed(format!("{} has no address here", target.host))
-            .hint("`netns-lab get svc` lists the Services; pods know their names: --from POD")
-    })
+    match (target.host.as_str(), target.port).to_socket_addrs() {
+        Ok(mut addresses) => addresses.next().ok_or_else(|| unknown(target)),
+        Err(error) if error.to_string().contains(SILENCE) => Err(silent(target)),
+        Err(_) => Err(unknown(target)),
+    }
+}
+
+/// What the C library says when no name server has answered (`EAI_AGAIN`), the standard library keeps
+/// only as text.
+const SILENCE: &str = "Temporary failure in name resolution";
+
+fn unknown(target: &Target) -> Failure {
+    Failure::failed(format!("{} has no address here", target.host))
+        .hint("`netns-lab get svc` lists the Services; pods know their names: --from POD")
+}
+
+fn silent(target: &Target) -> Failure {
+    let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    match servers_of(&text).first() {
+        None => unknown(target),
+        Some(server) => Failure::failed(format!(
+            "nobody can tell the address of {}: the name server {} does not answer",
+            target.host,
+            server.ip()
+        ))
+        .hint("is it the lab's own? it is a pod behind a Service: miniproxy sync; netns-lab get svc,pods -A"),
+    }
 }
 
 /// Makes all calls.

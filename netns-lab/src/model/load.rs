@@ -17,8 +17,10 @@ const HTTP: u16 = 80;
 const NAME: usize = 40;
 /// Fewer calls than this for each backend say nothing about shares.
 const FEW: f64 = 5.0;
-/// Luck that is rarer than this is not believed in.
-const RARE: f64 = 1e-6;
+/// Luck that is rarer than this is doubted, and than that not believed in; `miniproxy watch` has the
+/// same limits.
+const UNUSUAL: f64 = 0.01;
+const BIASED: f64 = 1e-4;
 /// Of 100 equal shares 95 are this many standard deviations or fewer from the middle.
 const BAND: f64 = 1.96;
 
@@ -175,10 +177,22 @@ struct Backend {
 #[derive(Debug, Clone, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Verdict {
-    /// Not said where there are too few calls.
+    /// In a word.
+    word: Word,
+    /// Not said where there are too few calls, and where it is doubtful.
     equal: Option<bool>,
     chi_squared: f64,
     p: f64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+enum Word {
+    #[default]
+    TooFew,
+    Equal,
+    Doubtful,
+    NotEqual,
 }
 
 #[derive(Debug, Clone, Default, Serialize)]
@@ -276,20 +290,7 @@ impl Report {
                 .map(|(lost, number)| format!("{number} {}", lost.words()));
             said.push(format!("lost: {}", why.collect::<Vec<_>>().join(", ")));
         }
-        let Verdict {
-            equal,
-            chi_squared,
-            p,
-        } = self.verdict;
-        said.push(match (equal, &self.backends[..]) {
-            (_, []) => "nobody answered".to_string(),
-            (_, [one]) => format!("all answers are from {}", one.name),
-            (None, _) => "too few calls to tell luck from unequal shares".to_string(),
-            (Some(true), _) => format!("equal shares look like this (chi-squared {chi_squared:.2}, p = {p:.2})"),
-            (Some(false), _) => {
-                format!("NOT equal shares: luck does this less than once in a million (chi-squared {chi_squared:.0})")
-            }
-        });
+        said.push(self.opinion());
         let Times { median, p99, .. } = self.microseconds;
         said.push(format!(
             "half took at most {}, 99 of 100 at most {}",
@@ -297,6 +298,33 @@ impl Report {
             milliseconds(p99)
         ));
         said
+    }
+}
+
+impl Report {
+    /// What the shares of those that answered say. Of others that should have, nothing is known here.
+    fn opinion(&self) -> String {
+        let Verdict {
+            word, chi_squared, p, ..
+        } = self.verdict;
+        let several = self.backends.len();
+        // Shares of what is left say nothing of what was lost.
+        let of = if self.lost > 0 { ", lost calls apart" } else { "" };
+        match (word, &self.backends[..]) {
+            (_, []) => "nobody answered".to_string(),
+            (_, [one]) => format!("all answers are from {}", one.name),
+            (Word::TooFew, _) => "too few calls to tell luck from unequal shares".to_string(),
+            (Word::Equal, _) => format!(
+                "equal shares look like this{of}: {several} answered (chi-squared {chi_squared:.2}, p = {p:.2})"
+            ),
+            (Word::Doubtful, _) => format!(
+                "doubtful: equal shares look like this less than once in 100 times{of} (chi-squared \
+                 {chi_squared:.2},\n          p = {p:.4}); call again"
+            ),
+            (Word::NotEqual, _) => format!(
+                "NOT equal shares{of}: luck does this less than once in 10000 times (chi-squared {chi_squared:.0})"
+            ),
+        }
     }
 }
 
@@ -338,8 +366,14 @@ impl Verdict {
             .map(|backend| (number(backend.connections) - expected).powi(2) / expected);
         let chi_squared = terms.sum();
         let p = distribution.sf(chi_squared);
+        let word = match p {
+            p if p < BIASED => Word::NotEqual,
+            p if p < UNUSUAL => Word::Doubtful,
+            _ => Word::Equal,
+        };
         Self {
-            equal: Some(p >= RARE),
+            word,
+            equal: (word != Word::Doubtful).then_some(word == Word::Equal),
             chi_squared,
             p,
         }

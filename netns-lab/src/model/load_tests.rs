@@ -34,6 +34,22 @@ fn unequal_shares_and_lost_calls_are_told() {
 }
 
 #[test]
+fn shares_that_luck_seldom_makes_are_never_called_equal() {
+    let doubtful = report(&[("web-1", 130), ("web-2", 83), ("web-3", 87)], 0);
+    assert_eq!(doubtful.verdict.equal, None);
+    assert!(doubtful.text().contains("doubtful: "), "{}", doubtful.text());
+    let biased = report(&[("web-1", 150), ("web-2", 75), ("web-3", 75)], 0);
+    assert_eq!(biased.verdict.equal, Some(false));
+    assert!(biased.text().contains("NOT equal shares"), "{}", biased.text());
+    let lost = report(&[("web-1", 100), ("web-2", 100)], 100);
+    assert!(
+        lost.text().contains("lost calls apart: 2 answered"),
+        "{}",
+        lost.text()
+    );
+}
+
+#[test]
 fn few_calls_say_nothing() {
     assert!(
         report(&[("web-1", 4), ("web-3", 2)], 0)
