@@ -70,7 +70,9 @@ fn show(failures: &[Broken], fixed: bool, output: OutputFormat) -> Result<Outcom
             "{word}: {} ({target}): {}",
             broken.name, entry.title
         )));
-        text.push_str(&wrapped(entry.what));
+        if !fixed {
+            text.push_str(&wrapped(entry.what));
+        }
     }
     if fixed && failures.iter().any(Broken::leaves_a_table) {
         text.push_str(&wrapped(
