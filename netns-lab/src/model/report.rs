@@ -319,7 +319,7 @@ impl LabReport {
             memory,
             none(),
         ]));
-        table.render()
+        table.render_whole()
     }
 
     /// The pods; of several nodes, the node is more worth than the names of its links, and so is a
@@ -347,7 +347,7 @@ impl LabReport {
                 table.row([pod.name.as_str(), &ip, ready, &pod.netns, &pod.interface, &labels]);
             }
         }
-        table.render()
+        table.render_whole()
     }
 
     /// The first few of the repairs, and how many more there are.
