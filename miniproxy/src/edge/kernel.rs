@@ -9,6 +9,7 @@ use labkit::rundir::RunDirectory;
 use labkit::shell::tell;
 use labkit::xtables::{Family, Flavour, Xtables};
 use labkit::{Failure, fault, footprint};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socket, sockopt};
 
 use super::rule_events::RuleEvents;
 use super::tables::Tables as _;
@@ -156,7 +157,7 @@ impl Kernel {
         }
         fault::point("sync:held");
         let limit = match self.xtables.flavour {
-            Flavour::Nft if is_in_user_namespace() => NFT_OF_A_USER,
+            Flavour::Nft if !may_send_much() => NFT_OF_A_USER,
             Flavour::Nft => NFT,
             // Legacy replaces the whole table with each document.
             Flavour::Legacy => Limit::NONE,
@@ -225,9 +226,12 @@ fn shared_lock(patience: Duration) -> Result<Arc<RunDirectory>, Failure> {
     Ok(lock)
 }
 
-/// Whether root here is root of a user namespace only: the machine's own maps all users to themselves.
-fn is_in_user_namespace() -> bool {
-    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-    let all = ["0", "0", "4294967295"];
-    !map.split_whitespace().eq(all)
+/// Whether iptables-nft may have a larger buffer than others: it asks as this does.
+fn may_send_much() -> bool {
+    let (family, kind, flags) = (AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC);
+    let tried = socket(family, kind, flags, None);
+    tried.is_ok_and(|socket| setsockopt(&socket, sockopt::SndBufForce, &LARGE).is_ok())
 }
+
+/// As large as iptables-nft wants its buffer at least.
+const LARGE: usize = 2 << 20;

@@ -105,7 +105,13 @@ fn prepare(open: &Open, document: &Document, now: &Time) -> Result<(Identity, Ki
         Kind::Pod => {
             let asked: Pod = typed(&value).map_err(in_words)?;
             only_here(open, &own).map_err(in_words)?;
-            Wanted::Pod(Box::new(deployment::single(&asked).map_err(in_words)?))
+            let pod = deployment::single(&asked).map_err(in_words)?;
+            let standing = open.ledger.topology().pods.into_iter();
+            let old = standing.filter(|old| old.name == pod.name);
+            for old in old {
+                deployment::refuse_other_pod(&old, &pod).map_err(in_words)?;
+            }
+            Wanted::Pod(Box::new(pod))
         }
         Kind::Node => {
             let failure = Failure::usage(format!("{place}: a lab has the nodes of its topology"));

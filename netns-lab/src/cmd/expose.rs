@@ -14,6 +14,8 @@ use crate::edge::store;
 use crate::model::container::containers;
 use crate::model::deployment::TEMPLATE_LABEL;
 use crate::model::kind::Kind;
+use crate::model::ledger::Ledger;
+use crate::model::name::{DEFAULT_LAB, OUTSIDE};
 use crate::model::topology::PodSpec;
 use crate::model::{object, service};
 
@@ -38,10 +40,21 @@ pub(super) fn run(args: &ExposeArgs) -> Result<Outcome, Failure> {
             crate::edge::registry::refresh_pod_files(&open.ledger)?;
             shell::emit_json(&value)?;
         }
-        OutputFormat::Table => open.finish(&format!("service/{name} exposed"), &next(&made))?,
+        OutputFormat::Table => open.finish(&format!("service/{name} exposed"), &next(&made, &open.ledger))?,
     }
     warn_of_closed_port(&open, args, &selector);
+    if made.spec.as_ref().is_some_and(is_local_balancer) && open.ledger.lab.nodes.len() > 1 {
+        shell::tell(
+            "note: the host outside spreads calls to the address over all nodes, and a node without a ready pod of\n      \
+             the Service drops them; a load balancer that asks the health check would leave that node out",
+        );
+    }
     Ok(Outcome::Done)
+}
+
+fn is_local_balancer(spec: &ServiceSpec) -> bool {
+    let local = spec.external_traffic_policy.as_deref() == Some("Local");
+    local && spec.type_.as_deref() == Some("LoadBalancer")
 }
 
 /// The failure of whoever takes a name that is a Service's: often the one that `up` has made.
@@ -144,8 +157,8 @@ fn asked(args: &ExposeArgs, name: &str, namespace: &str, selector: &Selector) ->
     }
 }
 
-/// A request that should be answered once the rules are there.
-fn next(service: &Service) -> Vec<String> {
+/// A request that should be answered once the rules are there, from where it can be made.
+fn next(service: &Service, ledger: &Ledger) -> Vec<String> {
     let spec = service.spec.clone().unwrap_or_default();
     let port = spec.ports.iter().flatten().next().cloned().unwrap_or_default();
     let ip = spec.cluster_ip.unwrap_or_default();
@@ -153,7 +166,26 @@ fn next(service: &Service) -> Vec<String> {
         return Vec::new();
     }
     let host = if ip.contains(':') { format!("[{ip}]") } else { ip };
-    vec![format!("curl -s {host}:{}", port.port)]
+    let mut lines = vec![format!("curl -s {host}:{}", port.port)];
+    if ledger.lab.underlay.is_none() {
+        return lines;
+    }
+    // Nothing of such a lab can be reached from where this command runs.
+    let lab = match ledger.lab.name.as_str() {
+        DEFAULT_LAB => String::new(),
+        name => format!(" --name {name}"),
+    };
+    let node = ledger.lab.nodes.first();
+    if let Some((node, number)) = node.zip(port.node_port.filter(|number| *number != 0)) {
+        lines.push(format!("curl -s {}:{number}", node.ip()));
+    }
+    let from = node.map(|node| node.name().to_string()).into_iter();
+    let from = from.chain(std::iter::once(OUTSIDE.to_string()));
+    lines
+        .iter()
+        .zip(from)
+        .map(|(curl, from)| format!("netns-lab exec{lab} {from} -- {curl}"))
+        .collect()
 }
 
 /// A Service that leads to a port on which nobody listens is no error, and seldom meant.

@@ -1,7 +1,7 @@
 //! `netns-lab logs`: what a container said.
 
 use std::fs::File;
-use std::io::Read as _;
+use std::io::{IsTerminal as _, Read as _};
 use std::thread;
 use std::time::Duration;
 
@@ -36,17 +36,34 @@ pub(super) fn run(args: &LogsArgs) -> Result<Outcome, Failure> {
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(failed)?;
         let text = String::from_utf8_lossy(&bytes);
-        // What an app wrote may hold what a client sent it.
-        let lines = text
-            .split_inclusive('\n')
-            .map(|line| match line.strip_suffix('\n') {
-                Some(line) => format!("{}\n", printable(line)),
-                None => printable(line).into_owned(),
-            });
-        shell::emit(&lines.collect::<String>())?;
+        if std::io::stdout().is_terminal() {
+            shell::emit(&harmless(&text))?;
+        } else {
+            shell::emit(&text)?;
+        }
         if !args.follow || !path.exists() {
             return Ok(Outcome::Done);
         }
         thread::sleep(INTERVAL);
+    }
+}
+
+/// What an app wrote may hold what a client sent it, and must not steer a terminal.
+fn harmless(text: &str) -> String {
+    let words = text.split_inclusive(['\n', '\t']);
+    let safe = words.map(|word| match word.strip_suffix(['\n', '\t']) {
+        Some(plain) => printable(plain).into_owned() + &word[plain.len()..],
+        None => printable(word).into_owned(),
+    });
+    safe.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::harmless;
+
+    #[test]
+    fn tabs_stay_and_escapes_are_written_out() {
+        assert_eq!(harmless("a\tb\u{1b}[31m\n\tc"), "a\tb\\u{1b}[31m\n\tc");
     }
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use labkit::{Failure, Outcome};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
 use tokio::task::{LocalSet, spawn_local};
 
@@ -70,14 +71,19 @@ pub fn serve(settings: &Settings, ready: impl FnOnce() -> Result<(), Failure>) -
             upstream: settings.upstream.clone(),
             places: Arc::new(Semaphore::new(AT_ONCE)),
         });
+        let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
         ready()?;
         for (datagrams, listener) in sockets {
             spawn_local(Rc::clone(&server).answer_datagrams(Rc::new(datagrams)));
             spawn_local(Rc::clone(&server).accept(listener));
         }
-        follow(watch, followed, &server)
-            .await
-            .map_err(|error| Failure::failed(format!("cannot follow the registry: {error}")))
+        // The first process of a container ends on no signal that it does not wait for.
+        tokio::select! {
+            _ = terminate.recv() => Ok(Outcome::Done),
+            ended = follow(watch, followed, &server) => {
+                ended.map_err(|error| Failure::failed(format!("cannot follow the registry: {error}")))
+            }
+        }
     })
 }
 

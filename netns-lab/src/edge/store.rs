@@ -42,6 +42,34 @@ pub const SHM: &str = "shm";
 /// Among a pod's files, the folder that its containers see as `/volume`.
 pub const VOLUME: &str = "volume";
 
+/// Among a pod's files, the one in which the first process of a container leaves its exit code.
+fn exit_file(lab: &Label, pod: &Label, container: &Label) -> PathBuf {
+    pod_files(lab, pod).join(format!("exit.{container}"))
+}
+
+/// Opens that file, which the process cannot reach by its name later.
+pub fn open_exit_file(lab: &Label, pod: &Label, container: &Label) -> io::Result<File> {
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .custom_flags(nix::libc::O_NOFOLLOW)
+        .open(exit_file(lab, pod, container))
+}
+
+/// The exit code that a container has left, if it has.
+pub fn exit_code(lab: &Label, pod: &Label, container: &Label) -> Option<u8> {
+    let text = fs::read_to_string(exit_file(lab, pod, container)).ok()?;
+    text.trim().parse().ok()
+}
+
+/// Forgets what the process before has left.
+pub fn forget_exit_code(lab: &Label, pod: &Label, container: &Label) -> Result<(), Failure> {
+    let path = exit_file(lab, pod, container);
+    files::remove_if_there(&path).map_err(|error| unwritable(&path, &error))
+}
+
 /// Where the view of this lab's containers is put together.
 pub fn stage(lab: &Label) -> PathBuf {
     lab_directory(lab).join("stage")

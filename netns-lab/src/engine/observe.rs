@@ -52,6 +52,7 @@ pub fn observe(
             namespaces,
             netns_directory: namespace::directory_is_mounted(),
             bridge_netfilter: host::has_bridge_netfilter(),
+            exit_codes: exit_codes(lab, ledger, &alive.running),
             running: alive.running,
             held: alive.held,
             cut_off: alive.cut_off,
@@ -190,6 +191,28 @@ fn alive(lab: &Lab, ledger: Option<&Ledger>) -> Result<Alive, Failure> {
         all.running.append(&mut part.running);
     }
     Ok(all)
+}
+
+/// What containers that were added and have ended have left. Those of the topology are started again.
+fn exit_codes(
+    lab: &Lab,
+    ledger: Option<&Ledger>,
+    running: &BTreeSet<(Label, Label)>,
+) -> BTreeMap<(Label, Label), u8> {
+    let records = ledger.into_iter().flat_map(|ledger| &ledger.pods);
+    let added = records.flat_map(|record| {
+        let containers = record
+            .containers
+            .iter()
+            .filter(|container| container.added.is_some());
+        containers.map(|container| (record.pod.spec.name.clone(), container.name.clone()))
+    });
+    let ended = added.filter(|key| !running.contains(key));
+    let codes = ended.filter_map(|key| {
+        let code = store::exit_code(&lab.name, &key.0, &key.1)?;
+        Some((key, code))
+    });
+    codes.collect()
 }
 
 fn look_at(record: &PodRecord, gateway: Option<Ipv4Addr>, found: &mut Alive) {

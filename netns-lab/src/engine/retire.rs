@@ -41,7 +41,7 @@ pub fn announce(ledger: &mut Ledger, pods: &[Label], leaving: Leaving, now: &Tim
     for record in going(ledger, pods) {
         let health = Health {
             terminating: Some(now.clone()),
-            ..health(record)
+            ..health(&ledger.lab.name, record)
         };
         let content = object::pod(&ledger.lab, &record.pod, &health);
         store::publish_own(&ledger.lab.name, &object::pod_file(&record.pod), &content)?;

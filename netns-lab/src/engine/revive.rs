@@ -9,12 +9,12 @@ use super::progress::Progress;
 use super::up::note;
 use crate::edge::{cgroup, process, registry, store};
 use crate::model::ledger::{Ledger, PodRecord, ProcessId};
-use crate::model::life::{ContainerHealth, Health};
+use crate::model::life::{ContainerHealth, Health, KILLED};
 use crate::model::name::Label;
 use crate::model::{object, pod_files};
 
 /// How a pod is now.
-pub fn health(record: &PodRecord) -> Health {
+pub fn health(lab: &Label, record: &PodRecord) -> Health {
     let mut health = Health::of(record);
     health.unready |= !record.holder.is_some_and(process::runs);
     for wanted in record.wanted() {
@@ -24,10 +24,20 @@ pub fn health(record: &PodRecord) -> Health {
             ended: !runs,
             backing_off: !runs && known.is_some_and(|known| known.streak > 0),
             restarts: known.map_or(0, |known| known.restarts),
+            exit_code: if runs {
+                known.and_then(|known| known.exit_code).unwrap_or(KILLED)
+            } else {
+                exit_code(lab, &record.pod.spec.name, &wanted.name)
+            },
         };
         health.containers.insert(wanted.name, own);
     }
     health
+}
+
+/// What the first process of a container that has ended has left; one that was killed left nothing.
+fn exit_code(lab: &Label, pod: &Label, container: &Label) -> u8 {
+    store::exit_code(lab, pod, container).unwrap_or(KILLED)
 }
 
 /// Publishes how a pod is now. One that is being ended has said what there is to say.
@@ -35,7 +45,7 @@ pub fn publish(ledger: &Ledger, pod: &Label) -> Result<(), Failure> {
     let Some(record) = ledger.pod(pod).filter(|record| record.leaving.is_none()) else {
         return Ok(());
     };
-    let content = object::pod(&ledger.lab, &record.pod, &health(record));
+    let content = object::pod(&ledger.lab, &record.pod, &health(&ledger.lab.name, record));
     store::publish_own(&ledger.lab.name, &object::pod_file(&record.pod), &content)
 }
 
@@ -61,6 +71,8 @@ pub fn container(
     let (Some(holder), Some(spec), true) = (holder, spec, wanted) else {
         return Ok(None);
     };
+    let code = exit_code(&lab.name, pod, name);
+    store::forget_exit_code(&lab.name, pod, name)?;
     let settled = !ledger.unsettled;
     ledger.unsettled = true;
     let mut records = ledger.pods.iter_mut();
@@ -68,6 +80,7 @@ pub fn container(
     for container in found.into_iter().flat_map(|record| &mut record.containers) {
         if container.name == *name {
             container.process = None;
+            container.exit_code = Some(code);
             container.restarts = container.restarts.saturating_add(1);
             container.streak = streak.saturating_add(1);
         }

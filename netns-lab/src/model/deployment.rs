@@ -83,6 +83,24 @@ pub fn settle(
             expected,
         ));
     }
+    if let Some(old) = before.and_then(|old| old.spec.as_ref())
+        && old.selector != spec.selector
+    {
+        let had = old.selector.match_labels.iter().flatten();
+        let had: Vec<_> = had.map(|(key, value)| format!("{key}={value}")).collect();
+        let expected = format!(
+            "{}, which cannot change: delete the Deployment first",
+            had.join(",")
+        );
+        return Err(Refusal::new("spec.selector", format!("{selector:?}"), expected));
+    }
+    let api = spec.template.spec.clone().unwrap_or_default();
+    if let Some(policy) = api.restart_policy.as_deref().filter(|policy| *policy != "Always") {
+        const FIELD: &str = "spec.template.spec.restartPolicy";
+        return Err(Refusal::new(FIELD, policy, "Always"));
+    }
+    // Also where no pod is wanted now.
+    pod_of(&name, &own, &api, "spec.template.spec")?;
     Ok(deployment)
 }
 
@@ -152,6 +170,25 @@ pub fn single(pod: &Pod) -> Result<PodSpec, Refusal> {
     let labels = pod.metadata.labels.clone().unwrap_or_default();
     let name = pod.metadata.name.clone().unwrap_or_default();
     pod_of(&name, &labels, &pod.spec.clone().unwrap_or_default(), "spec")
+}
+
+/// Of a pod that is there only the labels may change.
+///
+/// # Errors
+/// When the pod of this name is to be another one.
+pub fn refuse_other_pod(old: &PodSpec, new: &PodSpec) -> Result<(), Refusal> {
+    let relabelled = PodSpec {
+        labels: new.labels.clone(),
+        ..old.clone()
+    };
+    if relabelled == *new {
+        return Ok(());
+    }
+    Err(Refusal::new(
+        "spec",
+        "another pod",
+        "what is there, with other labels at most: delete the pod first",
+    ))
 }
 
 /// By way of a topology's JSON, whose reader has all the checks.
@@ -443,6 +480,21 @@ mod tests {
             refused(&|value| value["spec"]["selector"]["matchLabels"]["app"] = json!("other")),
             "spec.template.metadata.labels"
         );
+        let twice = |value: &mut Value| {
+            value["spec"]["replicas"] = json!(0);
+            let containers = &mut value["spec"]["template"]["spec"]["containers"];
+            let first = containers[0].clone();
+            *containers = json!([first.clone(), first]);
+        };
+        assert_eq!(refused(&twice), "spec.template.spec.containers");
+        let never = |value: &mut Value| value["spec"]["template"]["spec"]["restartPolicy"] = json!("Never");
+        assert_eq!(refused(&never), "spec.template.spec.restartPolicy");
+        let old = settle(deployment(1, "x"), None, &now).unwrap();
+        let mut new = serde_json::to_value(deployment(1, "x")).unwrap();
+        new["spec"]["selector"]["matchLabels"] = json!({"app": "other"});
+        new["spec"]["template"]["metadata"]["labels"] = json!({"app": "other"});
+        let new = serde_json::from_value(new).unwrap();
+        assert_eq!(settle(new, Some(&old), &now).unwrap_err().field, "spec.selector");
         let containers = |value: &mut Value| value["spec"]["template"]["spec"]["containers"] = json!([]);
         assert_eq!(refused(&containers), "spec.template.spec.containers");
         let port = |value: &mut Value| {

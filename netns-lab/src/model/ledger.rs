@@ -227,6 +227,9 @@ pub struct ContainerRecord {
     /// How often of late: what the pause before the next start follows from.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub streak: u32,
+    /// The exit code of the process before this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<u8>,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
@@ -244,6 +247,7 @@ impl ContainerRecord {
             once: false,
             restarts: 0,
             streak: 0,
+            exit_code: None,
         }
     }
 }
@@ -404,6 +408,7 @@ impl Ledger {
     /// The topology that this lab was made from, for an `up` without one.
     pub fn topology(&self) -> Topology {
         Topology {
+            schema: None,
             nodes: self.lab.nodes.iter().map(|node| node.spec.clone()).collect(),
             isolated: self.lab.underlay.is_some(),
             dual_stack: self.lab.pod_cidr6.is_some(),

@@ -144,7 +144,12 @@ pub struct ContainerHealth {
     pub backing_off: bool,
     /// How often it was started again.
     pub restarts: u32,
+    /// The exit code it has ended with last.
+    pub exit_code: u8,
 }
+
+/// The exit code of a first process that could not say one: nothing but SIGKILL ends it so.
+pub const KILLED: u8 = 137;
 
 /// What is so of a pod, beyond what was asked for. By default all is well.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -165,6 +170,7 @@ impl Health {
         let containers = record.containers.iter().map(|container| {
             let health = ContainerHealth {
                 restarts: container.restarts,
+                exit_code: container.exit_code.unwrap_or(KILLED),
                 ..Default::default()
             };
             (container.name.clone(), health)

@@ -239,7 +239,8 @@ fn container_status(name: String, health: &Health) -> ContainerStatus {
     let own = health.container(&name);
     let ended = ContainerState {
         terminated: Some(ContainerStateTerminated {
-            reason: Some("Error".into()),
+            reason: Some(if own.exit_code == 0 { "Completed" } else { "Error" }.into()),
+            exit_code: own.exit_code.into(),
             ..Default::default()
         }),
         ..Default::default()

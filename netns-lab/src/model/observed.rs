@@ -99,6 +99,8 @@ pub struct Observed {
     pub bridge_netfilter: bool,
     /// Containers that run, each with its pod.
     pub running: BTreeSet<(Label, Label)>,
+    /// The exit codes of containers that have ended and left one.
+    pub exit_codes: BTreeMap<(Label, Label), u8>,
     /// Pods whose holder runs.
     pub held: BTreeSet<Label>,
     /// Pods whose holder is in a namespace that lost its address or its way out.

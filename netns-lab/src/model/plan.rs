@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::ledger::{HostRecord, Lab, Leaving, Ledger, Pod, PodRecord};
-use super::life::Health;
+use super::life::{Health, KILLED};
 use super::name::Label;
 use super::name_server;
 use super::node::{Host, Machine, Node, OWN_END, UNDERLAY_BRIDGE, VXLAN};
@@ -385,11 +385,12 @@ impl<'a> Planner<'a> {
         // What of the topology has ended this plan starts again; the agent sees to the others.
         for added in &health.added {
             let own = health.containers.entry(added.name.clone()).or_default();
-            own.ended = !self
-                .observed
-                .running
-                .contains(&(pod.spec.name.clone(), added.name.clone()));
+            let key = (pod.spec.name.clone(), added.name.clone());
+            own.ended = !self.observed.running.contains(&key);
             own.backing_off = own.ended;
+            if own.ended {
+                own.exit_code = self.observed.exit_codes.get(&key).copied().unwrap_or(KILLED);
+            }
         }
         health
     }

@@ -15,66 +15,83 @@ pub struct Memory(pub u64);
 
 /// The suffixes of Kubernetes' quantities and what they stand for; binary ones first, for `Mi`
 /// ends with no other's letter but begins with one.
-const SUFFIXES: [(&str, u64); 10] = [
+const SUFFIXES: [(&str, u64); 12] = [
     ("Ki", 1 << 10),
     ("Mi", 1 << 20),
     ("Gi", 1 << 30),
     ("Ti", 1 << 40),
     ("Pi", 1 << 50),
+    ("Ei", 1 << 60),
     ("k", 1_000),
     ("M", 1_000_000),
     ("G", 1_000_000_000),
     ("T", 1_000_000_000_000),
     ("P", 1_000_000_000_000_000),
+    ("E", 1_000_000_000_000_000_000),
 ];
+/// How many of them are binary.
+const BINARY: usize = 6;
 
 impl Cpu {
-    /// `2`, `0.5` or `500m`.
+    /// `2`, `0.5` or `500m`; what is finer than a thousandth counts as one.
     ///
     /// # Errors
     /// What was expected.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let milli = match text.strip_suffix('m') {
-            Some(milli) => whole(milli),
-            None => thousandths(text),
-        };
-        milli
+        scaled(text, 1000)
             .map(Self)
             .ok_or_else(|| format!("expected CPUs such as \"2\", \"0.5\" or \"500m\", got {text:?}"))
     }
 }
 
 impl Memory {
-    /// `134217728`, `128Mi` or `1G`.
+    /// `134217728`, `128Mi`, `1.5Gi`, `1G` or `1e9`; a part of a byte counts as one.
     ///
     /// # Errors
     /// What was expected.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let split = SUFFIXES
-            .iter()
-            .find_map(|(suffix, unit)| Some((text.strip_suffix(suffix)?, *unit)));
-        let (number, unit) = split.unwrap_or((text, 1));
-        whole(number)
-            .and_then(|number| number.checked_mul(unit))
+        scaled(text, 1)
             .map(Self)
             .ok_or_else(|| format!("expected memory such as \"128Mi\" or \"1G\", got {text:?}"))
     }
 }
 
-fn whole(digits: &str) -> Option<u64> {
-    let plain = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
-    plain.then(|| digits.parse().ok())?
-}
-
-/// `1.25` as 1250: at most three digits behind the point, for finer CPU time there is not.
-fn thousandths(text: &str) -> Option<u64> {
-    let (before, behind) = text.split_once('.').unwrap_or((text, "0"));
-    if behind.len() > 3 {
+/// A quantity times `factor`, rounded up as Kubernetes does.
+fn scaled(text: &str, factor: u128) -> Option<u64> {
+    /// More digits than any quantity has that fits.
+    const DIGITS: usize = 22;
+    let end = text.find(|letter: char| !letter.is_ascii_digit() && letter != '.');
+    let (number, suffix) = text.split_at(end.unwrap_or(text.len()));
+    let (before, behind) = number.split_once('.').unwrap_or((number, ""));
+    let digits = format!("{before}{behind}");
+    if digits.is_empty() || digits.len() > DIGITS || behind.contains('.') {
         return None;
     }
-    let scale = [1000, 100, 10, 1][behind.len()];
-    let fraction = whole(behind)?.checked_mul(scale)?;
-    whole(before)?.checked_mul(1000)?.checked_add(fraction)
+    let (times, by) = unit(suffix)?;
+    let digits: u128 = digits.parse().ok()?;
+    let by = by.checked_mul(10_u128.checked_pow(u32::try_from(behind.len()).ok()?)?)?;
+    let exact = digits.checked_mul(times)?.checked_mul(factor)?;
+    u64::try_from(exact.div_ceil(by)).ok()
+}
+
+/// What a suffix multiplies with, and what it divides by.
+fn unit(suffix: &str) -> Option<(u128, u128)> {
+    let known = SUFFIXES.iter().find(|(known, _)| *known == suffix);
+    if let Some((_, unit)) = known {
+        return Some((u128::from(*unit), 1));
+    }
+    match suffix {
+        "" => return Some((1, 1)),
+        "m" => return Some((1, 1_000)),
+        "u" => return Some((1, 1_000_000)),
+        "n" => return Some((1, 1_000_000_000)),
+        _ => {}
+    }
+    let exponent: i32 = suffix.strip_prefix(['e', 'E'])?.parse().ok()?;
+    let power = 10_u128
+        .checked_pow(exponent.unsigned_abs())
+        .filter(|_| exponent.abs() <= 18)?;
+    Some(if exponent < 0 { (1, power) } else { (power, 1) })
 }
 
 impl fmt::Display for Cpu {
@@ -90,7 +107,7 @@ impl fmt::Display for Cpu {
 impl fmt::Display for Memory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The largest unit that says it exactly; binary ones, as kubectl prints them.
-        let mut units = SUFFIXES[..5].iter().rev();
+        let mut units = SUFFIXES[..BINARY].iter().rev();
         let exact = units.find(|(_, unit)| self.0 > 0 && self.0.is_multiple_of(*unit));
         match exact {
             Some((suffix, unit)) => write!(f, "{}{suffix}", self.0 / unit),
@@ -167,16 +184,33 @@ mod tests {
 
     #[test]
     fn quantities_are_read_as_kubernetes_reads_them() {
-        for (text, milli) in [("2", 2000), ("0.5", 500), ("500m", 500), ("1.25", 1250)] {
+        for (text, milli) in [
+            ("2", 2000),
+            ("0.5", 500),
+            (".5", 500),
+            ("500m", 500),
+            ("1.25", 1250),
+            ("1e1", 10_000),
+            ("0.0001", 1),
+        ] {
             assert_eq!(Cpu::parse(text), Ok(Cpu(milli)), "{text}");
         }
-        for (text, bytes) in [("1Ki", 1024), ("1k", 1000), ("128Mi", 128 << 20), ("7", 7)] {
+        for (text, bytes) in [
+            ("1Ki", 1024),
+            ("1k", 1000),
+            ("128Mi", 128 << 20),
+            ("7", 7),
+            ("1.5Gi", 3 << 29),
+            ("1e3", 1000),
+            ("12E-1", 2),
+            ("1E", 1_000_000_000_000_000_000),
+        ] {
             assert_eq!(Memory::parse(text), Ok(Memory(bytes)), "{text}");
         }
-        for text in ["", "-1", "1e3", "m", ".5", "1.", "0.0001", "99999999999999999999"] {
+        for text in ["", "-1", "m", ".", "1e", "1e99", "1.2.3", "99999999999999999999"] {
             assert!(Cpu::parse(text).is_err(), "{text}");
         }
-        for text in ["", "-1", "Mi", "1.5Gi", "1mi", "99999999999999P"] {
+        for text in ["", "-1", "Mi", "1mi", "99999999999999P"] {
             assert!(Memory::parse(text).is_err(), "{text}");
         }
         assert_eq!(serde_json::from_str::<Cpu>("1.5").unwrap(), Cpu(1500));

@@ -97,6 +97,7 @@ pub fn settle(
 ) -> Result<Service, Refusal> {
     if let (Some(spec), Some(old)) = (&mut service.spec, before.and_then(|old| old.spec.as_ref())) {
         keep(spec, old);
+        refuse_other_address(spec, old)?;
     }
     check(&service)?;
     let made = before.and_then(|old| old.metadata.creation_timestamp.clone());
@@ -124,6 +125,19 @@ pub fn settle(
     });
     service.spec = Some(spec);
     Ok(service)
+}
+
+/// The API server lets no Service have another cluster IP than before.
+fn refuse_other_address(spec: &ServiceSpec, old: &ServiceSpec) -> Result<(), Refusal> {
+    if kind(spec) == "ExternalName" || kind(old) == "ExternalName" {
+        return Ok(());
+    }
+    let ip = |spec: &ServiceSpec| spec.cluster_ip.clone().unwrap_or_default();
+    if ip(old).is_empty() || ip(spec) == ip(old) {
+        return Ok(());
+    }
+    let expected = format!("{}, which cannot change: delete the Service first", ip(old));
+    Err(Refusal::new("spec.clusterIP", ip(spec), expected))
 }
 
 /// What was allocated stays, where the new text does not say otherwise.
