@@ -71,7 +71,8 @@ pub struct RunArgs {
     /// A capability to have, such as NET_RAW; repeat for more
     #[arg(long, value_name = "CAPABILITY")]
     pub cap: Vec<CapabilityName>,
-    /// The number of its user and group [default: 65534, nobody]
+    /// The number of its user and group [default: 65534, nobody]; 0 may
+    /// write this machine's own files, unless it has a --rootfs
     #[arg(long, value_name = "UID")]
     pub user: Option<u32>,
     /// How much processor time it may use: 500m is half of one

@@ -211,8 +211,8 @@ Examples:
   netns-lab get pods -o wide
   netns-lab get svc web -o yaml")]
 pub struct GetArgs {
-    /// services (svc), pods (po), nodes (no), deployments (deploy) or
-    /// endpointslices; several with commas
+    /// services (svc), pods (po), nodes (no), deployments (deploy),
+    /// endpointslices (ep) or all; several with commas; or one as svc/web
     #[arg(value_name = "KIND,...")]
     pub kind: Option<Kinds>,
     /// Only these
@@ -221,9 +221,16 @@ pub struct GetArgs {
     /// The objects' namespace [default: the lab's own]
     #[arg(short, long, value_name = "NAMESPACE")]
     pub namespace: Option<Label>,
-    /// Only objects with these labels: KEY=VALUE, KEY!=VALUE, KEY or !KEY
+    /// Only objects with these labels: KEY=VALUE, KEY!=VALUE, KEY, !KEY,
+    /// or KEY in (A,B), KEY notin (A,B)
     #[arg(short = 'l', long, value_name = "LABELS")]
     pub selector: Option<Selector>,
+    /// With a column of labels
+    #[arg(long)]
+    pub show_labels: bool,
+    /// Without titles of columns
+    #[arg(long)]
+    pub no_headers: bool,
     /// Of all namespaces
     #[arg(short = 'A', long, conflicts_with = "namespace")]
     pub all_namespaces: bool,

@@ -29,7 +29,8 @@ pub(super) fn run(args: &GetArgs) -> Result<Outcome, Failure> {
     let kinds = args
         .kind
         .as_ref()
-        .map_or(Kind::ALL.to_vec(), |kinds| kinds.0.clone());
+        .map_or(Kind::ALL.to_vec(), |kinds| kinds.kinds.clone());
+    let names = names_of(args);
     let mut found: Vec<(Kind, Vec<Value>)> = Vec::new();
     for kind in kinds {
         let mut of_kind = of_kind(&files, kind);
@@ -37,13 +38,22 @@ pub(super) fn run(args: &GetArgs) -> Result<Outcome, Failure> {
             let here = args.all_namespaces || kind == Kind::Node || own.namespace == namespace;
             let chosen = args.selector.as_ref();
             let chosen = chosen.is_none_or(|selector| selector.accepts(&labels(object)));
-            here && chosen && (args.objects.is_empty() || args.objects.contains(&own.name))
+            here && chosen && (names.is_empty() || names.contains(&own.name))
         });
         found.push((kind, of_kind.into_iter().map(|(_, value)| value).collect()));
     }
-    let missing = missing(args, &found);
-    show(args, found, &namespace)?;
+    let missing = missing(args, &names, &found);
+    show(args, &names, found, &namespace)?;
     Failure::all(missing).map_or(Ok(Outcome::Done), Err)
+}
+
+/// The names that are asked for, with their kind or without.
+fn names_of(args: &GetArgs) -> Vec<String> {
+    let Some(kinds) = &args.kind else {
+        return args.objects.clone();
+    };
+    let more = args.objects.iter().map(|word| kinds.name_in(word).to_string());
+    kinds.name.iter().cloned().chain(more).collect()
 }
 
 fn labels(object: &Value) -> BTreeMap<String, String> {
@@ -99,15 +109,15 @@ fn slices_of_selectors(files: &Files, written: &[(Identity, Value)]) -> Vec<(Ide
         .collect()
 }
 
-fn missing(args: &GetArgs, found: &[(Kind, Vec<Value>)]) -> Vec<Failure> {
+fn missing(args: &GetArgs, names: &[String], found: &[(Kind, Vec<Value>)]) -> Vec<Failure> {
     let has = |name: &String| {
         let mut all = found.iter().flat_map(|(_, objects)| objects);
         all.any(|object| object["metadata"]["name"] == name.as_str())
     };
-    let names = args.objects.iter().filter(|name| !has(name));
+    let names = names.iter().filter(|name| !has(name));
     names
         .map(|name| {
-            let kind = match args.kind.as_ref().map(|kinds| &kinds.0[..]) {
+            let kind = match args.kind.as_ref().map(|kinds| &kinds.kinds[..]) {
                 Some([kind]) => format!("{}s", kind.name().to_ascii_lowercase()),
                 _ => "objects".to_string(),
             };
@@ -117,15 +127,20 @@ fn missing(args: &GetArgs, found: &[(Kind, Vec<Value>)]) -> Vec<Failure> {
         .collect()
 }
 
-fn show(args: &GetArgs, found: Vec<(Kind, Vec<Value>)>, namespace: &str) -> Result<(), Failure> {
+fn show(
+    args: &GetArgs,
+    asked: &[String],
+    found: Vec<(Kind, Vec<Value>)>,
+    namespace: &str,
+) -> Result<(), Failure> {
     if matches!(args.output, GetFormat::Table | GetFormat::Wide) {
-        return show_tables(args, &found, namespace);
+        return show_tables(args, asked, &found, namespace);
     }
     if args.output == GetFormat::Name {
         return shell::emit(&names(&found));
     }
     let mut all: Vec<Value> = found.into_iter().flat_map(|(_, objects)| objects).collect();
-    let whole = match (args.objects.len(), all.len()) {
+    let whole = match (asked.len(), all.len()) {
         (1, 0) => return Ok(()),
         (1, 1) => all.remove(0),
         _ => json!({"apiVersion": "v1", "kind": "List", "metadata": {}, "items": all}),
@@ -149,7 +164,12 @@ fn names(found: &[(Kind, Vec<Value>)]) -> String {
     lines.collect()
 }
 
-fn show_tables(args: &GetArgs, found: &[(Kind, Vec<Value>)], namespace: &str) -> Result<(), Failure> {
+fn show_tables(
+    args: &GetArgs,
+    asked: &[String],
+    found: &[(Kind, Vec<Value>)],
+    namespace: &str,
+) -> Result<(), Failure> {
     let now = now();
     let tables: Vec<_> = found
         .iter()
@@ -159,12 +179,14 @@ fn show_tables(args: &GetArgs, found: &[(Kind, Vec<Value>)], namespace: &str) ->
                 now: &now,
                 wide: args.output == GetFormat::Wide,
                 namespaces: args.all_namespaces,
-                kinds: args.kind.as_ref().is_none_or(|kinds| kinds.0.len() > 1),
+                kinds: args.kind.as_ref().is_none_or(|kinds| kinds.kinds.len() > 1),
+                labels: args.show_labels,
+                headers: !args.no_headers,
             };
             view::table(*kind, &objects.iter().collect::<Vec<_>>(), look)
         })
         .collect();
-    if tables.is_empty() && args.objects.is_empty() {
+    if tables.is_empty() && asked.is_empty() {
         let place = if args.all_namespaces {
             String::new()
         } else {

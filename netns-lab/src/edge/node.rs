@@ -159,7 +159,14 @@ impl Node {
         let leaving = lab_group | LEAVING_BIT;
         for link in links {
             let message = LinkUnspec::new_with_index(link.index).link_group(leaving).build();
-            self.change(message, &format!("mark the link {}", link.name))?;
+            let marked = self
+                .runtime
+                .block_on(self.handle.link().change(message).execute());
+            match marked {
+                // It has gone by itself meanwhile, as with a namespace that somebody has removed.
+                Err(rtnetlink::Error::NetlinkError(error)) if is_no_device(&error) => {}
+                other => other.map_err(told(&format!("mark the link {}", link.name)))?,
+            }
         }
         self.delete_group(leaving)
     }

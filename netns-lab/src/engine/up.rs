@@ -20,6 +20,7 @@ use crate::edge::node::Node;
 use crate::edge::{self, cgroup, host, joined, process, registry, store};
 use crate::model::container::ContainerSpec;
 use crate::model::ledger::{ContainerRecord, HostRecord, Lab, Leaving, Ledger, Pod, PodRecord, ProcessId};
+use crate::model::life::KILLED;
 use crate::model::name::Label;
 use crate::model::name_server;
 use crate::model::node::Host;
@@ -289,7 +290,9 @@ impl Up<'_> {
             Step::StartContainer(pod, spec) => Some((pod.spec.name.clone(), spec.name.clone())),
             _ => None,
         });
+        let ended = self.ended();
         self.end_containers(&stopped)?;
+        self.count_restarts(ended);
         self.name_service()?;
         let starts = self.starts();
         if starts.is_empty() {
@@ -326,6 +329,35 @@ impl Up<'_> {
             registry::refresh_pod_files(&self.ledger)?;
         }
         Ok(())
+    }
+
+    /// Containers of the topology that have ended by themselves and are started again.
+    fn ended(&self) -> Vec<(Label, ContainerRecord)> {
+        let starts = self.select(|step| match step {
+            Step::StartContainer(pod, spec) => Some((&pod.spec.name, &spec.name)),
+            _ => None,
+        });
+        let known = starts.into_iter().filter_map(|(pod, name)| {
+            let record = self.ledger.pod(pod)?.container(name)?;
+            let ended = record.process.is_some_and(|process| !process::runs(process));
+            (record.added.is_none() && ended).then(|| (pod.clone(), record.clone()))
+        });
+        known.collect()
+    }
+
+    fn count_restarts(&mut self, ended: Vec<(Label, ContainerRecord)>) {
+        for (pod, before) in ended {
+            let code = store::exit_code(&self.ledger.lab.name, &pod, &before.name);
+            let mut records = self.ledger.pods.iter_mut();
+            if let Some(record) = records.find(|record| record.pod.spec.name == pod) {
+                record.containers.push(ContainerRecord {
+                    process: None,
+                    restarts: before.restarts.saturating_add(1),
+                    exit_code: Some(code.unwrap_or(KILLED)),
+                    ..before
+                });
+            }
+        }
     }
 
     fn end_containers(&mut self, stopped: &[(Label, Label)]) -> Result<(), Failure> {

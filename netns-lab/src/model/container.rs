@@ -259,7 +259,7 @@ mod tests {
         for (text, value) in [("500m", 500), ("2", 2000), ("10m", 10), ("1.5", 1500)] {
             assert_eq!(parse_cpu(text), Some(value), "{text}");
         }
-        for text in ["", "m", "5m", "+1", "1.2345", "99999999999"] {
+        for text in ["", "m", "5m", "-1", "1.2.3", "99999999999"] {
             assert_eq!(parse_cpu(text), None, "{text}");
         }
         for (text, value) in [

@@ -480,6 +480,21 @@ mod tests {
             refused(&|value| value["spec"]["selector"]["matchLabels"]["app"] = json!("other")),
             "spec.template.metadata.labels"
         );
+        let twice = |value: &mut Value| {
+            value["spec"]["replicas"] = json!(0);
+            let containers = &mut value["spec"]["template"]["spec"]["containers"];
+            let first = containers[0].clone();
+            *containers = json!([first.clone(), first]);
+        };
+        assert_eq!(refused(&twice), "spec.template.spec.containers");
+        let never = |value: &mut Value| value["spec"]["template"]["spec"]["restartPolicy"] = json!("Never");
+        assert_eq!(refused(&never), "spec.template.spec.restartPolicy");
+        let old = settle(deployment(1, "x"), None, &now).unwrap();
+        let mut new = serde_json::to_value(deployment(1, "x")).unwrap();
+        new["spec"]["selector"]["matchLabels"] = json!({"app": "other"});
+        new["spec"]["template"]["metadata"]["labels"] = json!({"app": "other"});
+        let new = serde_json::from_value(new).unwrap();
+        assert_eq!(settle(new, Some(&old), &now).unwrap_err().field, "spec.selector");
         let containers = |value: &mut Value| value["spec"]["template"]["spec"]["containers"] = json!([]);
         assert_eq!(refused(&containers), "spec.template.spec.containers");
         let port = |value: &mut Value| {

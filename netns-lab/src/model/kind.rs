@@ -92,22 +92,46 @@ impl fmt::Display for Kind {
     }
 }
 
-/// One kind or several, as kubectl takes them: `svc,po`.
+/// One kind or several, as kubectl takes them: `svc,po`, `all`, or `svc/web` for one object.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Kinds(pub Vec<Kind>);
+pub struct Kinds {
+    /// The kinds, in the order in which they were said.
+    pub kinds: Vec<Kind>,
+    /// The object that was named with its kind.
+    pub name: Option<String>,
+}
+
+impl Kinds {
+    /// The name in a further word: `svc/web` or just `web`.
+    pub fn name_in<'a>(&self, word: &'a str) -> &'a str {
+        match word.split_once('/') {
+            Some((kind, name)) if kind.parse().is_ok_and(|kind| self.kinds == [kind]) => name,
+            _ => word,
+        }
+    }
+}
 
 impl FromStr for Kinds {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        if let Some((kind, name)) = text.split_once('/') {
+            return Ok(Self {
+                kinds: vec![kind.parse()?],
+                name: Some(name.to_string()),
+            });
+        }
         let mut kinds: Vec<Kind> = Vec::new();
+        // What kubectl means by it: what runs, and what leads to it.
+        let all = format!("{},{},{}", Kind::Pod, Kind::Service, Kind::Deployment);
+        let text = if text == "all" { &all } else { text };
         for word in text.split(',') {
             match word.parse()? {
                 kind if kinds.contains(&kind) => {}
                 kind => kinds.push(kind),
             }
         }
-        Ok(Self(kinds))
+        Ok(Self { kinds, name: None })
     }
 }
 
@@ -122,11 +146,36 @@ impl FromStr for Kind {
             }
             "pod" | "pods" | "po" => Ok(Self::Pod),
             "service" | "services" | "svc" => Ok(Self::Service),
-            "endpointslice" | "endpointslices" => Ok(Self::EndpointSlice),
+            "endpointslice" | "endpointslices" | "endpoints" | "ep" => Ok(Self::EndpointSlice),
             _ => Err(
                 "expected services (svc), pods (po), nodes (no), deployments (deploy) or endpointslices"
                     .into(),
             ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_are_called_as_kubectl_calls_them() {
+        let kinds = |text: &str| text.parse::<Kinds>().unwrap();
+        assert_eq!(kinds("svc,po,svc").kinds, [Kind::Service, Kind::Pod]);
+        assert_eq!(kinds("ep").kinds, [Kind::EndpointSlice]);
+        assert_eq!(kinds("all").kinds, [Kind::Pod, Kind::Service, Kind::Deployment]);
+        let one = kinds("svc/web");
+        assert_eq!(
+            (&one.kinds[..], one.name.as_deref()),
+            (&[Kind::Service][..], Some("web"))
+        );
+        assert_eq!(
+            (one.name_in("service/door"), one.name_in("pod/x")),
+            ("door", "pod/x")
+        );
+        for text in ["", "secrets", "svc,", "secret/web"] {
+            assert!(text.parse::<Kinds>().is_err(), "{text:?}");
         }
     }
 }

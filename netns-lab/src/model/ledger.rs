@@ -408,6 +408,7 @@ impl Ledger {
     /// The topology that this lab was made from, for an `up` without one.
     pub fn topology(&self) -> Topology {
         Topology {
+            schema: None,
             nodes: self.lab.nodes.iter().map(|node| node.spec.clone()).collect(),
             isolated: self.lab.underlay.is_some(),
             dual_stack: self.lab.pod_cidr6.is_some(),

@@ -13,6 +13,8 @@ enum Requirement {
     IsNot(String, String),
     Has(String),
     HasNot(String),
+    In(String, Vec<String>),
+    NotIn(String, Vec<String>),
 }
 
 impl Selector {
@@ -23,6 +25,8 @@ impl Selector {
             Requirement::IsNot(key, value) => labels.get(key) != Some(value),
             Requirement::Has(key) => labels.contains_key(key),
             Requirement::HasNot(key) => !labels.contains_key(key),
+            Requirement::In(key, values) => labels.get(key).is_some_and(|value| values.contains(value)),
+            Requirement::NotIn(key, values) => !labels.get(key).is_some_and(|value| values.contains(value)),
         })
     }
 }
@@ -31,15 +35,39 @@ impl FromStr for Selector {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        text.split(',')
-            .map(requirement)
-            .collect::<Result<_, _>>()
-            .map(Self)
+        parts(text).map(requirement).collect::<Result<_, _>>().map(Self)
     }
+}
+
+/// What commas separate, but for those in parentheses.
+fn parts(text: &str) -> impl Iterator<Item = &str> {
+    let mut inside = false;
+    text.split(move |letter| {
+        inside = (inside || letter == '(') && letter != ')';
+        letter == ',' && !inside
+    })
+}
+
+/// `KEY in (A,B)` or `KEY notin (A,B)`.
+fn of_a_set(text: &str) -> Option<Result<Requirement, String>> {
+    let (before, values) = text.strip_suffix(')')?.split_once('(')?;
+    let (key, operator) = before.trim_end().rsplit_once(char::is_whitespace)?;
+    let both = || {
+        let values = values.split(',').map(word).collect::<Result<Vec<_>, _>>()?;
+        Ok((word(key)?, values))
+    };
+    Some(match operator {
+        "in" => both().map(|(key, values)| Requirement::In(key, values)),
+        "notin" => both().map(|(key, values)| Requirement::NotIn(key, values)),
+        _ => Err(expected(text)),
+    })
 }
 
 fn requirement(text: &str) -> Result<Requirement, String> {
     let text = text.trim();
+    if let Some(found) = of_a_set(text) {
+        return found;
+    }
     let pair = |key: &str, value: &str| Ok((word(key)?, word(value)?));
     if let Some((key, value)) = text.split_once("!=") {
         return pair(key, value).map(|(key, value)| Requirement::IsNot(key, value));
@@ -70,7 +98,7 @@ fn word(text: &str) -> Result<String, String> {
 }
 
 fn expected(text: &str) -> String {
-    format!("expected KEY=VALUE, KEY!=VALUE, KEY or !KEY, separated by commas, got {text:?}")
+    format!("expected KEY=VALUE, KEY!=VALUE, KEY, !KEY or KEY in (A,B), separated by commas, got {text:?}")
 }
 
 #[cfg(test)]
@@ -89,11 +117,23 @@ mod tests {
             ("app=shop", false),
             ("tier=", true),
             ("!tier", false),
+            ("app in (shop, web),tier", true),
+            ("app in (shop)", false),
+            ("app notin (shop,web)", false),
+            ("zone notin (a)", true),
         ] {
             let selector: Selector = text.parse().unwrap();
             assert_eq!(selector.accepts(&labels), wanted, "{text}");
         }
-        for text in ["", "app=web,", "!", "app in (web)", "a=\u{1b}"] {
+        for text in [
+            "",
+            "app=web,",
+            "!",
+            "app of (web)",
+            "app in (web",
+            "in (web)",
+            "a=\u{1b}",
+        ] {
             assert!(text.parse::<Selector>().is_err(), "{text:?}");
         }
     }

@@ -29,6 +29,9 @@ pub const MAX_PODS_OF_ALL: usize = 10_000;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Topology {
+    /// Where editors find what may be in such a file; nothing here asks.
+    #[serde(default, rename = "$schema", skip_serializing)]
+    pub schema: Option<String>,
     /// The nodes. Empty where nobody has named any.
     #[serde(
         default,
@@ -226,6 +229,7 @@ impl Topology {
             })
             .collect();
         Self {
+            schema: None,
             nodes: Vec::new(),
             isolated: false,
             dual_stack: false,

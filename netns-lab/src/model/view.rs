@@ -30,6 +30,10 @@ pub struct Look<'a> {
     pub namespaces: bool,
     /// With the kind before each name, where several kinds are shown.
     pub kinds: bool,
+    /// With a column of labels.
+    pub labels: bool,
+    /// With titles of the columns.
+    pub headers: bool,
 }
 
 /// The objects of one kind as a table.
@@ -41,6 +45,9 @@ pub fn table(kind: Kind, objects: &[&Value], look: Look<'_>) -> String {
     }
     if look.namespaces && kind != Kind::Node {
         header.insert(0, "NAMESPACE");
+    }
+    if look.labels {
+        header.push("LABELS");
     }
     let mut table = Table::new(&header);
     for object in objects {
@@ -54,15 +61,22 @@ pub fn table(kind: Kind, objects: &[&Value], look: Look<'_>) -> String {
             row.name
         };
         cells.insert(0, name);
-        cells.truncate(header.len() - usize::from(look.namespaces && kind != Kind::Node));
         if look.namespaces && kind != Kind::Node {
             cells.insert(0, row.namespace);
         }
+        cells.truncate(header.len() - usize::from(look.labels));
+        if look.labels {
+            cells.push(row.labels);
+        }
         table.row(cells);
+    }
+    let whole = table.render_whole();
+    if !look.headers {
+        return whole.split_inclusive('\n').skip(1).collect();
     }
     // Names and addresses are for other programs, too: a terminal that is too narrow breaks lines
     // by itself.
-    table.render_whole()
+    whole
 }
 
 fn columns(kind: Kind) -> (&'static [&'static str], &'static [&'static str]) {
@@ -77,7 +91,13 @@ fn columns(kind: Kind) -> (&'static [&'static str], &'static [&'static str]) {
         ),
         Kind::Node => (
             &["NAME", "STATUS", "ROLES", "AGE", "VERSION"],
-            &["INTERNAL-IP", "EXTERNAL-IP"],
+            &[
+                "INTERNAL-IP",
+                "EXTERNAL-IP",
+                "OS-IMAGE",
+                "KERNEL-VERSION",
+                "CONTAINER-RUNTIME",
+            ],
         ),
         Kind::Deployment => (
             &["NAME", "READY", "UP-TO-DATE", "AVAILABLE", "AGE"],
@@ -90,6 +110,7 @@ fn columns(kind: Kind) -> (&'static [&'static str], &'static [&'static str]) {
 struct Row {
     namespace: String,
     name: String,
+    labels: String,
     /// Plain and wide ones.
     cells: Vec<String>,
 }
@@ -122,6 +143,7 @@ fn row(kind: Kind, object: &Value, look: Look<'_>) -> Option<Row> {
     };
     Some(Row {
         namespace: namespace_of(&metadata).to_string(),
+        labels: pairs(metadata.labels.iter().flatten()),
         name: metadata.name.unwrap_or_default(),
         cells,
     })
@@ -239,10 +261,14 @@ fn node_cells(node: &Node, now: &Time) -> Vec<String> {
     }
     let roles = node.metadata.labels.iter().flatten();
     let roles = roles.filter_map(|(key, _)| key.strip_prefix("node-role.kubernetes.io/").map(str::to_string));
-    let version = status
-        .node_info
-        .map(|info| info.kubelet_version)
-        .filter(|text| !text.is_empty());
+    let info = status.node_info.clone().unwrap_or_default();
+    let known = |text: String| {
+        if text.is_empty() {
+            UNKNOWN.to_string()
+        } else {
+            text
+        }
+    };
     let address = |kind: &str| {
         let found = status
             .addresses
@@ -255,9 +281,12 @@ fn node_cells(node: &Node, now: &Time) -> Vec<String> {
         words,
         listed(roles),
         age(&node.metadata, now),
-        version.unwrap_or_else(|| UNKNOWN.into()),
+        known(info.kubelet_version),
         address("InternalIP"),
         address("ExternalIP"),
+        known(info.os_image),
+        known(info.kernel_version),
+        known(info.container_runtime_version),
     ]
 }
 

@@ -8,6 +8,8 @@ fn look(now: &Time) -> Look<'_> {
         wide: false,
         namespaces: false,
         kinds: false,
+        labels: false,
+        headers: true,
     }
 }
 
@@ -115,4 +117,33 @@ fn ages_are_told_as_kubectl_tells_them() {
     ] {
         assert_eq!(duration(seconds), words);
     }
+}
+
+#[test]
+fn labels_can_be_shown_and_titles_left_out() {
+    let now = Time("2026-01-01T00:00:05Z".parse().unwrap());
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "spec": {"containers": []},
+        "metadata": {"name": "web-1", "labels": {"app": "web", "tier": "front"}}});
+    let look = Look {
+        labels: true,
+        headers: false,
+        ..look(&now)
+    };
+    let text = table(Kind::Pod, &[&pod], look);
+    assert!(
+        text.starts_with("web-1") && text.ends_with("app=web,tier=front\n"),
+        "{text}"
+    );
+    assert_eq!(text.lines().count(), 1);
+}
+
+#[test]
+fn an_address_is_never_broken() {
+    let now = Time("2026-01-01T00:00:05Z".parse().unwrap());
+    let ips: Vec<_> = (1..9).map(|number| format!("203.0.113.{number}")).collect();
+    let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"},
+        "spec": {"clusterIP": "10.96.0.80", "externalIPs": ips, "ports": []}});
+    let text = table(Kind::Service, &[&service], look(&now));
+    assert_eq!(text.lines().count(), 2, "{text}");
+    assert!(text.contains(&ips.join(",")), "{text}");
 }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::kill::dies_at;
 use crate::names::{ELSEWHERE, elsewhere};
-use crate::support::cleanup_and_down;
+use crate::support::{cleanup_and_down, up_and_sync};
 
 #[track_caller]
 fn status(machine: &Machine) -> Value {
@@ -248,4 +248,36 @@ fn a_topology_file_says_it_too() {
     up(r#"{"pods":[{"name":"a"}],"dns":false}"#).ok();
     assert_eq!(server(&machine), None);
     machine.lab(["down"]).ok();
+}
+
+/// It ends when it is told to, and who calls meanwhile is told why there is no answer.
+#[test]
+fn a_server_that_is_restarted_ends_at_once_and_is_missed_by_name() {
+    let machine = Machine::start();
+    up_and_sync(&machine, "2-nodes-2-pods");
+    let began = Instant::now();
+    machine
+        .lab(["pod", "restart", "kube-dns", "--grace", "0s", "--drain", "30s"])
+        .ok();
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    machine
+        .lab([
+            "exec",
+            "node-1",
+            "--",
+            "iptables",
+            "-t",
+            "nat",
+            "-F",
+            "KUBE-SERVICES",
+        ])
+        .ok();
+    machine
+        .lab(["load", "web", "--from", "web-1", "-n", "3"])
+        .exits(1)
+        .complains("the name server 10.96.0.10 does not answer");
+    machine
+        .lab(["link", "kube-dns", "--down"])
+        .exits(1)
+        .complains("the lab's own");
 }

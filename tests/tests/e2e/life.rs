@@ -384,3 +384,43 @@ fn the_life_of_pods_can_be_cut_at_every_step() {
         assert_unchanged(&machine, &before, &format!("{step}: after down"));
     }
 }
+
+/// What a container ended with is told, as a kubelet tells it.
+#[test]
+fn exit_codes_are_told() {
+    let machine = Machine::start();
+    machine.lab(["up", "1-pod"]).ok();
+    let script = [
+        ("c", "exit 3"),
+        ("d", "kill -9 $$"),
+        ("e", "kill -SEGV $$"),
+        ("f", "true"),
+    ];
+    for (name, script) in script {
+        machine
+            .lab(["run", "web-1", "--name", name, "--", "sh", "-c", script])
+            .ok();
+    }
+    machine.lab(["pod", "kill", "web-1"]).ok();
+    eventually("each container has ended", || {
+        let pod = pod(&machine, "web-1");
+        let statuses = pod["status"]["containerStatuses"].as_array().unwrap();
+        let last = statuses.iter().map(|status| {
+            let ended = &status["lastState"]["terminated"];
+            (
+                ended["exitCode"].as_i64().unwrap_or(-1),
+                ended["reason"].as_str().unwrap_or_default(),
+            )
+        });
+        let wanted = [
+            (137, "Error"),
+            (3, "Error"),
+            (137, "Error"),
+            (139, "Error"),
+            (0, "Completed"),
+        ];
+        last.eq(wanted)
+    });
+    machine.lab(["up", "--dry-run"]).ok().says("nothing to do");
+    machine.lab(["down"]).ok();
+}

@@ -400,3 +400,24 @@ fn down_can_be_killed_at_each_step() {
     }
     assert_all_reached("down", &reached);
 }
+
+/// The kernel has one table of neighbours for all namespaces; the pods of a large lab have entries that
+/// do not count, and lose them when they go.
+#[test]
+fn pods_of_a_large_lab_know_each_other_beforehand() {
+    let machine = Machine::start();
+    machine.lab(["up", "2-nodes-210-pods"]).ok();
+    let known = |node: &'static str| machine.lab(["exec", node, "--", "ip", "neigh"]).ok().stdout;
+    let permanent = |text: &str| text.lines().filter(|line| line.contains("PERMANENT")).count();
+    assert_eq!(permanent(&known("node-1")) + permanent(&known("node-2")), 211);
+    let pod = machine.lab(["get", "pod", "web-1", "-o", "json"]).ok().json();
+    let entry = format!("{} dev", pod["status"]["podIP"].as_str().unwrap());
+    assert!(known("node-1").contains(&entry));
+    machine
+        .in_pod("web-1", ["ip", "neigh"])
+        .ok()
+        .says("10.244.0.1 dev eth0 lladdr 02:00:0a:f4:00:01 PERMANENT");
+    machine.lab(["pod", "rm", "web-1", "--grace", "0s"]).ok();
+    assert!(!known("node-1").contains(&entry));
+    machine.lab(["down"]).ok();
+}

@@ -227,7 +227,7 @@ fn get_takes_what_kubectl_takes() {
         .never_says("<unknown>");
     let named = machine.lab(["get", "po,svc", "-o", "name", "-l", "app=web"]).ok();
     assert_eq!(named.stdout, "pod/web-1\npod/web-2\npod/web-3\n");
-    machine.lab(["get", "po", "-l", "app in (web)"]).exits(2);
+    machine.lab(["get", "po", "-l", "app of (web)"]).exits(2);
     let slices = machine.lab(["get", "endpointslices", "-o", "json"]).ok().json();
     let of = |family: &str| {
         let mut all = slices["items"].as_array().expect("items").iter();
@@ -333,4 +333,40 @@ fn what_has_no_room_leaves_nothing() {
     machine.lab(["scale", "front", "900"]).exits(2);
     machine.lab(["get", "deploy", "front"]).ok().says("2/2");
     machine.lab(["pod", "add", "other"]).ok();
+}
+
+/// As the API server: what cannot change is refused, whatever else is in the file.
+#[test]
+fn what_cannot_change_is_refused() {
+    let machine = lab_with_rules("2-pods");
+    let apply = |text: &str| {
+        machine
+            .command(["netns-lab", "apply", "-f", "-"])
+            .input(text)
+            .run()
+    };
+    apply(FRONT).ok();
+    let moved = FRONT.replace(
+        "selector: {app: front}\n",
+        "selector: {app: front}\n  clusterIP: 10.96.1.77\n",
+    );
+    assert_ne!(moved, FRONT);
+    apply(&moved)
+        .exits(2)
+        .complains("spec.clusterIP: 10.96.1.77; expected 10.96.1.1, which cannot change");
+    let pod = |port: u16| {
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "db", "labels": {"app": "db"}},
+            "spec": {"containers": [{"name": "c", "ports": [{"containerPort": port}]}]}})
+        .to_string()
+    };
+    apply(&pod(5432)).ok().says("pod/db created");
+    apply(&pod(5432)).ok().says("pod/db unchanged");
+    apply(&pod(5433)).exits(2).complains("delete the pod first");
+    machine.lab(["get", "svc/front"]).ok().says("10.96.1.1");
+    machine
+        .lab(["get", "all", "-l", "app in (front, db)", "--no-headers"])
+        .ok()
+        .says("pod/db")
+        .says("pod/front-")
+        .never_says("CLUSTER-IP");
 }

@@ -25,8 +25,14 @@ pub fn set_link(
 ) -> Result<LinkFault, Failure> {
     let ground = Ground::of(ledger)?;
     let found = ground.all_pods().find(|(_, known)| known.spec.name == *pod);
-    let (spot, known) = found.ok_or_else(|| {
-        Failure::failed(format!("there is no pod {pod}")).hint("`netns-lab status` lists the pods")
+    let (spot, known) = found.ok_or_else(|| match ledger.pod(pod) {
+        Some(_) => Failure::failed(format!(
+            "the pod {pod} is the lab's own, and its link is left as it is"
+        ))
+        .hint(format!(
+            "a name server that does not answer: netns-lab pod unready {pod}"
+        )),
+        None => Failure::failed(format!("there is no pod {pod}")).hint("`netns-lab status` lists the pods"),
     })?;
     let mut all = record::read(&ledger.lab.name)?;
     let at = all.links.iter().position(|fault| fault.pod == *pod);

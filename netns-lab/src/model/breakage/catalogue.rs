@@ -5,6 +5,8 @@ use std::fmt;
 use labkit::table::Table;
 use serde::{Deserialize, Serialize};
 
+use crate::model::report::wrapped;
+
 /// Which failure.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, clap::ValueEnum,
@@ -75,11 +77,11 @@ impl fmt::Display for Need {
             Self::Rules(0) => f.write_str("rules of a Service"),
             Self::Rules(1) => f.write_str("rules of a Service that has endpoints"),
             Self::Rules(number) => write!(f, "rules of a Service with {number} endpoints"),
-            Self::UdpService => f.write_str("rules of a UDP Service; kube-dns is one"),
+            Self::UdpService => f.write_str("rules of a UDP Service, as kube-dns"),
             Self::TwoNodes => f.write_str("two nodes"),
             Self::OtherIptables => f.write_str("the iptables of the other flavour"),
             Self::Selector => f.write_str("a Service that selects pods"),
-            Self::NoWatch => f.write_str("no watch"),
+            Self::NoWatch => f.write_str("no `sync --watch`"),
         }
     }
 }
@@ -163,16 +165,30 @@ pub fn table() -> String {
         table.row([entry.name.as_str(), word, time, share]);
     }
     let mut text = table.render();
-    let mut needs = Table::new(&["NAME", "NEEDS", "BREAKS"]);
-    for entry in &ENTRIES {
-        let said: Vec<_> = entry.needs.iter().map(ToString::to_string).collect();
-        let families = if entry.ipv6 { "IPv4, IPv6" } else { "IPv4 only" };
-        needs.row([entry.name.as_str(), &said.join(", "), families]);
-    }
     text.push('\n');
-    text.push_str(&needs.render());
-    text.push_str("no watch: `miniproxy sync --watch` would write the rules again at once\n");
+    text.push_str(&wrapped(&format!("needed: {}", needs().join("; "))));
+    let both = ENTRIES.iter().filter(|entry| entry.ipv6);
+    let both: Vec<_> = both.map(|entry| entry.name.as_str()).collect();
+    text.push_str(&wrapped(&format!("IPv6 as well as IPv4: {}", both.join(", "))));
     text
+}
+
+/// What is needed, and by which: the list is to fit a screen.
+fn needs() -> Vec<String> {
+    let mut found: Vec<(String, Vec<&str>)> = Vec::new();
+    for entry in &ENTRIES {
+        for need in entry.needs {
+            let need = need.to_string();
+            match found.iter_mut().find(|(known, _)| *known == need) {
+                Some((_, names)) => names.push(entry.name.as_str()),
+                None => found.push((need, vec![entry.name.as_str()])),
+            }
+        }
+    }
+    let said = found
+        .into_iter()
+        .map(|(need, names)| format!("{need} ({})", names.join(", ")));
+    said.collect()
 }
 
 const TIMED_OUT: &str = "timed out";
@@ -431,6 +447,8 @@ mod tests {
     fn the_list_fits_a_terminal() {
         let list = table();
         assert!(list.lines().all(|line| line.chars().count() <= 80), "{list}");
+        // With an empty line and the one that says what is next.
+        assert!(list.lines().count() <= 24 - 2, "{list}");
         insta::assert_snapshot!(list);
     }
 
