@@ -45,6 +45,7 @@ pub fn explain(bytes: &[u8]) {
                 notes: reading.notes.clone(),
             },
             host: None,
+            no_route: false,
             steps: STEPS,
         });
         let sum: f64 = report.backends.iter().map(|backend| backend.share).sum();
