@@ -153,9 +153,7 @@ impl Made<'_> {
     }
 
     fn backend(&self, hop: &Hop, to: SocketAddr, probability: f64, sent: &Sent) -> Backend {
-        let is_it = |other: &SocketAddr| {
-            other.ip() == to.ip() && (other.port() == to.port() || !self.packet.protocol.has_ports())
-        };
+        let is_it = |other: &SocketAddr| *other == to;
         let of_it = |outcome: &&Outcome| outcome.destination.as_ref().is_some_and(is_it);
         let name = self.question.book.name_of(to.ip());
         Backend {

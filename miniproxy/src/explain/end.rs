@@ -169,7 +169,7 @@ impl Made<'_> {
                     Why::Target => "what it does is not known here",
                     Why::MissingChain => "the chain that it leads to is missing",
                     Why::Loop => "it leads back to where it came from",
-                    Why::TooLong => "the way is longer than any kernel allows",
+                    Why::TooLong => "the way is too long, or branches too often, to be walked",
                 },
                 share,
             });

@@ -172,10 +172,9 @@ fn a_node_without_rules_of_kube_proxy_is_not_called_lossy() {
 
 #[test]
 fn half_rejected_is_told_on_every_surface() {
-    let reject = "-A FORWARD -d 10.244.1.3/32 -j REJECT\nCOMMIT\n*mangle";
     let (head, tail) = DICE.split_at(DICE.rfind("COMMIT").unwrap());
     let report = ask(
-        &format!("{head}{}{}", reject.trim_end_matches("*mangle"), &tail[7..]),
+        &format!("{head}-A FORWARD -d 10.244.1.3/32 -j REJECT\n{tail}"),
         "web",
     );
     assert!(
@@ -227,13 +226,8 @@ fn rules_made_to_explode_are_given_up() {
     ] {
         let report = ask(&rules, "10.96.0.80:80");
         assert_eq!((report.verdict, report.certain), (Verdict::Unknown, false));
-        let why = "the way is longer than any kernel allows";
-        assert!(
-            report
-                .not_understood
-                .iter()
-                .any(|rule| rule.why.contains("longer") || rule.why == why)
-        );
+        let gave_up = |rule: &NotUnderstood| rule.why.contains("branches too often");
+        assert!(report.not_understood.iter().any(gave_up));
     }
 }
 

@@ -154,6 +154,23 @@ fn a_mangled_dump_says_the_same() {
     }
 }
 
+/// Where a terminal broke a line behind a blank, the next row begins another word.
+#[test]
+fn a_blank_at_the_edge_is_kept() {
+    let rule = |last: u8| {
+        let head =
+            format!("-A KUBE-SERVICES -d 203.0.113.{last}/32 -p tcp -m comment --comment \"default/web: ");
+        format!("{head}\nexternal IP\" -m tcp --dport 80 -j KUBE-SVC-WEB\n")
+    };
+    let text = format!("*nat\n{}{}{}COMMIT\n", rule(1), rule(2), rule(3));
+    let whole = pasted::mended(&text);
+    assert_eq!(
+        whole.matches("\"default/web: external IP\"").count(),
+        3,
+        "{whole}"
+    );
+}
+
 /// Broken anywhere, cut to any width, with any line left out: whoever is named is a backend, and no
 /// packet is called lost that is not.
 #[test]

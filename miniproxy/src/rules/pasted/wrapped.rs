@@ -11,6 +11,8 @@ pub(super) struct Lines {
     open: String,
     /// As long as it was before it was joined.
     open_width: usize,
+    /// It ended in a blank: it was broken between two words.
+    open_blank: bool,
     /// Where a terminal broke them, even inside of words; mails break at blanks only.
     width: usize,
     pub(super) has_rules: bool,
@@ -22,6 +24,7 @@ impl Lines {
             text: String::with_capacity(text.len()),
             open: String::new(),
             open_width: 0,
+            open_blank: false,
             width: edge(text),
             has_rules: false,
         }
@@ -32,6 +35,7 @@ impl Lines {
         self.flush();
         self.open.push_str(line);
         self.open_width = raw.chars().count();
+        self.open_blank = raw.ends_with(' ');
         self.has_rules |= is_rule(line);
     }
 
@@ -48,13 +52,14 @@ impl Lines {
         let apart = is_option(more) && !self.open.ends_with('-') && rule_line(&self.open).is_some();
         let at_the_edge = self.open_width >= self.width && !raw.starts_with(' ');
         let joined = match strangeness(&direct).cmp(&strangeness(&spaced)) {
-            _ if apart => spaced,
+            _ if apart || self.open_blank => spaced,
             std::cmp::Ordering::Less => direct,
             std::cmp::Ordering::Equal if at_the_edge => direct,
             std::cmp::Ordering::Equal | std::cmp::Ordering::Greater => spaced,
         };
         self.open = joined;
         self.open_width = raw.chars().count();
+        self.open_blank = raw.ends_with(' ');
         true
     }
 
