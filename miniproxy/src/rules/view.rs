@@ -128,7 +128,7 @@ fn from_outside(rule: &Rule, nat: &Chains, views: &mut BTreeMap<Key, ServiceView
     };
     let mut external = chain.as_str();
     if ChainKind::of(chain) == Some(ChainKind::Firewall) {
-        let rules = nat.get(chain).map(|rules| rules.as_slice()).unwrap_or_default();
+        let rules = nat.get(chain).map(Vec::as_slice).unwrap_or_default();
         view.source_ranges = rules.iter().filter_map(source).collect();
         let last = rules.iter().rev().find_map(|rule| match &rule.target {
             Some(Target::Jump(to)) => Some(to.as_str()),
