@@ -493,6 +493,6 @@ fn what_is_missing_is_said() {
         .lab(["break", "--list"])
         .ok()
         .says("stale-conntrack")
-        .says("IPv4 only")
+        .says("IPv6 as well as IPv4")
         .says("two nodes");
 }
