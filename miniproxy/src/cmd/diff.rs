@@ -1,11 +1,12 @@
 //! `miniproxy diff`: the kernel, a dump, a registry: the same rules or not?
 
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
 use labkit::screen::page::ARROWS;
 use labkit::screen::{Flow, Key, Look, Mode, Page, Show, hide, print, terminal};
-use labkit::shell::{self, OutputFormat, emit};
+use labkit::shell::{self, OutputFormat, emit, note_once};
 use labkit::text::count;
 use labkit::xtables::{Family, Xtables};
 use labkit::{Failure, Outcome};
@@ -61,7 +62,7 @@ pub(super) fn run(args: &DiffArgs) -> Result<Outcome, Failure> {
         (None, _) => kernel_and_registry(args, &args.node)?,
         (Some(left), None) => {
             let bytes = read(left)?;
-            let family = chosen_family(args, &bytes)?;
+            let family = chosen_family(args, &[&bytes])?;
             let sides = Sides {
                 left: "the dump",
                 right: "the registry",
@@ -135,6 +136,8 @@ struct Objects {
     node: NodeOptions,
     store: Store,
     refused: Option<Failure>,
+    /// The addresses of this host stand in for those of the node that a dump is of.
+    borrows_addresses: bool,
 }
 
 impl Objects {
@@ -142,7 +145,15 @@ impl Objects {
         let (store, refused) = super::objects(paths, args.strict)?;
         let node = options(node)?;
         remark(&node, store.registry());
-        Ok(Self { node, store, refused })
+        let borrows_addresses = args.left.is_some()
+            && node.settings.needs_host_addresses()
+            && args.node.node_addresses.is_empty();
+        Ok(Self {
+            node,
+            store,
+            refused,
+            borrows_addresses,
+        })
     }
 
     /// The rules that should stand `beside` a dump. Whether packets are counted is up to the kernel
@@ -150,6 +161,12 @@ impl Objects {
     fn rules(&self, family: Family, beside: Option<&Found>) -> Found {
         let mut node = self.node.clone();
         if let Some(dump) = beside {
+            if self.borrows_addresses {
+                note_once(
+                    "note: nodePortAddresses is compared with the addresses of this host; \
+                     for another node: --node-addresses",
+                );
+            }
             node.host.counters = fixed::counters_in(dump);
         }
         Found::from(&node.wanted(self.store.registry(), family))
@@ -286,8 +303,8 @@ fn two_files(args: &DiffArgs, left: &Path, right: &Path) -> Result<Differing, Fa
             .map(|objects| objects.rules(family, beside.as_ref()));
         rules.or_else(|| dump.clone()).unwrap_or_default()
     };
-    let first_dump = left_bytes.as_ref().or(right_bytes.as_ref());
-    let family = chosen_family(args, first_dump.map_or(&[], Vec::as_slice))?;
+    let dumps: Vec<&Vec<u8>> = left_bytes.iter().chain(&right_bytes).collect();
+    let family = chosen_family(args, &dumps)?;
     let names = [left.display().to_string(), right.display().to_string()];
     let mut one = compared(
         &side(&left_dump, &left_objects, &right_dump, family),
@@ -307,13 +324,40 @@ fn two_files(args: &DiffArgs, left: &Path, right: &Path) -> Result<Differing, Fa
 }
 
 /// What --family says, else IPv6 for a dump that ip6tables-save wrote.
-fn chosen_family(args: &DiffArgs, dump: &[u8]) -> Result<Family, Failure> {
+fn chosen_family(args: &DiffArgs, dumps: &[&Vec<u8>]) -> Result<Family, Failure> {
     if let Some(number) = args.family {
         return family(number);
     }
-    let first = dump.split(|byte| *byte == b'\n').next().unwrap_or_default();
-    let six = String::from_utf8_lossy(first).contains("ip6tables-save");
-    Ok(if six { Family::V6 } else { Family::V4 })
+    let families: Vec<Family> = dumps.iter().filter_map(|dump| told_family(dump)).collect();
+    match families.as_slice() {
+        [one, other] if one != other => Err(Failure::usage(format!(
+            "the first is of {} and the second of {}: nothing in them can be the same",
+            one.name(),
+            other.name()
+        ))
+        .hint("compare iptables-save with iptables-save, and ip6tables-save with ip6tables-save")),
+        families => Ok(families.first().copied().unwrap_or(Family::V4)),
+    }
+}
+
+/// What a dump says of its family: in its first line, or by the first address in it.
+fn told_family(dump: &[u8]) -> Option<Family> {
+    let text = String::from_utf8_lossy(dump);
+    if text
+        .lines()
+        .next()
+        .is_some_and(|first| first.contains("ip6tables-save"))
+    {
+        return Some(Family::V6);
+    }
+    let mut words = text.split_ascii_whitespace();
+    while let Some(word) = words.next() {
+        if matches!(word, "-s" | "-d") {
+            let address = words.next()?.split('/').next()?.parse::<IpAddr>().ok()?;
+            return Some(if address.is_ipv4() { Family::V4 } else { Family::V6 });
+        }
+    }
+    None
 }
 
 /// What a dump may be.

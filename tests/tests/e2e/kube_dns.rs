@@ -31,12 +31,10 @@ fn server(machine: &Machine) -> Option<Value> {
 
 #[track_caller]
 fn assert_ready(machine: &Machine) -> Value {
-    let found = server(machine).expect("a name server");
-    assert_eq!(
-        (&found["name"], &found["ready"]),
-        (&json!("kube-dns"), &json!(true))
-    );
-    found
+    // The agent may have started it again before `up` came to it: then it is ready a moment later.
+    wait_for("a name server that is ready", Duration::from_secs(5), || {
+        server(machine).filter(|found| found["name"] == "kube-dns" && found["ready"] == true)
+    })
 }
 
 /// Runs a command in a pod, with the pod's own `/etc/hosts` and `/etc/resolv.conf`.
