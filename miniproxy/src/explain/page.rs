@@ -149,7 +149,12 @@ fn packet(report: &Report, look: &Look) -> Vec<Row> {
     if let Some(why) = &packet.chosen {
         rows.extend(fact(look, "", Role::Quiet, &format!("(sent by {why})")));
     }
-    rows.push(Row::of(""));
+    // Why all of what follows is needed; it takes the place of a blank line.
+    let owner = report.checks.iter().find(|check| check.name == "noOwner");
+    match owner {
+        Some(check) => rows.extend(fact(look, "", Role::Quiet, &format!("({})", check.text))),
+        None => rows.push(Row::of("")),
+    }
     rows
 }
 

@@ -50,7 +50,7 @@ fn record(theatre: &mut Theatre, step: &Step, film: &mut Film) -> Result<(), Fai
         for played in played.iter().filter(|_| !run.hidden) {
             film.typed(&prompt(run), &played.command);
             if run.screen {
-                film.screen(&played.pieces);
+                film.screen(&format!("{}{}", prompt(run), played.command), &played.pieces);
             } else {
                 film.said(&played.pieces);
             }

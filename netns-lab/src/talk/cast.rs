@@ -98,15 +98,19 @@ impl Film {
         self.wait(BREATH);
     }
 
-    /// What a program with a screen of its own showed: a page, and another one where it is longer.
-    pub fn screen(&mut self, pieces: &[(Duration, String)]) {
+    /// What a program with a screen of its own showed, below the command that was typed: a page, and another one
+    /// where it is longer.
+    pub fn screen(&mut self, command: &str, pieces: &[(Duration, String)]) {
         if let Some((at, _)) = pieces.last() {
             self.wait(*at);
         }
         let text: String = pieces.iter().map(|(_, text)| text.as_str()).collect();
         let lines: Vec<_> = text.lines().collect();
-        for page in lines.chunks(usize::from(HEIGHT) - 1) {
+        // The command, and the row of the cursor, have a row each.
+        for page in lines.chunks(usize::from(HEIGHT) - 2) {
             self.event("o", CLEAR.to_string());
+            // The transcript has it already.
+            self.event("o", format!("{}\r\n", printable(command)));
             self.say(&format!("{}\n", page.join("\n")));
             self.wait(LONGEST);
         }
@@ -206,6 +210,20 @@ mod tests {
             "{times:?}"
         );
         insta::assert_snapshot!(film().transcript());
+    }
+
+    #[test]
+    fn a_screen_is_paged_below_its_command() {
+        let mut film = Film::new("T");
+        let text: String = (0..40).map(|line| format!("line {line}\n")).collect();
+        film.screen("$ explain", &[(Duration::ZERO, text)]);
+        let shown: Vec<String> = film.events.iter().map(|(_, _, data)| data.clone()).collect();
+        let commands = shown.iter().filter(|data| *data == "$ explain\r\n").count();
+        assert_eq!(
+            (commands, shown.iter().filter(|data| *data == CLEAR).count()),
+            (2, 2)
+        );
+        assert!(!film.transcript().contains("$ explain") && film.transcript().contains("line 39"));
     }
 
     #[test]
