@@ -11,7 +11,7 @@ use labkit::Failure;
 use labkit::xtables::{Family, Flavour, Xtables};
 
 use crate::edge::flow_events::{FlowEvents, are_told};
-use crate::edge::rule_events::{Generation, RuleEvents};
+use crate::edge::rule_events::{Generation, Heard, RuleEvents};
 use crate::edge::{addresses, counted, netns};
 use crate::lab::Home;
 use crate::live::News;
@@ -83,7 +83,7 @@ impl Listener {
         let untold = xtables.flavour == Flavour::Legacy;
         let mut events = RuleEvents::open()?;
         let mut heard = Vec::new();
-        let (mut generation, mut like) = (None, Found::default());
+        let (mut generation, mut like, mut lost) = (None, Found::default(), false);
         let (mut due, mut last, mut cost) = (Instant::now(), Instant::now(), Duration::ZERO);
         while !self.ended.load(Relaxed) {
             // What was changed is read soon, so that few connections meet rules that nobody has read.
@@ -91,7 +91,7 @@ impl Listener {
             if Instant::now() >= due || soon {
                 let began = Instant::now();
                 let addresses = addresses::interface_addresses()?.into_iter().collect();
-                heard.extend(events.so_far());
+                lost |= note(&mut heard, events.so_far());
                 self.send(Word::Mark(self.index));
                 let counted = counted::read(&xtables, self.family, &like)?;
                 cost = began.elapsed();
@@ -100,10 +100,11 @@ impl Listener {
                 let meanwhile = events.so_far();
                 let writing = Writing {
                     untold,
-                    before: !heard.is_empty(),
-                    meanwhile: !meanwhile.is_empty(),
+                    before: lost || !heard.is_empty(),
+                    meanwhile: meanwhile.lost || !meanwhile.generations.is_empty(),
                 };
-                heard.extend(meanwhile);
+                note(&mut heard, meanwhile);
+                lost = false;
                 let reading = Reading {
                     counted,
                     addresses,
@@ -117,11 +118,11 @@ impl Listener {
                 heard.retain(|_| writing.meanwhile);
                 self.send(Word::Rules(self.index, Box::new(reading)));
             }
-            heard.extend(events.hear()?.generations);
-            if !untold && heard.is_empty() {
+            lost |= note(&mut heard, events.hear()?);
+            if !untold && heard.is_empty() && !lost {
                 self.send(Word::Mark(self.index));
-                heard.extend(events.so_far());
-                if heard.is_empty() {
+                lost |= note(&mut heard, events.so_far());
+                if heard.is_empty() && !lost {
                     self.send(Word::Calm(self.index));
                 }
             }
@@ -135,6 +136,12 @@ impl Listener {
             self.ended.store(true, Relaxed);
         }
     }
+}
+
+/// Adds what was heard; whether more may have been said.
+fn note(heard: &mut Vec<Generation>, more: Heard) -> bool {
+    heard.extend(more.generations);
+    more.lost
 }
 
 /// Each writer once.

@@ -11,7 +11,7 @@ use labkit::xtables::{Family, Flavour, Xtables};
 use labkit::{Failure, fault, footprint};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socket, sockopt};
 
-use super::rule_events::RuleEvents;
+use super::rule_events::{Generation, RuleEvents};
 use super::tables::Tables as _;
 use crate::engine::{Look, Outcome};
 use crate::live::changes::Who;
@@ -153,6 +153,7 @@ impl Kernel {
             self.heard.clear();
         }
         let sent = self.send(family, delta);
+        self.hear_own();
         if self.counts() && self.events.is_none() {
             self.events = RuleEvents::open().ok();
         }
@@ -202,14 +203,31 @@ impl Kernel {
     }
 
     fn hear(&mut self) {
-        let Some(events) = &mut self.events else { return };
-        for generation in events.so_far() {
-            self.heard.insert(generation.number, generation.touches);
+        for generation in self.news() {
             self.others.extend(generation.by.filter(|_| generation.touches));
         }
+    }
+
+    /// What was told of a write of ours: nobody else's name is in it, but in the rarest of cases.
+    fn hear_own(&mut self) {
+        self.news();
+    }
+
+    fn news(&mut self) -> Vec<Generation> {
+        let Some(events) = &mut self.events else {
+            return Vec::new();
+        };
+        let news = events.so_far();
+        if news.lost {
+            self.heard.clear();
+        }
+        let known = news.generations.iter();
+        self.heard
+            .extend(known.map(|generation| (generation.number, generation.touches)));
         while self.heard.len() > REMEMBERED {
             self.heard.pop_first();
         }
+        news.generations
     }
 
     /// How many of the changes between these two counts concern our rules; `None` where that is not known of

@@ -79,7 +79,7 @@ impl Files {
             Some(files) => {
                 let files: Vec<PathBuf> = files
                     .iter()
-                    .filter(|file| is_object_file(file))
+                    .filter(|file| is_object_file(file) && !file.is_dir())
                     .cloned()
                     .collect();
                 self.look_at(&files, true, &mut changes);

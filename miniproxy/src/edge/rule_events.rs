@@ -72,7 +72,8 @@ impl RuleEvents {
         Ok(Self {
             socket,
             buffer: Vec::with_capacity(1 << 18),
-            touches: false,
+            // What was told of the first generation before we listened may concern us.
+            touches: true,
         })
     }
 
@@ -84,14 +85,15 @@ impl RuleEvents {
         Ok(self.receive(0)?.unwrap_or_default())
     }
 
-    /// New generations, as far as they have come already.
-    pub fn so_far(&mut self) -> Vec<Generation> {
-        let mut generations = Vec::new();
+    /// What has come already.
+    pub fn so_far(&mut self) -> Heard {
+        let mut all = Heard::default();
         // The parts of a generation and its number may come in messages of their own.
         while let Ok(Some(heard)) = self.receive(libc::MSG_DONTWAIT) {
-            generations.extend(heard.generations);
+            all.generations.extend(heard.generations);
+            all.lost |= heard.lost;
         }
-        generations
+        all
     }
 
     /// `None` when nothing has come.
@@ -107,7 +109,10 @@ impl RuleEvents {
                     }
                 }
             }
-            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => heard.lost = true,
+            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                heard.lost = true;
+                self.touches = true;
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
             Err(error) => return Err(refused("changes of rules", &error)),
         }

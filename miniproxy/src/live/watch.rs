@@ -263,7 +263,12 @@ impl Watch {
     pub fn news(&mut self, node: usize, news: News) {
         match news {
             News::Found(flow) => self.opened(node, &flow, false),
-            News::Recovered(flow) | News::Began(flow) => self.opened(node, &flow, true),
+            // One that is known was counted when it began, or had begun before anybody counted.
+            News::Recovered(flow) => {
+                let known = self.open.contains_key(&(node, flow.name()));
+                self.opened(node, &flow, !known);
+            }
+            News::Began(flow) => self.opened(node, &flow, true),
             News::Changed(flow) => {
                 if let Some(open) = self.open.get_mut(&(node, flow.name())) {
                     open.answered |= flow.answered;

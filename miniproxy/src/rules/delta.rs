@@ -118,7 +118,11 @@ impl Delta {
                     Some(there) if there == rules.as_slice() => {}
                     Some(there) if ChainKind::of(chain).is_none() && !there.is_empty() => {
                         let edits = edit::edits(chain, there, rules);
-                        if !edits.is_empty() {
+                        if edits.len() > FEW && !is_reached(found, *table, chain) {
+                            // A first write that was cut short: it goes on as if nothing were there.
+                            created.push(chain.clone());
+                            rewritten.push((chain.clone(), rules.clone()));
+                        } else if !edits.is_empty() {
                             changes.edited.insert(chain.clone(), edits);
                         }
                     }
@@ -253,6 +257,15 @@ impl Delta {
     pub fn is_empty(&self) -> bool {
         self.tables.is_empty()
     }
+}
+
+/// So many edits fit into any document.
+const FEW: usize = 50;
+
+/// Whether any rule leads to a chain.
+fn is_reached(found: &Found, table: TableName, chain: &str) -> bool {
+    let rules = found.tables.get(&table).into_iter().flat_map(BTreeMap::values);
+    rules.flatten().flat_map(leads_to).any(|to| to == chain)
 }
 
 fn leads_to_ours(table: TableName, rule: &Rule) -> bool {

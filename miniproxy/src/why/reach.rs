@@ -3,7 +3,7 @@
 use super::rules::SLACK;
 use crate::model::Protocol;
 use crate::rules::fixed::{EXTERNAL_SERVICES, NODE_PORTS, SERVICES};
-use crate::rules::rule::{Match, Rule};
+use crate::rules::rule::{Match, Rule, Side};
 use crate::rules::set::{Found, TableName};
 use crate::rules::text::rule_text;
 use crate::rules::trace::{Hop, Packet, Place, Trace, Transport};
@@ -74,9 +74,9 @@ fn names(rule: &Rule, packet: &Packet) -> bool {
             Match::Protocol(found) => protocol = *found,
             Match::DestinationPort(found) => port = *found == packet.port,
             Match::Address {
+                side: Side::Destination,
                 network,
                 negated: false,
-                ..
             } => address |= network.contains(&packet.destination),
             _ => {}
         }

@@ -6,14 +6,11 @@ use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, Write as _};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::Failure;
@@ -39,7 +36,9 @@ pub fn run<S: AsRef<OsStr>>(program: &Path, args: &[S], input: Option<&[u8]>) ->
 
 /// Set once this process is to end; see [`stop_with_signals`].
 static STOP: OnceLock<Arc<AtomicBool>> = OnceLock::new();
-/// How often a child that takes long is asked for.
+/// How often a child is asked whether it has ended.
+const SHORTEST: Duration = Duration::from_micros(200);
+/// The same of one that takes long.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// From now on, children of [`run_within`] end as soon as SIGINT or SIGTERM asks this process to: whoever waits
@@ -48,6 +47,9 @@ const LOOK: Duration = Duration::from_millis(100);
 /// # Errors
 /// When the signals cannot be heard.
 pub fn stop_with_signals() -> io::Result<()> {
+    if STOP.get().is_some() {
+        return Ok(());
+    }
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
         signal_hook::flag::register(signal, Arc::clone(&stop))?;
@@ -76,16 +78,14 @@ pub fn run_within<S: AsRef<OsStr>>(
         .stderr(stderr.try_clone().map_err(cannot)?)
         .spawn()
         .map_err(cannot)?;
-    let (began, id) = (Instant::now(), child.id());
-    let (sender, receiver) = channel();
-    thread::spawn(move || sender.send(child.wait()));
+    let began = Instant::now();
     let mut killed = None;
     let status = loop {
-        match receiver.recv_timeout(LOOK) {
-            Ok(status) => break status.map_err(cannot)?,
-            Err(RecvTimeoutError::Disconnected) => return Err(cannot(io::ErrorKind::Other.into())),
-            Err(RecvTimeoutError::Timeout) => {}
+        if let Some(status) = child.try_wait().map_err(cannot)? {
+            break status;
         }
+        // A twentieth of the time is lost at most.
+        thread::sleep((began.elapsed() / 20).clamp(SHORTEST, LOOK));
         let stops = STOP.get().is_some_and(|stop| stop.load(Ordering::Relaxed));
         if killed.is_none() && (stops || began.elapsed() > longest) {
             killed = Some(if stops {
@@ -93,8 +93,7 @@ pub fn run_within<S: AsRef<OsStr>>(
             } else {
                 format!("had not ended after {} s and was stopped", longest.as_secs())
             });
-            // It may just have ended by itself.
-            let _ = i32::try_from(id).map(|id| kill(Pid::from_raw(id), Signal::SIGKILL));
+            child.kill().map_err(cannot)?;
         }
     };
     if let Some(how) = killed.filter(|_| !status.success()) {

@@ -106,11 +106,12 @@ fn prepare(open: &Open, document: &Document, now: &Time) -> Result<(Identity, Ki
             let asked: Pod = typed(&value).map_err(in_words)?;
             only_here(open, &own).map_err(in_words)?;
             let pod = deployment::single(&asked).map_err(in_words)?;
-            let standing = open.ledger.topology().pods.into_iter();
-            let old = standing.filter(|old| old.name == pod.name);
-            for old in old {
-                deployment::refuse_other_pod(&old, &pod).map_err(in_words)?;
-            }
+            let mut standing = open.ledger.pods.iter();
+            let old = standing.find(|record| record.pod.spec.name == pod.name);
+            let pod = match old {
+                Some(old) => deployment::relabelled(&old.pod, &pod).map_err(in_words)?,
+                None => pod,
+            };
             Wanted::Pod(Box::new(pod))
         }
         Kind::Node => {

@@ -15,7 +15,33 @@ use crate::model::name::Label;
 /// Runs `container`.
 pub(super) fn run(args: &ContainerArgs) -> Result<Outcome, Failure> {
     let _ = nix::unistd::setsid();
-    let mut exit = store::open_exit_file(&args.lab, &args.pod, &args.inside.container).ok();
+    leaving_code(&args.lab, &args.pod, &args.inside, || command(args))
+}
+
+/// Does the work of a container's first process, and leaves the exit code it ends with: nobody waits for this
+/// process who could ask it.
+pub(super) fn leaving_code(
+    lab: &Label,
+    pod: &Label,
+    inside: &InsideArgs,
+    work: impl FnOnce() -> Result<Outcome, Failure>,
+) -> Result<Outcome, Failure> {
+    // Before the container's own files are all that is seen.
+    let exit = store::open_exit_file(lab, pod, &inside.container).ok();
+    let ended = work();
+    let code = match &ended {
+        Ok(Outcome::Done) => 0,
+        Ok(Outcome::No) => 1,
+        Ok(Outcome::Code(code)) => *code,
+        Err(failure) => failure.exit_code(),
+    };
+    if let Some(mut exit) = exit {
+        let _ = write!(exit, "{code}");
+    }
+    ended
+}
+
+fn command(args: &ContainerArgs) -> Result<Outcome, Failure> {
     furnish(&args.lab, &args.pod, &args.inside)?;
     credentials(&args.inside).take_on()?;
     let environment = [
@@ -24,14 +50,9 @@ pub(super) fn run(args: &ContainerArgs) -> Result<Outcome, Failure> {
         ("POD", args.pod.as_str()),
         ("CONTAINER", args.inside.container.as_str()),
     ];
-    let ended = first::run(&args.command, &environment, || {
+    first::run(&args.command, &environment, || {
         stdio::tell_starter(&launch::word(&args.pod, &args.inside.container))
-    });
-    if let (Ok(Outcome::Code(code)), Some(exit)) = (&ended, &mut exit) {
-        // Nobody waits for this process who could ask it.
-        let _ = write!(exit, "{code}");
-    }
-    ended
+    })
 }
 
 /// Makes what a container sees, if this process is to be in one.

@@ -59,6 +59,10 @@ pub(super) fn run(args: &DnsArgs) -> Result<Outcome, Failure> {
 /// It starts in the pod's network namespace, and with the mounts of whoever started it.
 pub(super) fn in_pod(args: &NameServerArgs) -> Result<Outcome, Failure> {
     let _ = nix::unistd::setsid();
+    container::leaving_code(&args.lab, &args.pod, &args.inside, || name_server(args))
+}
+
+fn name_server(args: &NameServerArgs) -> Result<Outcome, Failure> {
     // Before the container's view is made: it has neither the host's resolv.conf nor the others'
     // processes.
     let servers = servers(&args.upstream)?;

@@ -13,6 +13,10 @@ use crate::engine::launch;
 pub(super) fn run(args: &ServeArgs) -> Result<Outcome, Failure> {
     // A session of its own: a Ctrl-C at the terminal of `up` is not meant for it.
     let _ = nix::unistd::setsid();
+    container::leaving_code(&args.lab, &args.pod, &args.inside, || app(args))
+}
+
+fn app(args: &ServeArgs) -> Result<Outcome, Failure> {
     more_files();
     container::furnish(&args.lab, &args.pod, &args.inside)?;
     let words: Vec<_> = args.listen.iter().map(ToString::to_string).collect();

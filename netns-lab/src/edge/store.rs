@@ -317,10 +317,11 @@ pub fn open_log(lab: &Label, pod: &Label, container: &Label) -> Result<File, Fai
     opened.map_err(|error| unwritable(&path, &error))
 }
 
-/// Forgets a container's log and root.
+/// Forgets a container's log, root and exit code.
 pub fn forget_container(lab: &Label, pod: &Label, container: &Label) -> Result<(), Failure> {
     let path = log(lab, pod, container);
     files::remove_if_there(&path).map_err(|error| unwritable(&path, &error))?;
+    forget_exit_code(lab, pod, container)?;
     remove_folder(&roots(lab, pod).join(container.as_str()))
 }
 

@@ -154,8 +154,8 @@ impl Node {
             .map_err(told(&format!("tell the node behind {VXLAN}")))
     }
 
-    /// Forgets the MACs of pods that are gone, which the kernel would keep.
-    pub fn forget_neighbours(&self, pods: &[&Pod]) -> Result<(), Failure> {
+    /// Forgets the MACs of pods that are gone, which the kernel would keep on these bridges.
+    pub fn forget_neighbours(&self, bridges: &[u32], pods: &[&Pod]) -> Result<(), Failure> {
         let gone: BTreeSet<IpAddr> = pods
             .iter()
             .flat_map(|pod| std::iter::once(pod.ip.into()).chain(pod.ip6.map(IpAddr::from)))
@@ -164,12 +164,19 @@ impl Node {
             let request = self.handle.neighbours().get().set_address_family(family);
             let listed = self.runtime.block_on(request.execute().try_collect::<Vec<_>>());
             for message in listed.map_err(told("list the neighbours"))? {
-                if message.header.state == NeighbourState::Permanent
-                    && address_of(&message).is_some_and(|ip| gone.contains(&ip))
+                let ours = message.header.state == NeighbourState::Permanent
+                    && bridges.contains(&message.header.ifindex)
+                    && address_of(&message).is_some_and(|ip| gone.contains(&ip));
+                if !ours {
+                    continue;
+                }
+                match self
+                    .runtime
+                    .block_on(self.handle.neighbours().del(message).execute())
                 {
-                    self.runtime
-                        .block_on(self.handle.neighbours().del(message).execute())
-                        .map_err(told("forget a neighbour"))?;
+                    // Gone by itself.
+                    Err(Error::NetlinkError(error)) if error.raw_code() == -nix::libc::ENOENT => {}
+                    result => result.map_err(told("forget a neighbour"))?,
                 }
             }
         }

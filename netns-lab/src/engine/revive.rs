@@ -72,7 +72,6 @@ pub fn container(
         return Ok(None);
     };
     let code = exit_code(&lab.name, pod, name);
-    store::forget_exit_code(&lab.name, pod, name)?;
     let settled = !ledger.unsettled;
     ledger.unsettled = true;
     let mut records = ledger.pods.iter_mut();
@@ -87,6 +86,7 @@ pub fn container(
     }
     store::write_ledger(ledger)?;
     fault::point("agent:announced");
+    store::forget_exit_code(&lab.name, pod, name)?;
     cgroup::remove(&lab.name, pod, name)?;
     let files = pod_files::all(ledger, &record.pod, &registry::names(&lab.name));
     store::prepare_pod(&lab.name, pod, &files)?;

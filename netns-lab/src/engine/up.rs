@@ -269,15 +269,28 @@ impl Up<'_> {
             let links: Vec<_> = links
                 .filter(|link| link.group == lab.group() && leaving.contains(link.name.as_str()))
                 .collect();
-            if links.is_empty() {
-                return Ok(());
-            }
-            let node = Node::open()?;
-            node.delete_links(&links, lab.group())?;
             let here = gone
                 .iter()
                 .filter(|record| lab.node(&record.pod.node).is_some_and(|one| one.host() == *host));
-            node.forget_neighbours(&here.map(|record| &record.pod).collect::<Vec<_>>())
+            let here: Vec<_> = here.map(|record| &record.pod).collect();
+            if links.is_empty() && here.is_empty() {
+                return Ok(());
+            }
+            let node = Node::open()?;
+            // Entries of others' links stay; those of ours outlive the pods, not the bridge.
+            let bridges: Vec<u32> = self
+                .observed
+                .views
+                .get(host)
+                .into_iter()
+                .flat_map(|view| &view.links)
+                .filter(|link| {
+                    link.group == lab.group() && lab.nodes.iter().any(|node| node.bridge == link.name)
+                })
+                .map(|link| link.index)
+                .collect();
+            node.delete_links(&links, lab.group())?;
+            node.forget_neighbours(&bridges, &here)
         })
         .map(|_| ())
     }
@@ -290,6 +303,7 @@ impl Up<'_> {
             Step::StartContainer(pod, spec) => Some((pod.spec.name.clone(), spec.name.clone())),
             _ => None,
         });
+        // Their exit codes go with them.
         let ended = self.ended();
         self.end_containers(&stopped)?;
         self.count_restarts(ended);
@@ -340,20 +354,25 @@ impl Up<'_> {
         let known = starts.into_iter().filter_map(|(pod, name)| {
             let record = self.ledger.pod(pod)?.container(name)?;
             let ended = record.process.is_some_and(|process| !process::runs(process));
-            (record.added.is_none() && ended).then(|| (pod.clone(), record.clone()))
+            let exit_code = store::exit_code(&self.ledger.lab.name, pod, name);
+            (record.added.is_none() && ended).then(|| {
+                let record = ContainerRecord {
+                    exit_code: Some(exit_code.unwrap_or(KILLED)),
+                    ..record.clone()
+                };
+                (pod.clone(), record)
+            })
         });
         known.collect()
     }
 
     fn count_restarts(&mut self, ended: Vec<(Label, ContainerRecord)>) {
         for (pod, before) in ended {
-            let code = store::exit_code(&self.ledger.lab.name, &pod, &before.name);
             let mut records = self.ledger.pods.iter_mut();
             if let Some(record) = records.find(|record| record.pod.spec.name == pod) {
                 record.containers.push(ContainerRecord {
                     process: None,
                     restarts: before.restarts.saturating_add(1),
-                    exit_code: Some(code.unwrap_or(KILLED)),
                     ..before
                 });
             }
@@ -366,6 +385,7 @@ impl Up<'_> {
         process::end(&processes);
         for (pod, name) in stopped {
             cgroup::remove(&self.ledger.lab.name, pod, name)?;
+            store::forget_exit_code(&self.ledger.lab.name, pod, name)?;
             let mut records = self.ledger.pods.iter_mut();
             if let Some(record) = records.find(|record| record.pod.spec.name == *pod) {
                 record.containers.retain(|container| container.name != *name);

@@ -9,7 +9,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::{Map, Value, json};
 
+use super::container::{ContainerSpec, containers};
 use super::endpoints::namespace_of;
+use super::ledger::Pod as LabPod;
 use super::life::Pace;
 use super::name::{Label, stable_hash};
 use super::refusal::Refusal;
@@ -172,17 +174,29 @@ pub fn single(pod: &Pod) -> Result<PodSpec, Refusal> {
     pod_of(&name, &labels, &pod.spec.clone().unwrap_or_default(), "spec")
 }
 
-/// Of a pod that is there only the labels may change.
+/// A pod that is there, with the labels that it is to have: nothing else of it may change. What `get` prints of
+/// it, and that is its place as well, is no change.
 ///
 /// # Errors
 /// When the pod of this name is to be another one.
-pub fn refuse_other_pod(old: &PodSpec, new: &PodSpec) -> Result<(), Refusal> {
-    let relabelled = PodSpec {
-        labels: new.labels.clone(),
-        ..old.clone()
+pub fn relabelled(old: &LabPod, new: &PodSpec) -> Result<PodSpec, Refusal> {
+    let same_place = new.node_name.as_ref().is_none_or(|node| *node == old.node);
+    let (before, now) = (old.containers(), containers(new));
+    // A pod that runs nothing is printed with one container, for Kubernetes knows no pod without.
+    let runs_nothing = before.is_empty() && now.len() == 1 && now[0].command.is_empty();
+    let same = |(before, now): (&ContainerSpec, &ContainerSpec)| {
+        before.name == now.name
+            && before.command == now.command
+            && before.ports == now.ports
+            && (now.cpu.is_none() || now.cpu == before.cpu)
+            && (now.memory.is_none() || now.memory == before.memory)
     };
-    if relabelled == *new {
-        return Ok(());
+    let same_containers = before.len() == now.len() && before.iter().zip(&now).all(same);
+    if same_place && (same_containers || runs_nothing) {
+        return Ok(PodSpec {
+            labels: new.labels.clone(),
+            ..old.spec.clone()
+        });
     }
     Err(Refusal::new(
         "spec",

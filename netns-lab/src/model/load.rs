@@ -318,7 +318,7 @@ impl Report {
                 "equal shares look like this{of}: {several} answered (chi-squared {chi_squared:.2}, p = {p:.2})"
             ),
             (Word::Doubtful, _) => format!(
-                "doubtful: equal shares look like this less than once in 100 times{of} (chi-squared \
+                "doubtful: luck alone does this less than once in 100 times{of} (chi-squared \
                  {chi_squared:.2},\n          p = {p:.4}); call again"
             ),
             (Word::NotEqual, _) => format!(

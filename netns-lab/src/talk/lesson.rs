@@ -214,8 +214,11 @@ impl Lesson {
             return self.right();
         }
         let (line, seen) = &self.last;
-        let mut earlier = run.commands.iter().rev().skip(1);
-        let on_the_way = earlier.any(|command| first_word(command) == first_word(line));
+        // Of a block of several commands those before the last one make only a part of it.
+        let count = self.typed.len();
+        let written = count.checked_sub(1).and_then(|place| run.commands.get(place));
+        let on_the_way = count < run.commands.len()
+            && written.is_some_and(|command| first_word(command) == first_word(line));
         if on_the_way && seen.ends == [End::Code(0)] {
             return Ask::Draw;
         }

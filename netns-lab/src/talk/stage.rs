@@ -307,11 +307,13 @@ impl Stage {
             _ => {}
         }
         self.back = 0;
+        if key == Key::Tab {
+            return self.order('n');
+        }
         if self.typed > 0 {
             return self.type_more(key);
         }
         match key {
-            Key::Tab => self.order('n'),
             // Whoever types the command as it stands there wants no order.
             Key::Char(letter) if self.begins_with(letter) => self.type_more(key),
             Key::Char(digit) if digit.is_ascii_digit() => {

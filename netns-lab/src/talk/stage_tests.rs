@@ -117,7 +117,6 @@ fn the_letter_that_the_command_begins_with_types_it() {
     );
     assert_eq!(keys(&mut stage, "n"), [Act::Draw]);
     assert!(stage.typed > 0);
-    stage.press(Key::Backspace);
     assert_eq!(stage.press(Key::Tab), Act::GoTo(2), "Tab never types");
 }
 
