@@ -15,7 +15,7 @@ use crate::explain::plain::plain;
 use crate::explain::show::{Explained, World};
 use crate::target::Caller;
 
-/// Answers; exit code 1 when not every new connection would get through, or nobody can tell.
+/// Answers; exit code 1 when not every new connection would get through, or nobody can tell where it is sent.
 pub(super) fn run(args: &ExplainArgs) -> Result<Outcome, Failure> {
     let asked = Asked::new(&args.question)?;
     let report = asked.report(None)?;

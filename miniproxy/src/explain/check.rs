@@ -142,7 +142,7 @@ pub(super) fn checks(report: &Report, question: &Question<'_>) -> Vec<Check> {
     let beside = question.pasted.beside;
     checks.push(Check {
         name: "wholeDump",
-        ok: Some(!(cut || fragment || without_filter || beside)),
+        ok: Some(!(question.pasted.is_in_part() || without_filter)),
         costs: None,
         text: if fragment {
             "only some of the rules"

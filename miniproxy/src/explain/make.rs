@@ -241,6 +241,7 @@ impl<'a> Made<'a> {
             checks: Vec::new(),
             notes,
             end_known: self.end_known(),
+            in_part: self.question.pasted.is_in_part(),
         };
         report.checks = check::checks(&report, self.question);
         report.sentence = super::plain::sentence(&report);

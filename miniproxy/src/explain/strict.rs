@@ -100,7 +100,7 @@ fn what_the_filter_table_says_is_not_known_without_it() {
             .all(|backend| percent(backend.share) == "33.3%")
     );
     assert!(note(&report, "the filter table is not in the dump"));
-    assert!(!report.gets_through());
+    assert!(report.gets_through(), "as far as these rules tell");
     let lost = ask(nat(), "10.96.0.80:81");
     assert_eq!((lost.verdict, lost.certain), (Verdict::NoRule, false));
     assert!(note(&lost, "nor whether it is rejected"), "{:?}", lost.notes);

@@ -49,6 +49,11 @@ pub struct Pasted<'t> {
 }
 
 impl<'t> Pasted<'t> {
+    /// Whether rules that this node has are known to be missing here.
+    pub fn is_in_part(&self) -> bool {
+        !self.cut.is_empty() || self.is_fragment || self.beside
+    }
+
     /// The line that a rule was read from, without its counters.
     pub fn line(&self, place: &Place) -> Option<&'t str> {
         Some(without_counters(self.raw(place)?).1)
