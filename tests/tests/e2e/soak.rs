@@ -88,6 +88,7 @@ impl Watched {
         let crossing = [
             "error: cannot write the IPv4 rules: `iptables-restore -w 5 --noflush` ended with exit status: ",
             "       line ",
+            "       that line is: ",
             " hint: see what was sent: ",
             "       trying again in ",
             "the IPv4 rules are again as they should be",
