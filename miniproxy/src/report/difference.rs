@@ -295,6 +295,11 @@ mod tests {
     use super::*;
     use crate::rules::parse;
 
+    const SIDES: Sides<'_> = Sides {
+        left: "one",
+        right: "other",
+    };
+
     fn services(rules: &[&str]) -> Found {
         let rules: String = rules
             .iter()
@@ -307,14 +312,10 @@ mod tests {
     fn a_jump_that_is_gone_is_told_as_that() {
         let with = "*nat\n:PREROUTING ACCEPT [0:0]\n:KUBE-SERVICES - [0:0]\n-A PREROUTING -j KUBE-SERVICES\nCOMMIT\n";
         let without = with.replace("-A PREROUTING -j KUBE-SERVICES\n", "");
-        let sides = Sides {
-            left: "one",
-            right: "other",
-        };
         let findings = compare(
             &parse::parse(with).unwrap(),
             &parse::parse(&without).unwrap(),
-            sides,
+            SIDES,
         );
         let told: Vec<_> = findings.iter().map(|finding| finding.what.as_str()).collect();
         assert_eq!(
@@ -330,14 +331,10 @@ mod tests {
             "COMMIT",
             ":CNI-HOSTPORT-SETMARK - [0:0]\n-A CNI-HOSTPORT-SETMARK -j KUBE-MARK-MASQ\nCOMMIT",
         );
-        let sides = Sides {
-            left: "one",
-            right: "other",
-        };
         let findings = compare(
             &parse::parse(ours).unwrap(),
             &parse::parse(&theirs).unwrap(),
-            sides,
+            SIDES,
         );
         assert_eq!(findings, []);
     }
@@ -347,10 +344,6 @@ mod tests {
         let one = "-d 10.96.0.1/32 -p tcp -m comment --comment \"default/a\" -m tcp --dport 80 -j KUBE-SVC-A";
         let two = "-d 10.96.0.2/32 -p tcp -m comment --comment \"default/b\" -m tcp --dport 80 -j KUBE-SVC-B";
         let last = "-m addrtype --dst-type LOCAL -j KUBE-NODEPORTS";
-        let sides = Sides {
-            left: "one",
-            right: "other",
-        };
         let right = services(&[one, two, last]);
         for (left, findings) in [
             ([two, one, last], 0),
@@ -358,7 +351,7 @@ mod tests {
             ([one, last, two], 1),
         ] {
             assert_eq!(
-                compare(&services(&left), &right, sides).len(),
+                compare(&services(&left), &right, SIDES).len(),
                 findings,
                 "{left:?}"
             );
