@@ -6,6 +6,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use labkit::Failure;
 use nix::unistd::{AccessFlags, access};
@@ -21,7 +22,14 @@ const TOP: &str = "netns-lab";
 const PERIOD: u64 = 100_000;
 
 /// Where the hierarchy of version 2 is mounted, if it is.
+///
+/// Asked once: each pod's name is a line of the table, and each container asks.
 fn mount_point() -> Option<PathBuf> {
+    static FOUND: OnceLock<Option<PathBuf>> = OnceLock::new();
+    FOUND.get_or_init(look_for_mount).clone()
+}
+
+fn look_for_mount() -> Option<PathBuf> {
     let table = fs::read_to_string("/proc/self/mountinfo").ok()?;
     let mut lines = table.lines();
     lines.find_map(|line| {

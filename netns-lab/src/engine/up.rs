@@ -313,10 +313,15 @@ impl Up<'_> {
             return Ok(());
         }
         let names = registry::names(&self.lab().name);
-        for start in &starts {
-            let files = pod_files::all(&self.ledger, start.pod, &names);
-            store::prepare_pod(&self.ledger.lab.name, &start.pod.spec.name, &files)?;
-        }
+        let ledger = &self.ledger;
+        launch::on_workers(
+            &starts,
+            || Ok(()),
+            |(), start| {
+                let files = pod_files::all(ledger, start.pod, &names);
+                store::prepare_pod(&ledger.lab.name, &start.pod.spec.name, &files)
+            },
+        )?;
         let started = Mutex::new(Vec::new());
         let result = launch::containers(self.lab(), &starts, self.progress, &started);
         note(&mut self.ledger, started.into_inner().unwrap_or_default());

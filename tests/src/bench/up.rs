@@ -144,7 +144,9 @@ impl Row {
     fn measured(size: Size, runs: usize) -> Self {
         let (mut floors, mut labs) = (Vec::new(), Vec::new());
         for _ in 0..runs {
+            settle();
             floors.push(floor(size));
+            settle();
             labs.push(lab(size));
         }
         let over = |pick: &dyn Fn(&Lab) -> f64| median(&labs.iter().map(pick).collect::<Vec<_>>());
@@ -206,6 +208,25 @@ impl Row {
         }
         missed
     }
+}
+
+/// A namespace that goes after all that are going, and a cable into it: the kernel takes them apart in
+/// the order in which they were left.
+const LAST: &str = "\
+ip netns add last
+ip link add here type veth peer name there netns last
+ip netns delete last
+while ip link show here >/dev/null 2>&1; do sleep 0.02; done";
+
+/// Waits until the kernel has taken apart the namespaces of the run before, which would slow down this
+/// one: a thousand take a second after the last call.
+fn settle() {
+    let words = ["sh", "-ec", LAST];
+    Machine::start()
+        .command(words)
+        .patience(Duration::from_secs(60))
+        .run()
+        .ok();
 }
 
 /// The floor's times for `up` and `down`.
