@@ -63,6 +63,11 @@ pub fn take_down(run: &RunDirectory, mut ledger: Ledger) -> Result<(), Failure> 
         if place == Place::Here && ledger.node_namespace.is_some() {
             failures.extend(take_down_network(run, &ledger));
         }
+        // The kernel takes a namespace apart when its last process has ended, if it has no name then.
+        // All links, rules and settings of nodes of their own go with them.
+        failures.extend(remove_namespaces(&ledger.pods));
+        failures.extend(remove_hosts(run, &ledger.hosts));
+        fault::point("down:namespaces");
         failures.extend(joined(ended).err());
         failures
     });
@@ -71,11 +76,6 @@ pub fn take_down(run: &RunDirectory, mut ledger: Ledger) -> Result<(), Failure> 
         let forgotten = ledger.node_namespace.map(|node| footprint::forget(run, node));
         failures.extend(forgotten.and_then(Result::err));
     }
-    failures.extend(remove_namespaces(&ledger.pods));
-    // All links, rules and settings of nodes of their own go with them; the kernel takes many
-    // namespaces apart as quickly as one.
-    failures.extend(remove_hosts(run, &ledger.hosts));
-    fault::point("down:namespaces");
     failures.extend(cgroup::remove_all(&ledger.lab.name).err());
     fault::point("down:cgroups");
     if failures.is_empty() {

@@ -17,7 +17,8 @@ Usage: scripts/bench up [--sizes LIST] [--runs N] [--peers-to N]
 Times `netns-lab up` and `netns-lab down` for labs of several sizes, each in a
 fresh network and mount namespace, beside the least that the kernel takes for
 the same links (the floor), made in the same run, turn by turn. Wall times in
-ms, medians; process start is included, the apps' start is a column of its own.
+ms, medians; process start is included, the apps' start is a column of its own;
+with nodes, down ends when the kernel has taken apart the last namespace.
 Then the same number of hosts by others: a plain script of `ip` commands, and
 mininet where its package is installed (`mn --switch lxbr`, which also needs
 bridge-utils), which makes and removes them in one command.
@@ -70,6 +71,12 @@ impl Size {
             Some(nodes) => format!("{nodes}-nodes-{}-pods", self.pods),
             None => format!("{}-pods", self.pods),
         }
+    }
+
+    /// What the kernel takes after `down`, in ms, where its last call says nothing of it: namespaces of
+    /// nodes are taken apart afterwards, with all their links.
+    fn rest(self, machine: &Machine) -> f64 {
+        self.nodes.map_or(0.0, |_| freed(machine))
     }
 
     fn name(self) -> String {
@@ -198,11 +205,12 @@ impl Row {
         if pods >= RELATIVE_FROM {
             expect("up".into(), self.up / self.floor_up, RATIO_AIM, " x the floor");
         }
-        // The floor's namespaces are taken apart after its last call, nodes and all: no time to compare with.
-        if self.size.nodes.is_none() {
-            let ratio = self.down / self.floor_down;
-            expect("down".into(), ratio, RATIO_AIM, " x the floor");
-        }
+        expect(
+            "down".into(),
+            self.down / self.floor_down,
+            RATIO_AIM,
+            " x the floor",
+        );
         if pods <= 50 {
             expect("up with nothing to do".into(), self.again, AGAIN_AIM, " ms");
         }
@@ -221,12 +229,19 @@ while ip link show here >/dev/null 2>&1; do sleep 0.02; done";
 /// Waits until the kernel has taken apart the namespaces of the run before, which would slow down this
 /// one: a thousand take a second after the last call.
 fn settle() {
-    let words = ["sh", "-ec", LAST];
-    Machine::start()
-        .command(words)
-        .patience(Duration::from_secs(60))
-        .run()
-        .ok();
+    freed(&Machine::start());
+}
+
+/// The milliseconds until then.
+fn freed(machine: &Machine) -> f64 {
+    let words = ["lab-helper", "time", "sh", "-ec", LAST];
+    took(
+        &machine
+            .command(words)
+            .patience(Duration::from_secs(60))
+            .run()
+            .ok(),
+    )
 }
 
 /// The floor's times for `up` and `down`.
@@ -245,7 +260,8 @@ fn floor(size: Size) -> (f64, f64) {
     };
     let up = number(&floor, "up ");
     floor.close_input();
-    (up, number(&floor, "down "))
+    let down = number(&floor, "down ");
+    (up, down + size.rest(&machine))
 }
 
 /// A line for each size that the others are asked for: up and down of a script, both of mininet at once.
@@ -294,12 +310,12 @@ fn lab(size: Size) -> Lab {
     };
     let up = timed(&["up", &topology, "--timings"]);
     let again = timed(&["up", &topology]);
-    let down = timed(&["down"]);
+    let down = took(&timed(&["down"]));
     Lab {
         up: took(&up),
         apps: apps(&up),
         again: took(&again),
-        down: took(&down),
+        down: down + size.rest(&machine),
     }
 }
 
