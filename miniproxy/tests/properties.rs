@@ -19,7 +19,7 @@ use miniproxy::config::DetectLocal;
 use miniproxy::node::NodeOptions;
 use miniproxy::registry::{Registry, SourceFile};
 use miniproxy::rules::delta::Delta;
-use miniproxy::rules::documents::Limit;
+use miniproxy::rules::documents::{ChainOrder, Limit};
 use miniproxy::rules::rule::{Match, Target};
 use miniproxy::rules::set::{Found, TableName, Wanted};
 use proptest::prelude::*;
@@ -219,7 +219,7 @@ proptest! {
         rules in 1_usize..12,
         cut in 0_usize..6,
     ) {
-        let limit = Limit { chains, rules };
+        let limit = Limit { chains, rules, order: ChainOrder::Rising };
         let mut kernel = memory::empty();
         if !fresh {
             let document = Delta::between(&kernel, &wanted(&before, Family::V4)).document();
@@ -230,7 +230,9 @@ proptest! {
         let services = kernel.chain(TableName::Nat, seen).map(<[_]>::to_vec);
         // The first try is cut short; what it leaves is not seen, and the next one goes on.
         for tries in [cut, usize::MAX] {
-            let documents: Vec<String> = Delta::between(&kernel, &wanted).documents(limit).collect();
+            let delta = Delta::between(&kernel, &wanted);
+            let documents = delta.documents(limit);
+            let documents: Vec<String> = documents.iter().map(|document| document.to_string()).collect();
             let (last, early) = documents.split_last().unwrap();
             for document in early.iter().take(tries) {
                 let count = |start: char| document.lines().filter(|line| line.starts_with(start)).count();
@@ -250,7 +252,8 @@ proptest! {
     fn a_first_sync_hooks_in_what_is_made_already(drafts in prop::collection::vec(draft(), 0..6)) {
         let wanted = wanted(&drafts, Family::V4);
         let delta = Delta::between(&memory::empty(), &wanted);
-        let last = delta.documents(Limit { chains: 1, rules: 0 }).last().unwrap();
+        let order = ChainOrder::Rising;
+        let last = delta.documents(Limit { chains: 1, rules: 0, order }).iter().last().unwrap().to_string();
         let nat = last.split_once("*nat").and_then(|(_, rest)| rest.split_once("COMMIT")).unwrap().0;
         prop_assert!(!nat.contains("-A KUBE-S"), "{nat}");
     }

@@ -16,7 +16,7 @@ use super::tables::Tables as _;
 use crate::engine::{Look, Outcome};
 use crate::live::changes::Who;
 use crate::rules::delta::Delta;
-use crate::rules::documents::Limit;
+use crate::rules::documents::{ChainOrder, Limit};
 use crate::rules::set::Found;
 
 /// Who holds rules, in the record of tables that did not exist before.
@@ -27,6 +27,7 @@ pub const HOLDER: &str = "miniproxy";
 const NFT: Limit = Limit {
     chains: 200,
     rules: usize::MAX,
+    order: ChainOrder::Rising,
 };
 /// The same where the kernel takes only 208 KiB at once: iptables-nft asks for more by a call that
 /// only the machine's own root may make. An endpoint's chain takes up to 1.5 KiB, a rule with a
@@ -34,6 +35,7 @@ const NFT: Limit = Limit {
 const NFT_OF_A_USER: Limit = Limit {
     chains: 100,
     rules: 220,
+    order: ChainOrder::Rising,
 };
 /// A write of so many rules and chains may be told to us, too.
 const HEARD: usize = 500;
@@ -177,6 +179,7 @@ impl Kernel {
         }
         fault::point("sync:held");
         let documents = delta.documents(limit(self.xtables.flavour));
+        let documents = documents.iter();
         let parts = documents.len();
         let (began, mut told) = (Instant::now(), Duration::ZERO);
         let mut transactions = 0;
@@ -184,7 +187,7 @@ impl Kernel {
             self.xtables
                 .write(family, &document)
                 .map_err(|failure| failure.context(format!("cannot write the {} rules", family.name())))?;
-            transactions += document.lines().filter(|line| *line == "COMMIT").count();
+            transactions += document.transactions();
             if began.elapsed() > told + SILENT {
                 told = began.elapsed();
                 tell(&format!(

@@ -9,6 +9,7 @@ use labkit::xtables::{Family, Flavour, Xtables, legacy_tables_exist};
 use labkit::{Failure, Kind, tool};
 use nix::libc::SIGKILL;
 
+use crate::rules::documents::Document;
 use crate::rules::fixed::CANARY;
 use crate::rules::parse;
 use crate::rules::set::{Found, TableName};
@@ -32,7 +33,7 @@ pub trait Tables {
     ///
     /// # Errors
     /// When any line was refused.
-    fn write(&self, family: Family, document: &str) -> Result<(), Failure>;
+    fn write(&self, family: Family, document: &Document<'_>) -> Result<(), Failure>;
 
     /// Whether the chain is there that only goes when somebody removes all rules; `None` when that
     /// cannot be told now. As kube-proxy's monitor asks.
@@ -58,16 +59,16 @@ impl Tables for Xtables {
         dump(&program, &[], like).map(Some)
     }
 
-    fn write(&self, family: Family, document: &str) -> Result<(), Failure> {
+    fn write(&self, family: Family, document: &Document<'_>) -> Result<(), Failure> {
         tracing::trace!(family = family.name(), "iptables-restore reads:\n{document}");
         let program = self.restore(family);
         let args = ["-w", LOCK_SECONDS, "--noflush"];
-        let output = started(tool::run_within(&program, &args, document.as_bytes(), LONGEST))?;
+        let output = started(tool::run_within(&program, &args, document, LONGEST))?;
         if output.status.success() {
             return Ok(());
         }
         let mut words = tool::complaint(&program, &args, &output);
-        if let Some(line) = refused_line(&words, document) {
+        if let Some(line) = refused_line(&words, &document.to_string()) {
             words.push_str(&format!("\nthat line is: {line}"));
         }
         if output.status.signal() == Some(SIGKILL) {

@@ -13,7 +13,7 @@ use miniproxy::registry::SourceFile;
 use miniproxy::registry::store::Store;
 use miniproxy::registry::touched::Touched;
 use miniproxy::rules::delta::Delta;
-use miniproxy::rules::documents::Limit;
+use miniproxy::rules::documents::{ChainOrder, Limit};
 use miniproxy::rules::set::{Found, TableName};
 use serde_json::{Value, json};
 
@@ -35,7 +35,11 @@ pub(crate) enum Fault {
 }
 
 /// New chains in one document, few so that documents come in parts.
-const LIMIT: Limit = Limit { chains: 4, rules: 9 };
+const LIMIT: Limit = Limit {
+    chains: 4,
+    rules: 9,
+    order: ChainOrder::Rising,
+};
 
 /// Everything outside of the engine.
 pub(crate) struct World {
@@ -200,8 +204,8 @@ impl World {
             _ => {}
         }
         self.writes.push((family, delta.clone()));
-        for document in delta.documents(LIMIT) {
-            let taken = self.offer(family, &document);
+        for document in delta.documents(LIMIT).iter() {
+            let taken = self.offer(family, &document.to_string());
             // What others did meanwhile may leave nothing to edit; else every document must fit.
             if taken.is_err() && fault == Some(Fault::Mixed) {
                 return self.failed(family);

@@ -1,16 +1,20 @@
 //! One child process: text in, text out, and an error that says which command said what.
 
 use std::ffi::OsStr;
+use std::fmt::Display;
 use std::fs::File;
-use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, Write as _};
+use std::io::{self, BufRead as _, BufReader, BufWriter, Read as _, Seek as _, Write as _};
+use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::Failure;
@@ -59,33 +63,34 @@ pub fn stop_with_signals() -> io::Result<()> {
     Ok(())
 }
 
-/// The same as [`run`], but for a child that does not end: it is killed.
+/// The same as [`run`], but for a child that does not end: it is killed. The input becomes text as it is
+/// written, so that a large one is never whole in this process.
 ///
 /// # Errors
 /// As [`run`]; `Failed` when the child was killed.
 pub fn run_within<S: AsRef<OsStr>>(
     program: &Path,
     args: &[S],
-    input: &[u8],
+    input: &impl Display,
     longest: Duration,
 ) -> Result<Output, Failure> {
     let cannot = |error: io::Error| not_run(program, &error);
     let (mut stdout, mut stderr) = (in_memory(&[]).map_err(cannot)?, in_memory(&[]).map_err(cannot)?);
     let mut child = Command::new(program)
         .args(args)
-        .stdin(in_memory(input).map_err(cannot)?)
+        .stdin(displayed(input).map_err(cannot)?)
         .stdout(stdout.try_clone().map_err(cannot)?)
         .stderr(stderr.try_clone().map_err(cannot)?)
         .spawn()
         .map_err(cannot)?;
     let began = Instant::now();
     let mut killed = None;
+    let handle = handle(&child);
     let status = loop {
         if let Some(status) = child.try_wait().map_err(cannot)? {
             break status;
         }
-        // A twentieth of the time is lost at most.
-        thread::sleep((began.elapsed() / 20).clamp(SHORTEST, LOOK));
+        doze(handle.as_ref(), began.elapsed());
         let stops = STOP.get().is_some_and(|stop| stop.load(Ordering::Relaxed));
         if killed.is_none() && (stops || began.elapsed() > longest) {
             killed = Some(if stops {
@@ -114,6 +119,23 @@ pub fn run_within<S: AsRef<OsStr>>(
         stdout: read(&mut stdout).map_err(cannot)?,
         stderr: read(&mut stderr).map_err(cannot)?,
     })
+}
+
+/// What tells at once that a child has ended; kernels before 5.3 have no such thing.
+fn handle(child: &Child) -> Option<OwnedFd> {
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw)?;
+    pidfd_open(pid, PidfdFlags::empty()).ok()
+}
+
+/// Waits a moment for the end of a child that has run for this long.
+fn doze(handle: Option<&OwnedFd>, ran: Duration) {
+    let look = Timespec::try_from(LOOK).ok();
+    match handle {
+        // Whether a signal or the child woke us up is asked next.
+        Some(handle) => drop(poll(&mut [PollFd::new(handle, PollFlags::IN)], look.as_ref())),
+        // A twentieth of the time is lost at most.
+        None => thread::sleep((ran / 20).clamp(SHORTEST, LOOK)),
+    }
 }
 
 /// Runs a program to its end, and hands over each line of its standard output as it comes; the
@@ -229,8 +251,20 @@ fn is_program(path: &Path) -> bool {
 }
 
 fn in_memory(bytes: &[u8]) -> io::Result<File> {
+    memory(|file| file.write_all(bytes))
+}
+
+fn displayed(text: &impl Display) -> io::Result<File> {
+    memory(|file| {
+        let mut file = BufWriter::with_capacity(1 << 16, file);
+        write!(file, "{text}")?;
+        file.flush()
+    })
+}
+
+fn memory(fill: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<File> {
     let mut file = File::from(memfd_create("input", MFdFlags::MFD_CLOEXEC)?);
-    file.write_all(bytes)?;
+    fill(&mut file)?;
     file.rewind()?;
     Ok(file)
 }
@@ -270,7 +304,7 @@ mod tests {
             run_within(
                 Path::new("/bin/sh"),
                 &["-c", script],
-                b"in",
+                &"in",
                 Duration::from_millis(300),
             )
         };
