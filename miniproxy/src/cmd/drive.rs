@@ -277,7 +277,9 @@ impl Driver {
                 family.name()
             ));
         }
-        let wrote = self.kernel.write(family, &delta, expected, insists);
+        let engine = &mut self.engine;
+        let meanwhile = || engine.writing(family);
+        let wrote = self.kernel.write(family, &delta, expected, insists, meanwhile);
         // As large as the rules at a first sync; the engine has its own.
         drop(delta);
         match wrote {

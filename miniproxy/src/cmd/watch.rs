@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use labkit::shell::tell;
 use labkit::xtables::{Family, Xtables};
-use labkit::{Failure, Outcome, tool};
+use labkit::{Failure, Outcome, watched};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::sleep;
 
@@ -99,7 +99,7 @@ impl Follower {
     async fn follow(&mut self) -> Result<End, Failure> {
         let failed = |error: std::io::Error| Failure::failed(format!("cannot watch the registry: {error}"));
         let mut stop = Stop::new().map_err(failed)?;
-        tool::stop_with_signals().map_err(failed)?;
+        watched::stop_with_signals().map_err(failed)?;
         // Watch before the first look: what changes in between is then seen twice, not never.
         let mut watch = Watch::new(self.driver.paths()).map_err(failed)?;
         self.begin()?;

@@ -136,8 +136,16 @@ impl Kernel {
         Ok((self.xtables.read(family, like)?, count))
     }
 
-    /// Writes a change if the kernel's count is still the expected one, or if the writer `insists`.
-    pub fn write(&mut self, family: Family, delta: &Delta, expected: Option<u32>, insists: bool) -> Wrote {
+    /// Writes a change if the kernel's count is still the expected one, or if the writer `insists`. What is
+    /// to be done `meanwhile` is done while the last part is on its way.
+    pub fn write(
+        &mut self,
+        family: Family,
+        delta: &Delta,
+        expected: Option<u32>,
+        insists: bool,
+        meanwhile: impl FnOnce(),
+    ) -> Wrote {
         if delta.is_empty() {
             return Wrote::Told(Outcome::Done(expected));
         }
@@ -154,7 +162,7 @@ impl Kernel {
             self.events = None;
             self.heard.clear();
         }
-        let sent = self.send(family, delta);
+        let sent = self.send(family, delta, meanwhile);
         self.hear_own();
         if self.counts() && self.events.is_none() {
             self.events = RuleEvents::open().ok();
@@ -172,7 +180,7 @@ impl Kernel {
     }
 
     /// How many transactions it took.
-    fn send(&self, family: Family, delta: &Delta) -> Result<u32, Failure> {
+    fn send(&self, family: Family, delta: &Delta, meanwhile: impl FnOnce()) -> Result<u32, Failure> {
         if let Some(run) = &self.lock {
             // First the record, then the rules: a crash in between leaves nothing unaccounted for.
             footprint::hold(run, HOLDER)?;
@@ -182,10 +190,13 @@ impl Kernel {
         let documents = documents.iter();
         let parts = documents.len();
         let (began, mut told) = (Instant::now(), Duration::ZERO);
-        let mut transactions = 0;
+        let (mut transactions, mut meanwhile) = (0, Some(meanwhile));
         for (index, document) in documents.enumerate() {
+            let meanwhile = meanwhile.take_if(|_| index + 1 == parts);
             self.xtables
-                .write(family, &document)
+                .write(family, &document, || {
+                    meanwhile.into_iter().for_each(|work| work())
+                })
                 .map_err(|failure| failure.context(format!("cannot write the {} rules", family.name())))?;
             transactions += document.transactions();
             if began.elapsed() > told + SILENT {

@@ -29,11 +29,13 @@ pub trait Tables {
     /// When they cannot be listed, or not understood.
     fn read(&self, family: Family, like: Option<&Found>) -> Result<Option<Found>, Failure>;
 
-    /// Writes one `iptables-restore --noflush` document: each table of it whole or not at all.
+    /// Writes one `iptables-restore --noflush` document: each table of it whole or not at all. What is to
+    /// be done `meanwhile` is done once it is sent.
     ///
     /// # Errors
     /// When any line was refused.
-    fn write(&self, family: Family, document: &Document<'_>) -> Result<(), Failure>;
+    fn write(&self, family: Family, document: &Document<'_>, meanwhile: impl FnOnce())
+    -> Result<(), Failure>;
 
     /// Whether the chain is there that only goes when somebody removes all rules; `None` when that
     /// cannot be told now. As kube-proxy's monitor asks.
@@ -59,11 +61,16 @@ impl Tables for Xtables {
         dump(&program, &[], like).map(Some)
     }
 
-    fn write(&self, family: Family, document: &Document<'_>) -> Result<(), Failure> {
+    fn write(
+        &self,
+        family: Family,
+        document: &Document<'_>,
+        meanwhile: impl FnOnce(),
+    ) -> Result<(), Failure> {
         tracing::trace!(family = family.name(), "iptables-restore reads:\n{document}");
         let program = self.restore(family);
         let args = ["-w", LOCK_SECONDS, "--noflush"];
-        let output = started(tool::run_within(&program, &args, document, LONGEST))?;
+        let output = started(tool::run_within(&program, &args, document, LONGEST, meanwhile))?;
         if output.status.success() {
             return Ok(());
         }

@@ -29,6 +29,7 @@ pub mod shell;
 pub mod table;
 pub mod text;
 pub mod tool;
+pub mod watched;
 pub mod xtables;
 
 pub use failure::{Failure, Kind, Outcome};

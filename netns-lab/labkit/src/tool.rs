@@ -3,21 +3,15 @@
 use std::ffi::OsStr;
 use std::fmt::Display;
 use std::fs::File;
-use std::io::{self, BufRead as _, BufReader, BufWriter, Read as _, Seek as _, Write as _};
-use std::os::fd::OwnedFd;
+use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, Write as _};
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
-use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::Failure;
+use crate::watched::Watched;
 
 /// Runs a program to its end and returns what it printed, whatever its exit code.
 ///
@@ -38,33 +32,11 @@ pub fn run<S: AsRef<OsStr>>(program: &Path, args: &[S], input: Option<&[u8]>) ->
     started.map_err(|error| not_run(program, &error))
 }
 
-/// Set once this process is to end; see [`stop_with_signals`].
-static STOP: OnceLock<Arc<AtomicBool>> = OnceLock::new();
-/// How often a child is asked whether it has ended.
-const SHORTEST: Duration = Duration::from_micros(200);
-/// The same of one that takes long.
-const LOOK: Duration = Duration::from_millis(100);
-
-/// From now on, children of [`run_within`] end as soon as SIGINT or SIGTERM asks this process to: whoever waits
-/// for a child hears no signal himself.
+/// The same as [`run`], but for a child that does not end: it is killed.
 ///
-/// # Errors
-/// When the signals cannot be heard.
-pub fn stop_with_signals() -> io::Result<()> {
-    if STOP.get().is_some() {
-        return Ok(());
-    }
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        signal_hook::flag::register(signal, Arc::clone(&stop))?;
-    }
-    // Who comes second finds the first one's flag, which is set by the same signals.
-    let _ = STOP.set(stop);
-    Ok(())
-}
-
-/// The same as [`run`], but for a child that does not end: it is killed. The input becomes text as it is
-/// written, so that a large one is never whole in this process.
+/// The input becomes text as the child reads it, through a pipe: a large one is never whole in memory,
+/// and the child begins at once. It must be one that does nothing with a part of its input. What is to be
+/// done `meanwhile` is done when all is sent.
 ///
 /// # Errors
 /// As [`run`]; `Failed` when the child was killed.
@@ -73,35 +45,25 @@ pub fn run_within<S: AsRef<OsStr>>(
     args: &[S],
     input: &impl Display,
     longest: Duration,
+    meanwhile: impl FnOnce(),
 ) -> Result<Output, Failure> {
     let cannot = |error: io::Error| not_run(program, &error);
     let (mut stdout, mut stderr) = (in_memory(&[]).map_err(cannot)?, in_memory(&[]).map_err(cannot)?);
     let mut child = Command::new(program)
         .args(args)
-        .stdin(displayed(input).map_err(cannot)?)
+        .stdin(Stdio::piped())
         .stdout(stdout.try_clone().map_err(cannot)?)
         .stderr(stderr.try_clone().map_err(cannot)?)
         .spawn()
         .map_err(cannot)?;
-    let began = Instant::now();
-    let mut killed = None;
-    let handle = handle(&child);
-    let status = loop {
-        if let Some(status) = child.try_wait().map_err(cannot)? {
-            break status;
-        }
-        doze(handle.as_ref(), began.elapsed());
-        let stops = STOP.get().is_some_and(|stop| stop.load(Ordering::Relaxed));
-        if killed.is_none() && (stops || began.elapsed() > longest) {
-            killed = Some(if stops {
-                "was stopped, as this program is to end".to_string()
-            } else {
-                format!("had not ended after {} s and was stopped", longest.as_secs())
-            });
-            child.kill().map_err(cannot)?;
-        }
-    };
-    if let Some(how) = killed.filter(|_| !status.success()) {
+    let stdin = child.stdin.take();
+    let mut child = Watched::new(child, longest);
+    if let Some(stdin) = stdin {
+        child.feed(stdin, input).map_err(cannot)?;
+    }
+    meanwhile();
+    let status = child.end().map_err(cannot)?;
+    if let Some(how) = child.killed().filter(|_| !status.success()) {
         let name = program
             .file_name()
             .unwrap_or(program.as_os_str())
@@ -119,23 +81,6 @@ pub fn run_within<S: AsRef<OsStr>>(
         stdout: read(&mut stdout).map_err(cannot)?,
         stderr: read(&mut stderr).map_err(cannot)?,
     })
-}
-
-/// What tells at once that a child has ended; kernels before 5.3 have no such thing.
-fn handle(child: &Child) -> Option<OwnedFd> {
-    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw)?;
-    pidfd_open(pid, PidfdFlags::empty()).ok()
-}
-
-/// Waits a moment for the end of a child that has run for this long.
-fn doze(handle: Option<&OwnedFd>, ran: Duration) {
-    let look = Timespec::try_from(LOOK).ok();
-    match handle {
-        // Whether a signal or the child woke us up is asked next.
-        Some(handle) => drop(poll(&mut [PollFd::new(handle, PollFlags::IN)], look.as_ref())),
-        // A twentieth of the time is lost at most.
-        None => thread::sleep((ran / 20).clamp(SHORTEST, LOOK)),
-    }
 }
 
 /// Runs a program to its end, and hands over each line of its standard output as it comes; the
@@ -251,20 +196,8 @@ fn is_program(path: &Path) -> bool {
 }
 
 fn in_memory(bytes: &[u8]) -> io::Result<File> {
-    memory(|file| file.write_all(bytes))
-}
-
-fn displayed(text: &impl Display) -> io::Result<File> {
-    memory(|file| {
-        let mut file = BufWriter::with_capacity(1 << 16, file);
-        write!(file, "{text}")?;
-        file.flush()
-    })
-}
-
-fn memory(fill: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<File> {
     let mut file = File::from(memfd_create("input", MFdFlags::MFD_CLOEXEC)?);
-    fill(&mut file)?;
+    file.write_all(bytes)?;
     file.rewind()?;
     Ok(file)
 }
@@ -299,13 +232,14 @@ mod tests {
 
     #[test]
     fn a_child_that_does_not_end_is_ended() {
-        let began = Instant::now();
+        let began = std::time::Instant::now();
         let within = |script| {
             run_within(
                 Path::new("/bin/sh"),
                 &["-c", script],
                 &"in",
                 Duration::from_millis(300),
+                || (),
             )
         };
         let failure = within("exec sleep 60").unwrap_err();
@@ -317,6 +251,29 @@ mod tests {
             (b"in".to_vec(), b"err\n".to_vec())
         );
         assert_eq!(output.status.code(), Some(3));
+    }
+
+    #[test]
+    fn a_large_input_arrives_whole_or_a_child_ends_before_its_end() {
+        let text = "line of text\n".repeat(100_000);
+        let within = |script| {
+            let longest = Duration::from_secs(60);
+            run_within(Path::new("/bin/sh"), &["-c", script], &text, longest, || ()).unwrap()
+        };
+        assert_eq!(within("exec cat").stdout.len(), text.len());
+        let output = within("read line; echo \"$line\"; exit 4");
+        assert_eq!(
+            (output.status.code(), output.stdout),
+            (Some(4), b"line of text\n".to_vec())
+        );
+    }
+
+    #[test]
+    fn a_child_that_does_not_read_is_ended() {
+        let text = "x".repeat(4 << 20);
+        let longest = Duration::from_millis(300);
+        let failure = run_within(Path::new("/bin/sleep"), &["60"], &text, longest, || ()).unwrap_err();
+        assert!(failure.message().contains("had not ended"), "{failure}");
     }
 
     #[test]
