@@ -187,15 +187,16 @@ impl Kernel {
         }
         fault::point("sync:held");
         let documents = delta.documents(limit(self.xtables.flavour));
-        let documents = documents.iter();
-        let parts = documents.len();
+        let parts = documents.count();
         let (began, mut told) = (Instant::now(), Duration::ZERO);
         let (mut transactions, mut meanwhile) = (0, Some(meanwhile));
-        for (index, document) in documents.enumerate() {
+        for (index, document) in documents.iter().enumerate() {
             let meanwhile = meanwhile.take_if(|_| index + 1 == parts);
             self.xtables
                 .write(family, &document, || {
-                    meanwhile.into_iter().for_each(|work| work())
+                    if let Some(work) = meanwhile {
+                        work();
+                    }
                 })
                 .map_err(|failure| failure.context(format!("cannot write the {} rules", family.name())))?;
             transactions += document.transactions();

@@ -116,19 +116,21 @@ pub struct Documents<'a> {
 }
 
 impl Documents<'_> {
+    /// How many there are: one at least.
+    pub fn count(&self) -> usize {
+        self.parts.len() + 1
+    }
+
     /// Each of them, in the order in which they are to be sent.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = Document<'_>> {
-        (0..self.parts.len() + 1).map(|index| {
-            Document(match self.parts.get(index) {
-                Some(pieces) => Content::Early(self.delta, pieces),
-                None => Content::Rest {
-                    delta: self.delta,
-                    done: &self.done,
-                    tables: SENT,
-                    order: self.order,
-                },
-            })
-        })
+    pub fn iter(&self) -> impl Iterator<Item = Document<'_>> {
+        let early = self.parts.iter().map(|pieces| Content::Early(self.delta, pieces));
+        let last = Content::Rest {
+            delta: self.delta,
+            done: &self.done,
+            tables: SENT,
+            order: self.order,
+        };
+        early.chain([last]).map(Document)
     }
 }
 
