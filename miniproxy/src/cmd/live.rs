@@ -123,6 +123,9 @@ impl Live {
             .as_deref()
             .map(|name| live.chosen(name))
             .transpose()?;
+        if let Some(key) = live.watch.only.clone() {
+            live.watch.attend(&key);
+        }
         let other = other_family(&registry, live.watch.only.as_ref(), family);
         live.watch.notes.extend(other);
         live.began = Instant::now();

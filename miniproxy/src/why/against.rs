@@ -1,5 +1,6 @@
 //! The way of a packet by the rules that are there, held against the way it should go.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use super::evidence::Spot;
@@ -193,16 +194,11 @@ impl Walk<'_> {
             }
             return Some(self.no_rule(port, journey, is, &address, !wants.is_empty()));
         }
-        let list = |ends: &std::collections::BTreeMap<SocketAddr, f64>| {
-            let ends = ends.iter().map(|(to, share)| format!("{to} {}", percent(*share)));
-            let text = ends.collect::<Vec<_>>().join(", ");
-            if text.is_empty() { "nobody".into() } else { text }
-        };
         let seen = format!(
             "{node}: calls of {} to {address} go to {}; they should go to {}",
             journey.who,
-            list(&has),
-            list(&wants)
+            shares_told(&has, &wants),
+            shares_told(&wants, &has)
         );
         if !has.keys().eq(wants.keys()) {
             let finding = Finding::certain("stale-rules", "The rules are not those that the objects want.");
@@ -306,5 +302,32 @@ impl Walk<'_> {
                 .seen(seen)
                 .cured_by(self.rewrite()),
         )
+    }
+}
+
+/// So many destinations are told, those first that differ from what they are held against.
+const TOLD: usize = 4;
+
+fn shares_told(shares: &BTreeMap<SocketAddr, f64>, against: &BTreeMap<SocketAddr, f64>) -> String {
+    let same = |(to, share): &(&SocketAddr, &f64)| {
+        against
+            .get(to)
+            .is_some_and(|other| (**share - other).abs() <= SLACK * other)
+    };
+    let (alike, mut ends): (Vec<_>, Vec<_>) = shares.iter().partition(same);
+    ends.extend(alike);
+    let more = ends.len().saturating_sub(TOLD);
+    let mut told: Vec<String> = ends
+        .iter()
+        .take(TOLD)
+        .map(|(to, share)| format!("{to} {}", percent(**share)))
+        .collect();
+    if more > 0 {
+        told.push(format!("and {more} more"));
+    }
+    if told.is_empty() {
+        "nobody".into()
+    } else {
+        told.join(", ")
     }
 }

@@ -85,6 +85,19 @@ fn totals_are_the_clients_own_while_chains_are_rewritten_fifty_times() {
     assert_ne!(watch["verdict"]["word"], "biased", "{watch:#}");
 }
 
+/// What the rules promise is known before anybody calls.
+#[test]
+fn shares_are_expected_before_the_first_call() {
+    let machine = lab_with_rules("3-pods");
+    let report = machine.proxy(["watch", "web", "-o", "json"]).ok().json();
+    let backends = report["backends"].as_array().unwrap();
+    assert_eq!(backends.len(), 3, "{report:#}");
+    for backend in backends {
+        let expected = backend["expected"].as_f64().unwrap();
+        assert!((expected - 1.0 / 3.0).abs() < 1e-6, "{report:#}");
+    }
+}
+
 #[test]
 fn a_service_is_named_as_other_commands_name_it() {
     let machine = lab_with_rules("2-nodes-4-pods");
