@@ -6,56 +6,11 @@ use crate::explain::Report;
 /// A flowchart for Mermaid.
 pub fn mermaid(report: &Report) -> String {
     let drawing = Drawing::of(report);
-    let mut text = format!(
-        "%% {}\n%%{{init: {{'theme': 'base', 'themeVariables': {{'background': '#ffffff', 'primaryColor': '#ffffff', 'primaryTextColor': '#111111', 'lineColor': '#333333'}}}}}}%%\nflowchart LR\n  accTitle: {}\n",
-        words(&drawing.title),
-        words(&drawing.title)
-    );
-    let rules = drawing
-        .rules
-        .as_ref()
-        .map(|rules| format!("<br/>{}", words(rules)));
-    text.push_str(&format!(
-        "  caller[\"{}\"] --> service([\"{}{}\"])\n",
-        words(&drawing.caller),
-        words(&drawing.service),
-        rules.unwrap_or_default()
-    ));
-    let mut before = ("service".to_string(), String::new());
-    let mut links = 1;
-    let mut dashed = Vec::new();
-    for (index, question) in drawing.questions.iter().enumerate() {
-        let name = format!("dice{index}");
-        text.push_str(&format!(
-            "  {} -->{} {name}{{\"{}<br/>{}\"}}\n",
-            before.0,
-            before.1,
-            words(&question.asks),
-            words(&question.place)
-        ));
-        links += 1;
-        if question.never {
-            dashed.push(links);
-        }
-        text.push_str(&format!(
-            "  {name} -->|\"{}\"| backend{}[\"{}\"]\n",
-            words(&question.yes),
-            question.index,
-            words(&question.backend)
-        ));
-        links += 1;
-        before = (
-            name,
-            question
-                .no
-                .as_ref()
-                .map(|no| format!("|\"{}\"|", words(no)))
-                .unwrap_or_default(),
-        );
-    }
+    let mut text = head(&drawing);
+    let asked = ask(&mut text, &drawing);
     for (index, stop) in drawing.ends.iter().enumerate() {
         let from = match &stop.from {
-            From::Dice => format!("{} -->{}", before.0, before.1),
+            From::Dice => asked.next.clone(),
             From::Backends(backends) if backends.is_empty() => "service -.->".to_string(),
             From::Backends(backends) => {
                 let names: Vec<String> = backends
@@ -73,9 +28,67 @@ pub fn mermaid(report: &Report) -> String {
             words(&drawing.verdict)
         ));
     }
-    for link in dashed {
+    for link in asked.dashed {
         text.push_str(&format!("  linkStyle {link} stroke-dasharray: 5 5\n"));
     }
+    fill_backends(&mut text, &drawing);
+    text
+}
+
+/// White ground, and who calls what.
+fn head(drawing: &Drawing) -> String {
+    let title = words(&drawing.title);
+    let rules = drawing
+        .rules
+        .as_ref()
+        .map(|rules| format!("<br/>{}", words(rules)));
+    format!(
+        "%% {title}\n%%{{init: {{'theme': 'base', 'themeVariables': {{'background': '#ffffff', 'primaryColor': '#ffffff', 'primaryTextColor': '#111111', 'lineColor': '#333333'}}}}}}%%\nflowchart LR\n  accTitle: {title}\n  caller[\"{}\"] --> service([\"{}{}\"])\n",
+        words(&drawing.caller),
+        words(&drawing.service),
+        rules.unwrap_or_default()
+    )
+}
+
+/// What the dice have left behind.
+struct Asked {
+    /// From where a link leads to what comes after the last of them.
+    next: String,
+    /// Links that no packet took, by their numbers.
+    dashed: Vec<usize>,
+}
+
+/// The dice in their order, each with the backend of its yes.
+fn ask(text: &mut String, drawing: &Drawing) -> Asked {
+    let mut asked = Asked {
+        next: "service -->".into(),
+        dashed: Vec::new(),
+    };
+    // Mermaid counts links from 0, and the caller's is the first.
+    for (index, question) in drawing.questions.iter().enumerate() {
+        text.push_str(&format!(
+            "  {} dice{index}{{\"{}<br/>{}\"}}\n",
+            asked.next,
+            words(&question.asks),
+            words(&question.place)
+        ));
+        text.push_str(&format!(
+            "  dice{index} -->|\"{}\"| backend{}[\"{}\"]\n",
+            words(&question.yes),
+            question.index,
+            words(&question.backend)
+        ));
+        if question.never {
+            asked.dashed.push(2 * index + 2);
+        }
+        let no = question.no.as_ref();
+        let no = no.map(|no| format!("|\"{}\"|", words(no))).unwrap_or_default();
+        asked.next = format!("dice{index} -->{no}");
+    }
+    asked
+}
+
+fn fill_backends(text: &mut String, drawing: &Drawing) {
     let mut backends: Vec<usize> = drawing.questions.iter().map(|question| question.index).collect();
     backends.sort_unstable();
     backends.dedup();
@@ -85,7 +98,6 @@ pub fn mermaid(report: &Report) -> String {
             fill(index)
         ));
     }
-    text
 }
 
 /// Quotes and signs that Mermaid reads as its own.

@@ -21,48 +21,60 @@ pub(super) fn why(
         let who = chosen.unwrap_or_else(|| called.to_string());
         return (format!("{who} answered"), None);
     }
-    let stopped = stopped_by(hops);
-    if let Some(hop) = stopped {
-        let place = place(hop);
-        return if let Some((family, table)) = hop.table.split_once(' ') {
-            (
-                format!("{place} dropped it"),
-                Some(format!("nft list chain {family} {table} {}", hop.chain)),
-            )
-        } else if hop.text.contains("-j REJECT") && hop.text.contains("has no endpoints") {
-            (
-                format!("{place} rejected it: the Service has no endpoint"),
-                Some("netns-lab get endpointslices".into()),
-            )
-        } else if hop.text.contains("-j REJECT") {
-            (
-                format!("{place} rejected it"),
-                Some(format!("iptables -t {} -S {}", hop.table, hop.chain)),
-            )
-        } else {
-            (
-                format!("{place} dropped it"),
-                Some(format!("iptables -t {} -S {}", hop.table, hop.chain)),
-            )
-        };
+    if let Some(hop) = stopped_by(hops) {
+        let (sentence, cure) = stopped(hop);
+        return (sentence, Some(cure));
     }
     let Some(chosen) = chosen else {
         return no_rule(known, hops);
     };
-    let stranger = reply
-        .seen_as
-        .as_ref()
-        .is_some_and(|seen| *seen != called.to_string());
-    if stranger || (reply.source.is_some() && reply.seen_as.is_none() && bridge_nf(known) == Some("0")) {
-        let source = reply.seen_as.as_ref().or(reply.source.as_ref());
+    if let Some(sentence) = stranger(known, reply) {
         return (
-            format!(
-                "the caller asked {called} and hears {}, a stranger: the answer crossed the bridge past netfilter",
-                source.map_or("another address", String::as_str)
-            ),
+            sentence,
             Some("sysctl -w net.bridge.bridge-nf-call-iptables=1".into()),
         );
     }
+    unanswered(known, cables, reply, &chosen)
+}
+
+/// A rule threw the packet away: what that was, and how to look at it.
+fn stopped(hop: &Hop) -> (String, String) {
+    let place = place(hop);
+    let list = format!("iptables -t {} -S {}", hop.table, hop.chain);
+    if let Some((family, table)) = hop.table.split_once(' ') {
+        (
+            format!("{place} dropped it"),
+            format!("nft list chain {family} {table} {}", hop.chain),
+        )
+    } else if !hop.text.contains("-j REJECT") {
+        (format!("{place} dropped it"), list)
+    } else if hop.text.contains("has no endpoints") {
+        (
+            format!("{place} rejected it: the Service has no endpoint"),
+            "netns-lab get endpointslices".into(),
+        )
+    } else {
+        (format!("{place} rejected it"), list)
+    }
+}
+
+/// The answer came, from an address that was not called.
+fn stranger(known: &Known, reply: &Reply) -> Option<String> {
+    let called = known.destination;
+    let seen = reply.seen_as.as_ref();
+    let stranger = seen.is_some_and(|seen| *seen != called.to_string());
+    let unseen = reply.source.is_some() && seen.is_none() && bridge_nf(known) == Some("0");
+    let source = seen.or(reply.source.as_ref());
+    (stranger || unseen).then(|| {
+        format!(
+            "the caller asked {called} and hears {}, a stranger: the answer crossed the bridge past netfilter",
+            source.map_or("another address", String::as_str)
+        )
+    })
+}
+
+/// The rules chose a backend, and the caller got nothing of use from it.
+fn unanswered(known: &Known, cables: &[OnCable], reply: &Reply, chosen: &str) -> (String, Option<String>) {
     let arrived = cables.iter().any(|cable| cable.end == "backend");
     match known.called.word {
         Word::Refused | Word::Reset if reply.source.is_some() || (arrived && known.protocol == "udp") => (

@@ -3,7 +3,6 @@
 //! | module | what it does |
 //! | --- | --- |
 //! | [`problem`] | what is wrong, in which file, line, column and field |
-//! | [`locate`] | the line and column of a field |
 //! | [`parse`] | a file's bytes → objects |
 //! | [`check`] | one object: what the API server would have refused |
 //! | [`store`] | files that come, change and go → the objects in force, and which Services that touches |
@@ -15,7 +14,6 @@
 pub mod check;
 mod claim;
 mod content;
-pub mod locate;
 pub mod model;
 pub mod parse;
 pub mod problem;

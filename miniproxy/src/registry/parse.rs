@@ -7,12 +7,12 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use labkit::locate::{Step, parse_path, path_text, position};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::locate::{Step, parse_path, path_text, position};
 use super::problem::Problem;
 use super::{Identity, SERVICE_NAME_LABEL, SourceFile};
 

@@ -8,7 +8,9 @@
 //! | [`table`] | aligned columns |
 //! | [`files`] | atomic writes, private directories, no symlinks |
 //! | [`rundir`] | `/run/netns-lab`: one lock, gone when empty |
+//! | [`locate`] | the line and column of a field in a JSON text |
 //! | [`tool`] | one child process: stdin in, stdout out, an error that names it |
+//! | [`watched`] | a child that does not take for ever |
 //! | [`xtables`] | which iptables the host uses |
 //! | [`netlink`] | the bytes of netlink messages, for what no crate has words for |
 //! | [`nftables`] | the few netlink calls that tell what of nf_tables is there |
@@ -20,6 +22,7 @@ pub mod failure;
 pub mod fault;
 pub mod files;
 pub mod footprint;
+pub mod locate;
 pub mod netlink;
 pub mod nftables;
 pub mod record;

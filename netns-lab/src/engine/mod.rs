@@ -1,5 +1,6 @@
 //! Plans carried out: look at the host, take the steps, take a lab down again.
 
+mod apps;
 pub mod breakage;
 pub mod down;
 pub mod hosts;

@@ -1,6 +1,7 @@
 //! The pure part: data in, data out. Nothing here opens a file or a socket, or asks for the time.
 
 pub mod address;
+pub mod agreement;
 pub mod breakage;
 pub mod check;
 pub mod container;

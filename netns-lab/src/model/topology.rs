@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::address::MAX_PODS;
+use super::agreement::agree;
 use super::container::ContainerSpec;
 use super::name::Label;
 use super::quantity::{Cpu, Memory};
@@ -285,6 +286,7 @@ impl Topology {
                 describe(&path, error.inner())
             })?;
         json.end().map_err(|error| describe(".", &error))?;
+        agree(&topology, &String::from_utf8_lossy(text))?;
         Ok(topology)
     }
 }
