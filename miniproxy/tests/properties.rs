@@ -218,8 +218,10 @@ proptest! {
         chains in 1_usize..6,
         rules in 1_usize..12,
         cut in 0_usize..6,
+        falls in any::<bool>(),
     ) {
-        let limit = Limit { chains, rules, order: ChainOrder::Rising };
+        let limit = Limit { chains, rules };
+        let order = if falls { ChainOrder::Falling } else { ChainOrder::Rising };
         let mut kernel = memory::empty();
         if !fresh {
             let document = Delta::between(&kernel, &wanted(&before, Family::V4)).document();
@@ -231,7 +233,7 @@ proptest! {
         // The first try is cut short; what it leaves is not seen, and the next one goes on.
         for tries in [cut, usize::MAX] {
             let delta = Delta::between(&kernel, &wanted);
-            let documents = delta.documents(limit);
+            let documents = delta.documents(limit, order);
             let documents: Vec<String> = documents.iter().map(|document| document.to_string()).collect();
             let (last, early) = documents.split_last().unwrap();
             for document in early.iter().take(tries) {
@@ -252,8 +254,8 @@ proptest! {
     fn a_first_sync_hooks_in_what_is_made_already(drafts in prop::collection::vec(draft(), 0..6)) {
         let wanted = wanted(&drafts, Family::V4);
         let delta = Delta::between(&memory::empty(), &wanted);
-        let order = ChainOrder::Rising;
-        let last = delta.documents(Limit { chains: 1, rules: 0, order }).iter().last().unwrap().to_string();
+        let documents = delta.documents(Limit { chains: 1, rules: 0 }, ChainOrder::Rising);
+        let last = documents.iter().last().unwrap().to_string();
         let nat = last.split_once("*nat").and_then(|(_, rest)| rest.split_once("COMMIT")).unwrap().0;
         prop_assert!(!nat.contains("-A KUBE-S"), "{nat}");
     }

@@ -158,7 +158,7 @@ fn clean(xtables: &Xtables, family: Family) -> Result<usize, Failure> {
     let (parts, mut told) = (documents.len(), Instant::now());
     for (index, document) in documents.iter().enumerate() {
         xtables
-            .write(family, &document.as_str().into(), || ())
+            .write(family, document)
             .map_err(|failure| failure.context("cannot remove the rules"))?;
         if told.elapsed() > SILENT {
             told = Instant::now();

@@ -277,9 +277,7 @@ impl Driver {
                 family.name()
             ));
         }
-        let engine = &mut self.engine;
-        let meanwhile = || engine.writing(family);
-        let wrote = self.kernel.write(family, &delta, expected, insists, meanwhile);
+        let wrote = self.kernel.write(family, &delta, expected, insists);
         // As large as the rules at a first sync; the engine has its own.
         drop(delta);
         match wrote {

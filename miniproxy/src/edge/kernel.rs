@@ -27,7 +27,6 @@ pub const HOLDER: &str = "miniproxy";
 const NFT: Limit = Limit {
     chains: 200,
     rules: usize::MAX,
-    order: ChainOrder::Rising,
 };
 /// The same where the kernel takes only 208 KiB at once: iptables-nft asks for more by a call that
 /// only the machine's own root may make. An endpoint's chain takes up to 1.5 KiB, a rule with a
@@ -35,7 +34,6 @@ const NFT: Limit = Limit {
 const NFT_OF_A_USER: Limit = Limit {
     chains: 100,
     rules: 220,
-    order: ChainOrder::Rising,
 };
 /// A write of so many rules and chains may be told to us, too.
 const HEARD: usize = 500;
@@ -136,16 +134,8 @@ impl Kernel {
         Ok((self.xtables.read(family, like)?, count))
     }
 
-    /// Writes a change if the kernel's count is still the expected one, or if the writer `insists`. What is
-    /// to be done `meanwhile` is done while the last part is on its way.
-    pub fn write(
-        &mut self,
-        family: Family,
-        delta: &Delta,
-        expected: Option<u32>,
-        insists: bool,
-        meanwhile: impl FnOnce(),
-    ) -> Wrote {
+    /// Writes a change if the kernel's count is still the expected one, or if the writer `insists`.
+    pub fn write(&mut self, family: Family, delta: &Delta, expected: Option<u32>, insists: bool) -> Wrote {
         if delta.is_empty() {
             return Wrote::Told(Outcome::Done(expected));
         }
@@ -162,7 +152,7 @@ impl Kernel {
             self.events = None;
             self.heard.clear();
         }
-        let sent = self.send(family, delta, meanwhile);
+        let sent = self.send(family, delta);
         self.hear_own();
         if self.counts() && self.events.is_none() {
             self.events = RuleEvents::open().ok();
@@ -180,24 +170,23 @@ impl Kernel {
     }
 
     /// How many transactions it took.
-    fn send(&self, family: Family, delta: &Delta, meanwhile: impl FnOnce()) -> Result<u32, Failure> {
+    fn send(&self, family: Family, delta: &Delta) -> Result<u32, Failure> {
         if let Some(run) = &self.lock {
             // First the record, then the rules: a crash in between leaves nothing unaccounted for.
             footprint::hold(run, HOLDER)?;
         }
         fault::point("sync:held");
-        let documents = delta.documents(limit(self.xtables.flavour));
+        let order = match self.xtables.flavour {
+            Flavour::Nft => ChainOrder::Rising,
+            Flavour::Legacy => ChainOrder::Falling,
+        };
+        let documents = delta.documents(limit(self.xtables.flavour), order);
         let parts = documents.count();
         let (began, mut told) = (Instant::now(), Duration::ZERO);
-        let (mut transactions, mut meanwhile) = (0, Some(meanwhile));
+        let mut transactions = 0;
         for (index, document) in documents.iter().enumerate() {
-            let meanwhile = meanwhile.take_if(|_| index + 1 == parts);
             self.xtables
-                .write(family, &document, || {
-                    if let Some(work) = meanwhile {
-                        work();
-                    }
-                })
+                .write(family, &document)
                 .map_err(|failure| failure.context(format!("cannot write the {} rules", family.name())))?;
             transactions += document.transactions();
             if began.elapsed() > told + SILENT {

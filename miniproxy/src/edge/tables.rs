@@ -1,5 +1,6 @@
 //! The kernel's tables, read by iptables-save and written by one iptables-restore for each family.
 
+use std::fmt::Display;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::Output;
@@ -9,7 +10,6 @@ use labkit::xtables::{Family, Flavour, Xtables, legacy_tables_exist};
 use labkit::{Failure, Kind, tool};
 use nix::libc::SIGKILL;
 
-use crate::rules::documents::Document;
 use crate::rules::fixed::CANARY;
 use crate::rules::parse;
 use crate::rules::set::{Found, TableName};
@@ -29,13 +29,11 @@ pub trait Tables {
     /// When they cannot be listed, or not understood.
     fn read(&self, family: Family, like: Option<&Found>) -> Result<Option<Found>, Failure>;
 
-    /// Writes one `iptables-restore --noflush` document: each table of it whole or not at all. What is to
-    /// be done `meanwhile` is done once it is sent.
+    /// Writes one `iptables-restore --noflush` document: each table of it whole or not at all.
     ///
     /// # Errors
     /// When any line was refused.
-    fn write(&self, family: Family, document: &Document<'_>, meanwhile: impl FnOnce())
-    -> Result<(), Failure>;
+    fn write(&self, family: Family, document: &impl Display) -> Result<(), Failure>;
 
     /// Whether the chain is there that only goes when somebody removes all rules; `None` when that
     /// cannot be told now. As kube-proxy's monitor asks.
@@ -61,16 +59,11 @@ impl Tables for Xtables {
         dump(&program, &[], like).map(Some)
     }
 
-    fn write(
-        &self,
-        family: Family,
-        document: &Document<'_>,
-        meanwhile: impl FnOnce(),
-    ) -> Result<(), Failure> {
+    fn write(&self, family: Family, document: &impl Display) -> Result<(), Failure> {
         tracing::trace!(family = family.name(), "iptables-restore reads:\n{document}");
         let program = self.restore(family);
         let args = ["-w", LOCK_SECONDS, "--noflush"];
-        let output = started(tool::run_within(&program, &args, document, LONGEST, meanwhile))?;
+        let output = started(tool::run_within(&program, &args, document, LONGEST))?;
         if output.status.success() {
             return Ok(());
         }

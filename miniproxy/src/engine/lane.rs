@@ -104,14 +104,6 @@ pub(super) struct Lane {
     pub began: Option<Duration>,
 }
 
-/// What is told of a plan that was carried out.
-#[derive(Debug)]
-struct Told {
-    services_changed: Vec<Pair>,
-    left_behind: Option<Before>,
-    changes: Vec<Change>,
-}
-
 /// A comparison: what is to be written, and what was there.
 #[derive(Debug)]
 pub(super) struct Plan {
@@ -121,8 +113,6 @@ pub(super) struct Plan {
     /// What was read for it and what was wanted; `None` when knowledge was enough.
     read: Option<(Found, Wanted)>,
     absent: bool,
-    /// What will be told of it, where there was time to think of that.
-    told: Option<Told>,
 }
 
 impl Lane {
@@ -193,7 +183,6 @@ impl Lane {
             full: false,
             read: None,
             absent: false,
-            told: None,
         });
     }
 
@@ -213,62 +202,43 @@ impl Lane {
             full: true,
             absent: read.is_none(),
             read,
-            told: None,
         });
-    }
-
-    /// The plan is being carried out: thinks of what will be told of it meanwhile.
-    pub(super) fn foresee(&mut self) {
-        let told = self.plan.as_ref().map(|plan| self.told(plan));
-        if let Some(plan) = &mut self.plan {
-            plan.told = told;
-        }
-    }
-
-    fn told(&self, plan: &Plan) -> Told {
-        let nothing = BTreeSet::new();
-        let services_changed = self.pairs(match &self.pending {
-            Pending::Some(touched) => Some(touched),
-            Pending::Nothing => Some(&nothing),
-            Pending::All => None,
-        });
-        let first = plan.read.as_ref().filter(|_| self.in_force.is_none());
-        let before = first.map(|(found, _)| view::services(found));
-        Told {
-            left_behind: self.left_behind(plan, &services_changed),
-            changes: if plan.absent {
-                Vec::new()
-            } else {
-                self.changes(before.as_ref(), &services_changed)
-            },
-            services_changed,
-        }
     }
 
     /// The plan was carried out, or there was nothing to do: what is pending is done, once.
     pub(super) fn finish(&mut self, now: Duration, trusted: bool) -> Option<Report> {
-        let mut plan = self.plan.take()?;
-        let told = plan.told.take().unwrap_or_else(|| self.told(&plan));
+        let plan = self.plan.take()?;
         let touched = match std::mem::take(&mut self.pending) {
             Pending::Some(touched) => Some(touched),
             Pending::Nothing => Some(BTreeSet::new()),
             Pending::All => None,
         };
         let asked = touched.as_ref().is_none_or(|touched| !touched.is_empty());
+        let services_changed = self.pairs(touched.as_ref());
+        let left_behind = self.left_behind(&plan, &services_changed);
+        let first = plan.read.as_ref().filter(|_| self.in_force.is_none());
+        let before = first.map(|(found, _)| view::services(found));
+        let (full, absent, empty) = (plan.full, plan.absent, plan.delta.is_empty());
+        let written = (!empty).then(|| Written::of(&plan.delta));
+        // The plan is as large as the rules: it goes before what is told of them is made.
+        self.know(plan, trusted);
         let report = Report {
             family: self.family,
-            full: plan.full,
-            repaired: !asked && !plan.delta.is_empty(),
-            written: (!plan.delta.is_empty()).then(|| Written::of(&plan.delta)),
-            changes: told.changes,
-            left_behind: told.left_behind,
-            services_changed: told.services_changed,
+            full,
+            repaired: !asked && !empty,
+            written,
+            changes: if absent {
+                Vec::new()
+            } else {
+                self.changes(before.as_ref(), &services_changed)
+            },
+            left_behind,
+            services_changed,
             services: self.desired.port_count(),
-            absent: plan.absent,
+            absent,
             waited: now.saturating_sub(self.since.take().unwrap_or(now)),
             took: now.saturating_sub(self.began.take().unwrap_or(now)),
         };
-        self.know(plan, trusted);
         self.remember(touched.as_ref());
         (self.suspect, self.failures, self.overtaken, self.retry_at) = (false, 0, 0, None);
         self.ended = Some((now, report.took));

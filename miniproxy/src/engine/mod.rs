@@ -244,12 +244,6 @@ impl Engine {
         self.lane(family).overtaken >= PATIENT
     }
 
-    /// A [`Action::Write`] is on its way: what can be thought of now need not be when it is done. It need
-    /// not be called.
-    pub fn writing(&mut self, family: Family) {
-        self.lane_mut(family).foresee();
-    }
-
     /// How a [`Action::Write`] went; what it came to, if it is in force. An empty change need not be
     /// written: it is done.
     pub fn wrote(&mut self, family: Family, outcome: Outcome, now: Duration) -> Option<Report> {

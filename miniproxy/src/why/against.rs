@@ -305,22 +305,22 @@ impl Walk<'_> {
     }
 }
 
-/// So many destinations are told, those first that differ from what they are held against.
+/// So many destinations are told.
 const TOLD: usize = 4;
 
+/// Those first that `against` lacks, then those whose shares differ.
 fn shares_told(shares: &BTreeMap<SocketAddr, f64>, against: &BTreeMap<SocketAddr, f64>) -> String {
-    let same = |(to, share): &(&SocketAddr, &f64)| {
-        against
-            .get(to)
-            .is_some_and(|other| (**share - other).abs() <= SLACK * other)
-    };
-    let (alike, mut ends): (Vec<_>, Vec<_>) = shares.iter().partition(same);
-    ends.extend(alike);
-    let more = ends.len().saturating_sub(TOLD);
-    let mut told: Vec<String> = ends
+    let alike = |share: f64, other: f64| (share - other).abs() <= SLACK * share.max(other);
+    let mut ends: Vec<(Option<bool>, &SocketAddr, f64)> = shares
         .iter()
-        .take(TOLD)
-        .map(|(to, share)| format!("{to} {}", percent(**share)))
+        .map(|(to, share)| (against.get(to).map(|other| alike(*share, *other)), to, *share))
+        .collect();
+    // None comes before some, and false before true.
+    ends.sort_by_key(|(alike, to, _)| (*alike, **to));
+    let more = ends.len().saturating_sub(TOLD);
+    let told = ends.iter().take(TOLD);
+    let mut told: Vec<String> = told
+        .map(|(_, to, share)| format!("{to} {}", percent(*share)))
         .collect();
     if more > 0 {
         told.push(format!("and {more} more"));
@@ -329,5 +329,23 @@ fn shares_told(shares: &BTreeMap<SocketAddr, f64>, against: &BTreeMap<SocketAddr
         "nobody".into()
     } else {
         told.join(", ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_on_the_other_side_is_told_first() {
+        let ends = |last: u16, share: f64| -> BTreeMap<SocketAddr, f64> {
+            (1..=last)
+                .map(|port| (SocketAddr::from(([10, 0, 0, 1], port)), share))
+                .collect()
+        };
+        let (has, wants) = (ends(9, 1.0 / 9.0), ends(10, 0.1));
+        assert!(shares_told(&wants, &has).starts_with("10.0.0.1:10 10.0 %, 10.0.0.1:1 10.0 %"));
+        assert!(shares_told(&has, &wants).ends_with(", and 5 more"));
+        assert_eq!(shares_told(&ends(0, 0.0), &has), "nobody");
     }
 }

@@ -35,11 +35,7 @@ pub(crate) enum Fault {
 }
 
 /// New chains in one document, few so that documents come in parts.
-const LIMIT: Limit = Limit {
-    chains: 4,
-    rules: 9,
-    order: ChainOrder::Rising,
-};
+const LIMIT: Limit = Limit { chains: 4, rules: 9 };
 
 /// Everything outside of the engine.
 pub(crate) struct World {
@@ -204,7 +200,7 @@ impl World {
             _ => {}
         }
         self.writes.push((family, delta.clone()));
-        for document in delta.documents(LIMIT).iter() {
+        for document in delta.documents(LIMIT, ChainOrder::Rising).iter() {
             let taken = self.offer(family, &document.to_string());
             // What others did meanwhile may leave nothing to edit; else every document must fit.
             if taken.is_err() && fault == Some(Fault::Mixed) {

@@ -1,15 +1,13 @@
 //! A child process that does not take for ever.
 
-use std::fmt::Display;
-use std::io::{self, BufWriter, Write};
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::process::{Child, ChildStdin, ExitStatus};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::process::{Child, ExitStatus};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -20,8 +18,6 @@ static STOP: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 const LOOK: Duration = Duration::from_millis(100);
 /// How often at most whether it has ended, where the kernel does not tell.
 const SHORTEST: Duration = Duration::from_micros(200);
-/// As much text is made before the child has read it; the most that the kernel lets a plain user have.
-const AHEAD: i32 = 1 << 20;
 
 /// From now on, watched children end as soon as SIGINT or SIGTERM asks this process to: whoever waits
 /// for a child hears no signal himself.
@@ -68,34 +64,24 @@ impl Watched {
         self.killed.as_deref()
     }
 
-    /// Writes its input. A child that ends before it has read all of it has its reasons, and its exit
-    /// code tells.
-    pub(crate) fn feed(&mut self, stdin: ChildStdin, input: &impl Display) -> io::Result<()> {
-        fcntl(&stdin, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-        // Where it may not be larger it stays as it is.
-        let _ = fcntl(&stdin, FcntlArg::F_SETPIPE_SZ(AHEAD));
-        let mut feed = BufWriter::with_capacity(1 << 16, Feed { child: self, stdin });
-        let fed = write!(feed, "{input}").and_then(|()| feed.flush());
-        // What is left in the buffer when it failed is nobody's any more.
-        let _ = feed.into_parts();
-        match fed {
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-            other => other,
-        }
-    }
-
     /// Waits until it has ended.
     pub(crate) fn end(&mut self) -> io::Result<ExitStatus> {
         loop {
             if let Some(status) = self.child.try_wait()? {
                 return Ok(status);
             }
-            match &self.handle {
-                Some(handle) => wait(handle.as_fd(), PollFlags::IN),
-                // A twentieth of the time is lost at most.
-                None => thread::sleep((self.began.elapsed() / 20).clamp(SHORTEST, LOOK)),
-            }
+            self.doze();
             self.kill_if_it_must()?;
+        }
+    }
+
+    /// Waits for its end or for a moment; which of the two it was is asked next.
+    fn doze(&self) {
+        let moment = Timespec::try_from(LOOK).ok();
+        match &self.handle {
+            Some(handle) => drop(poll(&mut [PollFd::new(handle, PollFlags::IN)], moment.as_ref())),
+            // A twentieth of the time is lost at most.
+            None => thread::sleep((self.began.elapsed() / 20).clamp(SHORTEST, LOOK)),
         }
     }
 
@@ -113,33 +99,12 @@ impl Watched {
     }
 }
 
-/// Waits for something to happen to a file, or for a moment; which of the two is asked next.
-fn wait(file: BorrowedFd<'_>, what: PollFlags) {
-    let moment = Timespec::try_from(LOOK).ok();
-    let _ = poll(&mut [PollFd::new(&file, what)], moment.as_ref());
-}
-
-/// The child's stdin, which does not hold up this process for longer than it has patience.
-struct Feed<'a> {
-    child: &'a mut Watched,
-    stdin: ChildStdin,
-}
-
-impl Write for Feed<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        loop {
-            match self.stdin.write(bytes) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    wait(self.stdin.as_fd(), PollFlags::OUT);
-                    // Once it is dead, this pipe is broken.
-                    self.child.kill_if_it_must()?;
-                }
-                other => return other,
-            }
+impl Drop for Watched {
+    /// Nobody waits for it any more: it does not go on behind the back of whoever tries again.
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
         }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }

@@ -23,10 +23,13 @@ const PERIOD: u64 = 100_000;
 
 /// Where the hierarchy of version 2 is mounted, if it is.
 ///
-/// Asked once: each pod's name is a line of the table, and each container asks.
+/// Looked for until it is found, and then no more: each pod's name is a line of the table, and each container asks.
 fn mount_point() -> Option<PathBuf> {
-    static FOUND: OnceLock<Option<PathBuf>> = OnceLock::new();
-    FOUND.get_or_init(look_for_mount).clone()
+    static FOUND: OnceLock<PathBuf> = OnceLock::new();
+    if FOUND.get().is_none() {
+        let _ = FOUND.set(look_for_mount()?);
+    }
+    FOUND.get().cloned()
 }
 
 fn look_for_mount() -> Option<PathBuf> {

@@ -44,6 +44,8 @@ pub fn take_down(run: &RunDirectory, mut ledger: Ledger) -> Result<(), Failure> 
         Vec::new()
     };
     let agent: Vec<_> = ledger.agent.into_iter().collect();
+    // What no ledger knows of is found by the names of its namespaces, by the next `down`, too.
+    let names_last = !stray.is_empty();
     let apps: Vec<_> = ledger
         .pods
         .iter()
@@ -63,12 +65,13 @@ pub fn take_down(run: &RunDirectory, mut ledger: Ledger) -> Result<(), Failure> 
         if place == Place::Here && ledger.node_namespace.is_some() {
             failures.extend(take_down_network(run, &ledger));
         }
-        // The kernel takes a namespace apart when its last process has ended, if it has no name then.
-        // All links, rules and settings of nodes of their own go with them.
-        failures.extend(remove_namespaces(&ledger.pods));
-        failures.extend(remove_hosts(run, &ledger.hosts));
-        fault::point("down:namespaces");
+        if !names_last {
+            failures.extend(remove_names(run, &ledger));
+        }
         failures.extend(joined(ended).err());
+        if names_last {
+            failures.extend(remove_names(run, &ledger));
+        }
         failures
     });
     failures.extend(mended);
@@ -82,6 +85,15 @@ pub fn take_down(run: &RunDirectory, mut ledger: Ledger) -> Result<(), Failure> 
         failures.extend(forget(&ledger, place));
     }
     Failure::all(failures).map_or(Ok(()), Err)
+}
+
+/// The kernel takes a namespace apart when its last process has ended, if it has no name then. All links,
+/// rules and settings of nodes of their own go with them.
+fn remove_names(run: &RunDirectory, ledger: &Ledger) -> Vec<Failure> {
+    let mut failures = remove_namespaces(&ledger.pods);
+    failures.extend(remove_hosts(run, &ledger.hosts));
+    fault::point("down:namespaces");
+    failures
 }
 
 /// Links and rules, at the same time: each waits for the kernel in its own way.

@@ -2,11 +2,8 @@
 
 use labkit::locate::{parse_path, position};
 
-use super::name::Label;
+use super::name::{Label, OUTSIDE, UNDERLAY};
 use super::topology::{PodSpec, Topology};
-
-/// Names that the namespaces of a lab with nodes of its own have besides.
-const TAKEN: [&str; 2] = ["outside", "underlay"];
 
 /// Checks a topology that was read from a text.
 ///
@@ -21,6 +18,15 @@ pub fn agree(topology: &Topology, text: &str) -> Result<(), String> {
 
 /// The first field that contradicts another one, and what is wrong with it.
 fn contradiction(topology: &Topology) -> Option<(String, String)> {
+    let mut nodes = topology.nodes.iter().enumerate();
+    let taken = nodes.find_map(|(index, node)| {
+        let owner = part_of_lab(&node.name).filter(|_| topology.has_own_nodes())?;
+        let what = format!("{owner} is named {}, too; expected another name", node.name);
+        Some((format!("nodes[{index}].name"), what))
+    });
+    if taken.is_some() {
+        return taken;
+    }
     let mut pods = topology.pods.iter().enumerate();
     pods.find_map(|(index, pod)| {
         let name = name_taken(topology, &pod.name).map(|what| ("name", what));
@@ -30,14 +36,25 @@ fn contradiction(topology: &Topology) -> Option<(String, String)> {
 }
 
 fn name_taken(topology: &Topology, name: &Label) -> Option<String> {
-    let owner = if topology.nodes.len() > 1 && topology.nodes.iter().any(|node| node.name == *name) {
-        "a node"
-    } else if topology.has_own_nodes() && TAKEN.contains(&name.as_str()) {
-        "a part of the lab"
-    } else {
+    if !topology.has_own_nodes() {
         return None;
+    }
+    let of_node = topology.nodes.iter().any(|node| node.name == *name);
+    let owner = if of_node {
+        Some("a node")
+    } else {
+        part_of_lab(name)
     };
-    Some(format!("{owner} is named {name}, too; expected another name"))
+    owner.map(|owner| format!("{owner} is named {name}, too; expected another name"))
+}
+
+/// What has a namespace of that name in each lab with nodes of its own.
+fn part_of_lab(name: &Label) -> Option<&'static str> {
+    match name.as_str() {
+        OUTSIDE => Some("the host outside"),
+        UNDERLAY => Some("the underlay"),
+        _ => None,
+    }
 }
 
 fn no_such_node(topology: &Topology, pod: &PodSpec) -> Option<String> {
@@ -59,7 +76,17 @@ mod tests {
             refusal(&format!(
                 "{{{nodes},\n  \"pods\": [{{\"name\": \"a\"}}, {{\"name\": \"b\", \"nodeName\": \"n9\"}}]\n}}"
             )),
-            "2:52: pods[1].nodeName: there is no node n9; expected one of n1, n2"
+            "2:53: pods[1].nodeName: there is no node n9; expected one of n1, n2"
+        );
+        let isolated = r#"{"isolated": true, "nodes": [{"name": "a"}], "pods": [{"name": "a"}]}"#;
+        assert!(
+            refusal(isolated).contains("pods[0].name: a node is named a"),
+            "{isolated}"
+        );
+        let underlay = r#"{"isolated": true, "nodes": [{"name": "underlay"}], "pods": [{"name": "x"}]}"#;
+        assert!(
+            refusal(underlay).contains("nodes[0].name: the underlay"),
+            "{underlay}"
         );
         for name in ["n1", "underlay", "outside"] {
             let said = refusal(&format!("{{{nodes}, \"pods\": [{{\"name\": \"{name}\"}}]}}"));

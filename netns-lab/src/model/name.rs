@@ -12,6 +12,8 @@ pub const INTERFACE_BYTES: usize = 15;
 
 /// The host outside of a cluster of several nodes, to those who name it in a command.
 pub const OUTSIDE: &str = "outside";
+/// The name of the network between the nodes.
+pub const UNDERLAY: &str = "underlay";
 
 /// The longest DNS label (RFC 1123, as Kubernetes checks it).
 const LABEL_BYTES: usize = 63;
@@ -155,7 +157,7 @@ pub fn underlay_interface(host: &str) -> String {
 
 /// The name under `/run/netns` of what joins the nodes.
 pub fn underlay_namespace(lab: &Label) -> String {
-    namespace(lab, &Label("underlay".to_string()))
+    namespace(lab, &Label(UNDERLAY.to_string()))
 }
 
 /// The name under `/run/netns` of the host outside.

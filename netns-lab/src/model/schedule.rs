@@ -47,7 +47,7 @@ impl Use {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unschedulable {
     /// It names a node that is not there.
-    #[error("pod {pod} is to be on {node}, and there is no such node; expected one of {nodes}")]
+    #[error("pod {pod}: there is no node {node}; expected one of {nodes}")]
     NoSuchNode {
         /// The pod.
         pod: Label,
@@ -165,7 +165,7 @@ fn take_named(
         return Err(Unschedulable::NoSuchNode {
             pod: pod.name.clone(),
             node: name.clone(),
-            nodes: listed(seats.iter().map(|seat| seat.node.name().to_string())),
+            nodes: listed(seats.iter().map(|seat| seat.node.name().to_string())).replace("; ", ", "),
         });
     };
     if let Some(lack) = seats[place].lack(Use::of(pod)) {

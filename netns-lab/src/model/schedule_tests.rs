@@ -66,7 +66,7 @@ fn a_named_node_is_heeded_before_all_else() {
     let refused = schedule(&nodes(&[1, 2]), &wanted, &BTreeMap::new()).unwrap_err();
     assert_eq!(
         refused.to_string(),
-        "pod web-1 is to be on elsewhere, and there is no such node; expected one of node-1; node-2"
+        "pod web-1: there is no node elsewhere; expected one of node-1, node-2"
     );
 }
 

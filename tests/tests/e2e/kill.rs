@@ -233,6 +233,24 @@ fn down_at_each_step_with_legacy() {
     down_can_be_killed(Flavour::Legacy);
 }
 
+/// What a killed `up` started is in no ledger: a `down` that is killed, too, must leave it to be found.
+#[test]
+fn a_killed_down_after_a_killed_up() {
+    let machine = machine(Flavour::Nft);
+    let before = Witness::of(&machine);
+    for topology in ["3-pods", "2-nodes-2-pods"] {
+        for began in ["up:holder", "up:app", "up:agent"] {
+            for step in ["down:namespace", "down:namespaces", "down:apps"] {
+                let up = dies_at(&machine, &["netns-lab", "up", topology], began);
+                let down = dies_at(&machine, &["netns-lab", "down"], step);
+                assert!(up && down, "{began} or {step} was never reached");
+                machine.lab(["down"]).ok();
+                assert_unchanged(&machine, &before, &format!("{topology}: {began}, {step}, down"));
+            }
+        }
+    }
+}
+
 #[test]
 fn sync_at_each_step() {
     for flavour in FLAVOURS {

@@ -287,7 +287,7 @@ fn what_does_not_fit_is_said_before_anything_changes() {
     );
     up(
         r#"{"nodes":[{"name":"a"},{"name":"b"}],"pods":[{"name":"x","nodeName":"c"}]}"#,
-        "there is no such node; expected one of a; b",
+        ":1:69: pods[0].nodeName: there is no node c; expected one of a, b",
     );
     let path = machine.file(
         "lab.json",
@@ -295,8 +295,8 @@ fn what_does_not_fit_is_said_before_anything_changes() {
     );
     machine
         .lab(["up", &path])
-        .exits(1)
-        .complains("two namespaces of the lab would be named b");
+        .exits(2)
+        .complains("pods[0].name: a node is named b, too; expected another name");
     assert_unchanged(&machine, &before, "after refusals");
     machine.lab(["up", "2-pods"]).ok();
     machine
