@@ -89,7 +89,10 @@ fn totals_are_the_clients_own_while_chains_are_rewritten_fifty_times() {
 #[test]
 fn shares_are_expected_before_the_first_call() {
     let machine = lab_with_rules("3-pods");
-    let report = machine.proxy(["watch", "web", "-o", "json"]).ok().json();
+    let report = machine
+        .proxy(["watch", "web", "--for", "1", "-o", "json"])
+        .ok()
+        .json();
     let backends = report["backends"].as_array().unwrap();
     assert_eq!(backends.len(), 3, "{report:#}");
     for backend in backends {
