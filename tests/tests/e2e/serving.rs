@@ -108,7 +108,7 @@ impl Node {
     }
 }
 
-/// What came back, or nothing when the connection was refused.
+/// What came back, or nothing when the connection was refused or closed without an answer.
 #[derive(Debug, Default)]
 struct Reply {
     status: u16,
@@ -128,7 +128,9 @@ impl Reply {
 #[track_caller]
 fn ask(machine: &Machine, url: &str) -> Reply {
     let ran = machine.run(["curl", "-s", "-i", "-g", "--max-time", "5", url]);
-    if ran.code() == 7 {
+    // 7: refused; 52 and 56: nothing came or it was reset, as when the port is closed before the connection
+    // that waits there is taken.
+    if [7, 52, 56].contains(&ran.code()) {
         return Reply::default();
     }
     let ran = ran.ok();
