@@ -118,13 +118,9 @@ impl Live {
             failed: None,
         };
         live.first(places.len())?;
-        live.watch.only = args
-            .service
-            .as_deref()
-            .map(|name| live.chosen(name))
-            .transpose()?;
-        if let Some(key) = live.watch.only.clone() {
-            live.watch.attend(&key);
+        if let Some(name) = &args.service {
+            let key = live.chosen(name)?;
+            live.watch.attend_only(key);
         }
         let other = other_family(&registry, live.watch.only.as_ref(), family);
         live.watch.notes.extend(other);

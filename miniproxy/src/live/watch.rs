@@ -240,6 +240,12 @@ impl Watch {
         }
     }
 
+    /// Tells of this Service and of no other from now on.
+    pub fn attend_only(&mut self, key: Key) {
+        self.attend(&key);
+        self.only = Some(key);
+    }
+
     /// Works out what the rules promise of a Service that nobody may have called yet.
     pub fn attend(&mut self, key: &Key) {
         let tally = self.tallies.entry(key.clone()).or_default();

@@ -392,9 +392,10 @@ fn chain_lines<'a>(
 mod tests {
     use super::*;
     use crate::rules::parse::parse;
+    use crate::rules::set::{Found, Wanted};
 
     /// Two Services with an endpoint each.
-    fn found() -> super::super::set::Found {
+    fn found() -> Found {
         let mut text =
             String::from("*nat\n:PREROUTING ACCEPT [0:0]\n:KUBE-SERVICES - [0:0]\n:KUBE-MARK-MASQ - [0:0]\n");
         let (a, b) = ("AAAAAAAAAAAAAAAA", "BBBBBBBBBBBBBBBB");
@@ -451,8 +452,8 @@ mod tests {
     #[test]
     fn chains_are_named_from_the_first_to_the_last_or_back() {
         let delta = Delta::between(
-            &super::super::set::Found::default(),
-            &super::super::set::Wanted {
+            &Found::default(),
+            &Wanted {
                 tables: found().tables,
                 jumps: Vec::new(),
             },

@@ -35,6 +35,8 @@ pub fn take_down(run: &RunDirectory, mut ledger: Ledger) -> Result<(), Failure> 
         Vec::new()
     };
     ledger.leaving = true;
+    // A killed `up` has not written them down; by these, too, the next `down` finds what it has started.
+    settle::note_namespaces(&mut ledger);
     store::write_ledger(&ledger)?;
     fault::point("down:announced");
     // What was broken on purpose, as long as all it hangs on is there.
@@ -44,8 +46,6 @@ pub fn take_down(run: &RunDirectory, mut ledger: Ledger) -> Result<(), Failure> 
         Vec::new()
     };
     let agent: Vec<_> = ledger.agent.into_iter().collect();
-    // What no ledger knows of is found by the names of its namespaces, by the next `down`, too.
-    let names_last = !stray.is_empty();
     let apps: Vec<_> = ledger
         .pods
         .iter()
@@ -65,13 +65,8 @@ pub fn take_down(run: &RunDirectory, mut ledger: Ledger) -> Result<(), Failure> 
         if place == Place::Here && ledger.node_namespace.is_some() {
             failures.extend(take_down_network(run, &ledger));
         }
-        if !names_last {
-            failures.extend(remove_names(run, &ledger));
-        }
+        failures.extend(remove_names(run, &ledger));
         failures.extend(joined(ended).err());
-        if names_last {
-            failures.extend(remove_names(run, &ledger));
-        }
         failures
     });
     failures.extend(mended);

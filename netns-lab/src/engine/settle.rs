@@ -19,6 +19,17 @@ pub fn namespaces(ledger: &Ledger) -> BTreeSet<u64> {
         .collect()
 }
 
+/// Writes down the namespaces that announced names stand for.
+pub fn note_namespaces(ledger: &mut Ledger) {
+    let pods = ledger.pods.iter_mut();
+    let pods = pods.map(|record| (&mut record.namespace_inode, &record.pod.namespace));
+    let hosts = ledger.hosts.iter_mut();
+    let hosts = hosts.map(|record| (&mut record.namespace_inode, &record.namespace));
+    for (inode, name) in pods.chain(hosts) {
+        *inode = inode.or_else(|| namespace::inode(name));
+    }
+}
+
 /// Processes of the lab that run and are not in its ledger.
 pub fn strays(ledger: &Ledger) -> Vec<ProcessId> {
     let mut places: Vec<_> = namespaces(ledger).into_iter().collect();

@@ -18,15 +18,6 @@ pub fn agree(topology: &Topology, text: &str) -> Result<(), String> {
 
 /// The first field that contradicts another one, and what is wrong with it.
 fn contradiction(topology: &Topology) -> Option<(String, String)> {
-    let mut nodes = topology.nodes.iter().enumerate();
-    let taken = nodes.find_map(|(index, node)| {
-        let owner = part_of_lab(&node.name).filter(|_| topology.has_own_nodes())?;
-        let what = format!("{owner} is named {}, too; expected another name", node.name);
-        Some((format!("nodes[{index}].name"), what))
-    });
-    if taken.is_some() {
-        return taken;
-    }
     let mut pods = topology.pods.iter().enumerate();
     pods.find_map(|(index, pod)| {
         let name = name_taken(topology, &pod.name).map(|what| ("name", what));
@@ -39,22 +30,14 @@ fn name_taken(topology: &Topology, name: &Label) -> Option<String> {
     if !topology.has_own_nodes() {
         return None;
     }
-    let of_node = topology.nodes.iter().any(|node| node.name == *name);
-    let owner = if of_node {
-        Some("a node")
-    } else {
-        part_of_lab(name)
+    // Each has a namespace of that name.
+    let owner = match name.as_str() {
+        OUTSIDE => "the host outside",
+        UNDERLAY => "the underlay",
+        _ if topology.nodes.iter().any(|node| node.name == *name) => "a node",
+        _ => return None,
     };
-    owner.map(|owner| format!("{owner} is named {name}, too; expected another name"))
-}
-
-/// What has a namespace of that name in each lab with nodes of its own.
-fn part_of_lab(name: &Label) -> Option<&'static str> {
-    match name.as_str() {
-        OUTSIDE => Some("the host outside"),
-        UNDERLAY => Some("the underlay"),
-        _ => None,
-    }
+    Some(format!("{owner} is named {name}, too; expected another name"))
 }
 
 fn no_such_node(topology: &Topology, pod: &PodSpec) -> Option<String> {
@@ -85,7 +68,7 @@ mod tests {
         );
         let underlay = r#"{"isolated": true, "nodes": [{"name": "underlay"}], "pods": [{"name": "x"}]}"#;
         assert!(
-            refusal(underlay).contains("nodes[0].name: the underlay"),
+            refusal(underlay).contains("nodes[0].name: underlay is the network"),
             "{underlay}"
         );
         for name in ["n1", "underlay", "outside"] {

@@ -165,7 +165,7 @@ fn take_named(
         return Err(Unschedulable::NoSuchNode {
             pod: pod.name.clone(),
             node: name.clone(),
-            nodes: listed(seats.iter().map(|seat| seat.node.name().to_string())).replace("; ", ", "),
+            nodes: listed(seats.iter().map(|seat| seat.node.name().to_string()), ", "),
         });
     };
     if let Some(lack) = seats[place].lack(Use::of(pod)) {
@@ -190,7 +190,7 @@ fn take_least_loaded(seats: &mut [Seat], pod: &PodSpec) -> Result<usize, Unsched
         });
         return Err(Unschedulable::NoRoom {
             pod: pod.name.clone(),
-            why: listed(why),
+            why: listed(why, "; "),
         });
     };
     seats[place].used = seats[place].used.plus(asked);
@@ -198,12 +198,12 @@ fn take_least_loaded(seats: &mut [Seat], pod: &PodSpec) -> Result<usize, Unsched
 }
 
 /// The first few, and how many more there are.
-fn listed(words: impl Iterator<Item = String>) -> String {
+fn listed(words: impl Iterator<Item = String>, between: &str) -> String {
     const SHOWN: usize = 3;
     let all: Vec<_> = words.collect();
-    let mut shown = all.iter().take(SHOWN).cloned().collect::<Vec<_>>().join("; ");
+    let mut shown = all.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(between);
     if let more @ 1.. = all.len().saturating_sub(SHOWN) {
-        shown.push_str(&format!("; and {more} more"));
+        shown.push_str(&format!("{between}and {more} more"));
     }
     shown
 }

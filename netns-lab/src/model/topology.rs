@@ -11,8 +11,8 @@ use super::name::Label;
 use super::quantity::{Cpu, Memory};
 use crate::dns::upstream::UpstreamServer;
 use reading::{
-    InWords as _, Object, room_for_pods, unique_containers, unique_labels, unique_nodes, unique_pods,
-    unique_ports,
+    InWords as _, Object, describe, room_for_pods, unique_containers, unique_labels, unique_nodes,
+    unique_pods, unique_ports,
 };
 
 pub(super) use reading::unique_ports as read_ports;
@@ -289,41 +289,6 @@ impl Topology {
         agree(&topology, &String::from_utf8_lossy(text))?;
         Ok(topology)
     }
-}
-
-fn describe(path: &str, error: &serde_json::Error) -> String {
-    let message = error.to_string();
-    // serde_json puts the place last; people look for it first.
-    let place = format!(" at line {} column {}", error.line(), error.column());
-    let what = in_plain_words(message.strip_suffix(&place).unwrap_or(&message));
-    let path = if matches!(path, "." | "?") { "" } else { path };
-    let field = match (path, what.starts_with('[')) {
-        ("", _) => String::new(),
-        // A check of a list names the element itself.
-        (path, true) => path.to_string(),
-        (path, false) => format!("{path}: "),
-    };
-    format!("{}:{}: {field}{what}", error.line(), error.column().max(1))
-}
-
-/// What serde says, for people who do not know its words.
-fn in_plain_words(message: &str) -> String {
-    if message.starts_with("EOF while parsing") {
-        return "the file ends in the middle; expected the rest of the JSON".into();
-    }
-    [
-        ("invalid type: sequence", "a list"),
-        ("invalid type: map", "an object"),
-        ("invalid type: ", ""),
-        ("unknown variant", "unknown value"),
-        (
-            "trailing characters",
-            "more text after the end; expected nothing there",
-        ),
-        (", expected", "; expected"),
-    ]
-    .iter()
-    .fold(message.to_string(), |text, (from, to)| text.replacen(from, to, 1))
 }
 
 /// `12`; `None` when it is no number at all.

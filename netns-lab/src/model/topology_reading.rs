@@ -11,16 +11,22 @@ use super::{
     Answers, LabelKey, LabelValue, MAX_PODS, NodeSpec, PodSpec, Port, Protocol, Topology, check_nodes,
     check_number, default_ports,
 };
-use crate::model::name::OUTSIDE;
+use crate::model::name::{OUTSIDE, UNDERLAY};
 
 pub(super) fn unique_nodes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<NodeSpec>, D::Error> {
     let mut names = BTreeSet::new();
     let nodes = collect(deserializer, "a list of nodes", |nodes: &[NodeSpec], node| {
         check_nodes(nodes.len() + 1)?;
-        if node.name.as_str() == OUTSIDE {
+        let taken = match node.name.as_str() {
+            OUTSIDE => Some("the host beside the nodes"),
+            UNDERLAY => Some("the network between the nodes"),
+            _ => None,
+        };
+        if let Some(taken) = taken {
             return Err(format!(
-                "[{}].name: {OUTSIDE} is the host beside the nodes; expected another name",
-                nodes.len()
+                "[{}].name: {} is {taken}; expected another name",
+                nodes.len(),
+                node.name
             ));
         }
         if names.insert(node.name.clone()) {
@@ -244,4 +250,40 @@ where
         check,
         element: std::marker::PhantomData,
     })
+}
+
+/// A refusal, its place first.
+pub(super) fn describe(path: &str, error: &serde_json::Error) -> String {
+    let message = error.to_string();
+    // serde_json puts the place last; people look for it first.
+    let place = format!(" at line {} column {}", error.line(), error.column());
+    let what = in_plain_words(message.strip_suffix(&place).unwrap_or(&message));
+    let path = if matches!(path, "." | "?") { "" } else { path };
+    let field = match (path, what.starts_with('[')) {
+        ("", _) => String::new(),
+        // A check of a list names the element itself.
+        (path, true) => path.to_string(),
+        (path, false) => format!("{path}: "),
+    };
+    format!("{}:{}: {field}{what}", error.line(), error.column().max(1))
+}
+
+/// What serde says, for people who do not know its words.
+fn in_plain_words(message: &str) -> String {
+    if message.starts_with("EOF while parsing") {
+        return "the file ends in the middle; expected the rest of the JSON".into();
+    }
+    [
+        ("invalid type: sequence", "a list"),
+        ("invalid type: map", "an object"),
+        ("invalid type: ", ""),
+        ("unknown variant", "unknown value"),
+        (
+            "trailing characters",
+            "more text after the end; expected nothing there",
+        ),
+        (", expected", "; expected"),
+    ]
+    .iter()
+    .fold(message.to_string(), |text, (from, to)| text.replacen(from, to, 1))
 }

@@ -76,9 +76,13 @@ impl Size {
     /// What the kernel takes after `down`, in ms, where its last call says nothing of it: namespaces of
     /// nodes are taken apart afterwards, with all their links.
     fn rest(self, machine: &Machine) -> f64 {
+        if self.nodes.is_none() {
+            return 0.0;
+        }
+        let waited = freed(machine);
         // The same with nothing to wait for is what asking takes.
-        self.nodes
-            .map_or(0.0, |_| (freed(machine) - freed(machine)).max(0.0))
+        let asking = freed(machine);
+        (waited - asking).max(0.0)
     }
 
     fn name(self) -> String {
