@@ -185,24 +185,26 @@ impl World {
                     index,
                 }));
             }
-            Step::AddWay(host, way) => {
-                let view = self.on(host);
-                let index = view.link(way.device).unwrap().index;
-                view.routes.retain(|route| route.destination != way.destination);
-                if let Some(tunnel) = &way.tunnel {
-                    view.far_ends.insert((tunnel.node, tunnel.mac));
-                    view.neighbours.extend(way.via.iter().map(|ip| (*ip, tunnel.mac)));
-                }
-                view.routes.push(Route {
-                    destination: way.destination,
-                    via: way.via.clone(),
-                    index,
-                });
-            }
+            Step::AddWay(host, way) => self.add_way(host, way),
             Step::RemoveWay(host, route) => self.on(host).routes.retain(|other| other != route),
             _ => return false,
         }
         true
+    }
+
+    fn add_way(&mut self, host: &Host, way: &way::Way) {
+        let view = self.on(host);
+        let index = view.link(way.device).unwrap().index;
+        view.routes.retain(|route| route.destination != way.destination);
+        if let Some(tunnel) = &way.tunnel {
+            view.far_ends.insert((tunnel.node, tunnel.mac));
+            view.neighbours.extend(way.via.iter().map(|ip| (*ip, tunnel.mac)));
+        }
+        view.routes.push(Route {
+            destination: way.destination,
+            via: way.via.clone(),
+            index,
+        });
     }
 
     pub(super) fn add_host(&mut self, ledger: &mut Ledger, host: &Host, namespace: &str) {

@@ -32,6 +32,8 @@ mod policies;
 mod random;
 mod refusals;
 mod replay;
+mod reply;
+mod restore_faults;
 mod sandbox;
 mod screens;
 mod serving;

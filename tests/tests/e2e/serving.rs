@@ -11,6 +11,8 @@ use lab_tests::registry::{service, slice};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
+use crate::reply::{Reply, ask};
+
 const HEALTH: &str = "http://127.0.0.1:10256";
 const NUMBERS: &str = "http://127.0.0.1:10249";
 
@@ -105,44 +107,6 @@ impl Node {
             .lines()
             .filter(|line| line.split_whitespace().nth(3) == Some("0A"));
         listening.map(str::to_string).collect()
-    }
-}
-
-/// What came back, or nothing when the connection was refused or closed without an answer.
-#[derive(Debug, Default)]
-struct Reply {
-    status: u16,
-    head: String,
-    body: String,
-}
-
-impl Reply {
-    fn header(&self, name: &str) -> Option<&str> {
-        self.head.lines().find_map(|line| {
-            let (known, value) = line.split_once(':')?;
-            known.eq_ignore_ascii_case(name).then_some(value.trim())
-        })
-    }
-}
-
-#[track_caller]
-fn ask(machine: &Machine, url: &str) -> Reply {
-    let ran = machine.run(["curl", "-s", "-i", "-g", "--max-time", "5", url]);
-    // 7: refused; 52 and 56: nothing came or it was reset, as when the port is closed before the connection
-    // that waits there is taken.
-    if [7, 52, 56].contains(&ran.code()) {
-        return Reply::default();
-    }
-    let ran = ran.ok();
-    let (head, body) = ran.stdout.split_once("\r\n\r\n").expect("a head and a body");
-    Reply {
-        status: head
-            .split_whitespace()
-            .nth(1)
-            .and_then(|code| code.parse().ok())
-            .expect("a status"),
-        head: head.to_string(),
-        body: body.to_string(),
     }
 }
 
