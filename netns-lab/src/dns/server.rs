@@ -56,10 +56,11 @@ pub fn serve(settings: &Settings, ready: impl FnOnce() -> Result<(), Failure>) -
     LocalSet::new().block_on(&runtime, async {
         let mut sockets = Vec::new();
         for address in &settings.listen {
-            sockets.push(open(*address).await.map_err(|error| {
-                Failure::failed(format!("cannot listen on {address}: {error}"))
-                    .hint("ports below 1024 are root's; another one: --listen 127.0.0.1:5353")
-            })?);
+            sockets.push(
+                open(*address)
+                    .await
+                    .map_err(|error| cannot_listen(*address, &error))?,
+            );
         }
         // Before the first look, so that no change falls between the two.
         let watch = Watch::new(&settings.registries)
@@ -85,6 +86,16 @@ pub fn serve(settings: &Settings, ready: impl FnOnce() -> Result<(), Failure>) -
             }
         }
     })
+}
+
+fn cannot_listen(address: SocketAddr, error: &io::Error) -> Failure {
+    let failure = Failure::failed(format!("cannot listen on {address}: {error}"));
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            failure.hint("ports below 1024 are root's; another one: --listen 127.0.0.1:5353")
+        }
+        _ => failure,
+    }
 }
 
 async fn open(address: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {

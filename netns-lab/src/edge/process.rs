@@ -17,15 +17,18 @@ use crate::model::ledger::ProcessId;
 /// How long an ended process may take to go; it is only exiting, so this is a safety net.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The process of a number, if it runs; a zombie does not.
+/// The process of a number, if it runs; a zombie does not, once its last thread is gone.
 pub fn identify(pid: i32) -> Option<ProcessId> {
     let stat = read_small(&format!("/proc/{pid}/stat"))?;
     // The name in parentheses may hold anything, so count from its end.
     let stat = str::from_utf8(stat.rsplit(|byte| *byte == b')').next()?).ok()?;
     let mut fields = stat.split_ascii_whitespace();
     let state = fields.next()?;
-    let start_time = fields.nth(18)?.parse().ok()?;
-    (!matches!(state, "Z" | "X")).then_some(ProcessId { pid, start_time })
+    let threads: u32 = fields.nth(16)?.parse().ok()?;
+    let start_time = fields.nth(1)?.parse().ok()?;
+    // The first thread may be a zombie while another still holds the sockets of the process.
+    let ended = matches!(state, "Z" | "X") && threads <= 1;
+    (!ended).then_some(ProcessId { pid, start_time })
 }
 
 /// This process.

@@ -311,18 +311,26 @@ fn await_words(lab: &Lab, pods: &[Start], hears: OwnedFd) -> Result<(), Failure>
         return Ok(());
     };
     let log = std::fs::read_to_string(store::log(&lab.name, pod, container)).unwrap_or_default();
-    let last = log
-        .lines()
-        .last()
-        .unwrap_or("it said nothing")
-        .trim_start_matches("error: ")
-        .to_string();
     let what = if container.as_str() == APP {
         format!("the app of {pod}")
     } else {
         format!("the container {container} of {pod}")
     };
-    Err(Failure::failed(format!("{what} did not start: {last}")))
+    let (last, hints) = last_words(&log);
+    let failure = Failure::failed(format!("{what} did not start: {last}"));
+    Err(hints.into_iter().fold(failure, Failure::hint))
+}
+
+/// What a program that did not start said last, and the hints below it if it was one of ours.
+fn last_words(log: &str) -> (&str, Vec<&str>) {
+    let mut hints = Vec::new();
+    for line in log.lines().rev() {
+        match line.trim_start().strip_prefix("hint: ") {
+            Some(hint) => hints.insert(0, hint),
+            None => return (line.trim_start_matches("error: "), hints),
+        }
+    }
+    ("it said nothing", hints)
 }
 
 /// What a container says when it is ready.
@@ -397,4 +405,17 @@ pub fn agent(lab: &Lab) -> Result<Option<ProcessId>, Failure> {
         .spawn()
         .map_err(failed)?;
     Ok(identify(child.id()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn last_words_are_no_hints() {
+        let log = "web-1 listens\nerror: cannot listen on [::]:80\n hint: a\n hint: b\n";
+        assert_eq!(last_words(log), ("cannot listen on [::]:80", vec!["a", "b"]));
+        assert_eq!(last_words("one\nno such file\n"), ("no such file", vec![]));
+        assert_eq!(last_words(""), ("it said nothing", vec![]));
+    }
 }

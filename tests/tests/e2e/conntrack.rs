@@ -78,13 +78,13 @@ fn entries(machine: &Machine, family: &str, texts: &[&str]) -> Vec<String> {
         .ok()
         .stdout;
     let holds = |line: &&str| texts.iter().all(|text| line.contains(text));
-    // udp 17 29 src=…: the third word is the time that is left.
+    // udp 17 29 src=…: the third word is the time that is left; use= counts who looks at it now.
     let still = |line: &str| -> String {
         let words = line
             .split_whitespace()
             .filter(|word| word.parse::<u32>().is_err());
         words
-            .filter(|word| !word.starts_with('['))
+            .filter(|word| !word.starts_with('[') && !word.starts_with("use="))
             .collect::<Vec<_>>()
             .join(" ")
     };
