@@ -155,12 +155,6 @@ impl Driver {
         Ok(touched)
     }
 
-    /// Gives back what only further changes would need. A single sync is done with the objects once
-    /// the engine knows what is wanted, and the rules take as much room again.
-    pub(super) fn forget_objects(&mut self) {
-        self.store = std::mem::take(&mut self.store).into_nodes();
-    }
-
     /// Whether anything was ever wanted.
     pub(super) fn is_told(&self) -> bool {
         self.told

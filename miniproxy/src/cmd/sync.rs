@@ -165,7 +165,6 @@ fn sync(args: &SyncArgs, node: &NodeArgs) -> Result<Ran, Failure> {
         driver.make_counters();
     }
     driver.want(false)?;
-    driver.forget_objects();
     let mut report = Report {
         iptables: driver.kernel.xtables.name(),
         refused: problems,

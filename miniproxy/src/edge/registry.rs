@@ -1,6 +1,7 @@
 //! Finds and reads the registry's files.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
@@ -26,12 +27,15 @@ pub struct Source {
 type Look = (u64, i64, i64, u64);
 
 /// The files of a source, of which only those are read that changed.
+///
+/// Paths stand in the order of their bytes: to compare them name by name, as paths are, would take a
+/// tenth of the time in which ten thousand files are read.
 #[derive(Debug)]
 pub struct Files {
     source: Source,
-    seen: BTreeMap<PathBuf, Look>,
+    seen: BTreeMap<OsString, Look>,
     /// Those that could not be read when they were last looked at.
-    unread: BTreeSet<PathBuf>,
+    unread: BTreeSet<OsString>,
 }
 
 /// What became of the files since they were last looked at.
@@ -77,10 +81,10 @@ impl Files {
         let mut changes = Changes::default();
         match only {
             Some(files) => {
-                let files: Vec<PathBuf> = files
+                let files: Vec<OsString> = files
                     .iter()
                     .filter(|file| is_object_file(file) && !file.is_dir())
-                    .cloned()
+                    .map(|file| file.clone().into_os_string())
                     .collect();
                 self.look_at(&files, true, &mut changes);
             }
@@ -90,7 +94,7 @@ impl Files {
     }
 
     fn look_at_all(&mut self, changes: &mut Changes) {
-        let mut listed_files = BTreeSet::new();
+        let mut listed_files: Vec<OsString> = Vec::new();
         let mut whole = true;
         for path in &self.source.paths {
             match listed(path) {
@@ -102,38 +106,39 @@ impl Files {
                 }
             }
         }
+        listed_files.sort_unstable();
+        // The same directory may have been given twice.
+        listed_files.dedup();
         if whole {
             let known = self.seen.keys().chain(&self.unread);
-            let gone = known.filter(|file| !listed_files.contains(*file));
+            let gone = known.filter(|file| listed_files.binary_search(file).is_err());
             for file in gone.cloned().collect::<Vec<_>>() {
                 self.forget(&file, changes);
             }
         }
-        let listed_files: Vec<PathBuf> = listed_files.into_iter().collect();
         self.look_at(&listed_files, false, changes);
     }
 
-    fn look_at(&mut self, files: &[PathBuf], surely: bool, changes: &mut Changes) {
+    fn look_at(&mut self, files: &[OsString], surely: bool, changes: &mut Changes) {
         let looks = spread::map(files, |file| self.look(file, surely));
+        changes.changed.reserve(looks.len());
         for (file, look) in files.iter().zip(looks) {
             match look {
                 Ok(None) => {}
                 Ok(Some((look, bytes))) => {
                     self.seen.insert(file.clone(), look);
                     self.unread.remove(file);
-                    changes.changed.push(SourceFile {
-                        path: file.display().to_string(),
-                        bytes,
-                    });
+                    let path = file.display().to_string();
+                    changes.changed.push(SourceFile { path, bytes });
                 }
                 // A link to nowhere is there, and what it is to say cannot be read.
-                Err(error) if error.kind() == io::ErrorKind::NotFound && !file.is_symlink() => {
+                Err(error) if error.kind() == io::ErrorKind::NotFound && !Path::new(file).is_symlink() => {
                     self.forget(file, changes);
                 }
                 Err(error) => {
                     self.unread.insert(file.clone());
                     self.seen.remove(file);
-                    changes.unread.push((file.clone(), error));
+                    changes.unread.push((PathBuf::from(file), error));
                 }
             }
         }
@@ -141,17 +146,18 @@ impl Files {
 
     /// How the file looks and what it says; `None` when it looks as before, unless (`surely`) it is
     /// known to be another.
-    fn look(&self, file: &Path, surely: bool) -> io::Result<Option<(Look, Vec<u8>)>> {
+    fn look(&self, file: &OsStr, surely: bool) -> io::Result<Option<(Look, Vec<u8>)>> {
         if let Some(before) = self.seen.get(file).filter(|_| !surely)
             && look_of(&fs::metadata(file)?) == *before
         {
             return Ok(None);
         }
         // A pipe that somebody left in a directory would be waited for; a given one is meant.
-        read(file, self.source.paths.iter().any(|path| path == file)).map(Some)
+        let is_given = self.source.paths.iter().any(|path| path.as_os_str() == file);
+        read(Path::new(file), is_given).map(Some)
     }
 
-    fn forget(&mut self, file: &Path, changes: &mut Changes) {
+    fn forget(&mut self, file: &OsStr, changes: &mut Changes) {
         if self.seen.remove(file).is_some() | self.unread.remove(file) {
             changes.gone.push(file.display().to_string());
         }
@@ -233,10 +239,16 @@ fn read(path: &Path, any_kind: bool) -> io::Result<(Look, Vec<u8>)> {
             "it is no regular file",
         ));
     }
-    // One more than it is long, so that its end is met with the first reading.
-    let room = found.len().min(LARGEST) + 1;
-    let mut bytes = Vec::with_capacity(usize::try_from(room).unwrap_or_default());
-    file.take(LARGEST + 1).read_to_end(&mut bytes)?;
+    // Most files come whole at once, and then it need not be asked what comes behind their end.
+    let room = found.len().min(LARGEST);
+    let mut bytes = vec![0; usize::try_from(room).unwrap_or_default()];
+    let length = (&file).read(&mut bytes).unwrap_or_default();
+    bytes.truncate(length);
+    let length = u64::try_from(length).unwrap_or(u64::MAX);
+    if length == 0 || length != found.len() {
+        file.take((LARGEST + 1).saturating_sub(length))
+            .read_to_end(&mut bytes)?;
+    }
     if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > LARGEST {
         return Err(io::Error::new(
             io::ErrorKind::FileTooLarge,
@@ -258,22 +270,20 @@ fn unreadable(path: &Path, error: &io::Error) -> Failure {
     }
 }
 
-/// The file itself, or a directory's `*.json` in the order of names. Names that begin with a dot
+/// The file itself, or a directory's `*.json`, in any order. Names that begin with a dot
 /// are passed over: editors and atomic writers keep unfinished files there.
-fn listed(path: &Path) -> io::Result<Vec<PathBuf>> {
+fn listed(path: &Path) -> io::Result<Vec<OsString>> {
     if !fs::metadata(path)?.is_dir() {
-        return Ok(vec![path.to_path_buf()]);
+        return Ok(vec![path.as_os_str().to_owned()]);
     }
     let mut files = Vec::new();
     for entry in fs::read_dir(path)? {
         let entry = entry?;
         let file = path.join(entry.file_name());
         if is_object_file(&file) && !entry.file_type()?.is_dir() {
-            files.push(file);
+            files.push(file.into_os_string());
         }
     }
-    // By their bytes: the part before the name is the same, and paths are compared name by name.
-    files.sort_unstable_by(|one, other| one.as_os_str().cmp(other.as_os_str()));
     Ok(files)
 }
 

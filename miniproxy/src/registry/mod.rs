@@ -14,6 +14,7 @@
 pub mod check;
 mod claim;
 mod content;
+mod head;
 pub mod model;
 pub mod parse;
 pub mod problem;

@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use super::head::Head;
 use super::problem::Problem;
 use super::{Identity, SERVICE_NAME_LABEL, SourceFile};
 
@@ -172,17 +173,19 @@ pub fn parse(file: &SourceFile) -> Result<Vec<Parsed<'_>>, Problem> {
     if text.trim().is_empty() {
         return Err(broken(1, 1, "the file is empty".into()));
     }
-    let whole: &RawValue = serde_json::from_str(text).map_err(|error| {
+    let items = list(text).map_err(|error| {
         let what = error.to_string();
         let what = what.split(" at line ").next().unwrap_or(&what).to_string();
         broken(error.line(), error.column().max(1), what)
     })?;
+    let whole = text.trim();
     let mut places = Places::new(&file.path, text);
     let place = places.place(whole, None);
-    match list(whole.get()) {
-        None => Ok(vec![object(whole.get(), place)]),
+    match items {
+        None => Ok(vec![object(whole, place)]),
         Some(Items::Of(items)) => {
-            let one = |(index, item): (usize, &RawValue)| object(item.get(), places.place(item, Some(index)));
+            let one =
+                |(index, item): (usize, &RawValue)| object(item.get(), places.place(item.get(), Some(index)));
             Ok(items.into_iter().enumerate().map(one).collect())
         }
         Some(Items::Missing) => Err(place.problem("items", "a list without items", "an array of objects")),
@@ -210,8 +213,8 @@ impl<'a> Places<'a> {
     }
 
     /// Of a value that was borrowed from the text.
-    fn place(&mut self, value: &RawValue, index: Option<usize>) -> Place<'a> {
-        let start = (value.get().as_ptr() as usize).saturating_sub(self.text.as_ptr() as usize);
+    fn place(&mut self, value: &str, index: Option<usize>) -> Place<'a> {
+        let start = (value.as_ptr() as usize).saturating_sub(self.text.as_ptr() as usize);
         let passed = self.text.get(self.at..start).unwrap_or_default();
         if let Some(newline) = passed.rfind('\n') {
             self.line += passed.matches('\n').count();
@@ -223,7 +226,7 @@ impl<'a> Places<'a> {
         Place {
             origin: Origin {
                 file: Arc::clone(&self.file),
-                range: (start, start + value.get().len()),
+                range: (start, start + value.len()),
                 begin: (self.line, self.column),
                 index,
             },
@@ -238,7 +241,10 @@ enum Items<'a> {
 }
 
 /// The items of a list; `None` when this is no list.
-fn list(whole: &str) -> Option<Items<'_>> {
+///
+/// # Errors
+/// When the text is no JSON.
+fn list(text: &str) -> Result<Option<Items<'_>>, serde_json::Error> {
     #[derive(Deserialize)]
     struct Outline<'a> {
         #[serde(borrow)]
@@ -247,15 +253,15 @@ fn list(whole: &str) -> Option<Items<'_>> {
         items: Option<Vec<&'a RawValue>>,
     }
     // An array would be taken for the fields in their order.
-    let outline = whole.starts_with('{').then(|| serde_json::from_str(whole));
-    match outline {
+    let is_object = text.trim_start().starts_with('{');
+    Ok(match is_object.then(|| serde_json::from_str(text)) {
         Some(Ok(Outline { kind, .. })) if !kind.ends_with("List") => None,
         Some(Ok(Outline {
             items: Some(items), ..
         })) => Some(Items::Of(items)),
         // Slower, and exact about what is missing and what is said twice.
-        _ => list_by_fields(whole),
-    }
+        _ => list_by_fields(serde_json::from_str::<&RawValue>(text)?.get()),
+    })
 }
 
 fn list_by_fields(whole: &str) -> Option<Items<'_>> {
@@ -301,19 +307,11 @@ fn object<'a>(text: &str, place: Place<'a>) -> Parsed<'a> {
 
 /// Reads an object of a kind that counts in one go; `None` when anything is amiss.
 fn directly(text: &str) -> Option<Object> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Head<'a> {
-        #[serde(borrow)]
-        api_version: &'a str,
-        #[serde(borrow)]
-        kind: &'a str,
-    }
+    // These readers refuse another kind or version than theirs, also one that is said twice.
     fn read<T: DeserializeOwned>(text: &str) -> Option<Arc<T>> {
         serde_json::from_str(text).ok().map(Arc::new)
     }
-    let head: Head<'_> = serde_json::from_str(text).ok()?;
-    match (head.api_version, head.kind) {
+    match Head::of(text)? {
         ("v1", "Service") => read(text).map(Object::Service),
         ("discovery.k8s.io/v1", "EndpointSlice") => read(text).map(Object::EndpointSlice),
         ("v1", "Pod") => read(text).map(Object::Pod),

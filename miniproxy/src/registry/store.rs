@@ -92,18 +92,6 @@ impl Store {
         self.registry
     }
 
-    /// The Nodes in force, and nothing else.
-    #[must_use]
-    pub fn into_nodes(self) -> Self {
-        Self {
-            registry: Registry {
-                nodes: self.registry.nodes,
-                ..Registry::default()
-            },
-            ..Self::default()
-        }
-    }
-
     /// Everything that is wrong now, in the order of the files.
     pub fn problems(&self) -> Vec<Problem> {
         let of_files = self.files.values().flat_map(|file| &file.problems);
@@ -166,11 +154,34 @@ impl Store {
             new.extend(file.held.iter().cloned());
             self.files.insert(source.path.clone(), file);
         }
-        if self.is_plain(&old, &new) {
+        if self.in_force.is_empty() && self.conflicts.is_empty() && self.fill(&new) {
+            self.index(&[], &new.iter().collect::<Vec<_>>())
+        } else if self.is_plain(&old, &new) {
             self.exchange(&old, &new)
         } else {
             self.settle(changed)
         }
+    }
+
+    /// Puts the first objects into force, unless two of them want the same.
+    fn fill(&mut self, new: &[Arc<Held>]) -> bool {
+        let named = new
+            .iter()
+            .filter_map(|held| Some((held.identity.as_ref()?, held)));
+        let owned = named.clone().map(|(identity, held)| (identity, &held.claims));
+        let owned = owned.flat_map(|(identity, claims)| claims.iter().map(move |claim| (claim, identity)));
+        let claims: usize = new.iter().map(|held| held.claims.len()).sum();
+        self.in_force = named
+            .map(|(identity, held)| (Arc::clone(identity), Arc::clone(held)))
+            .collect();
+        self.owners = owned
+            .map(|(claim, identity)| (*claim, Arc::clone(identity)))
+            .collect();
+        let filled = self.in_force.len() == new.len() && self.owners.len() == claims;
+        if !filled {
+            (self.in_force, self.owners) = (InForce::new(), HashMap::new());
+        }
+        filled
     }
 
     /// Whether these objects can take each other's places without a look at all others: none of them
@@ -335,12 +346,11 @@ impl Store {
                 .is_some_and(|old| is_as_before(old, &held.content))
         });
         let same: HashSet<&Arc<Identity>> = same.filter_map(|held| held.identity.as_ref()).collect();
-        let mut changed: HashSet<&Arc<Identity>> = HashSet::new();
         for held in gone {
             let Some(identity) = &held.identity else { continue };
             remove(&mut self.registry, identity, &held.content);
             if !same.contains(identity) {
-                changed.insert(identity);
+                touched.count(identity.kind);
                 touch(&mut touched, &mut pods, identity, &held.content);
             }
         }
@@ -353,12 +363,11 @@ impl Store {
             if let Content::Slice(slice) = &held.content {
                 touched.triggers.extend(slice.trigger_time.clone());
             }
-            changed.insert(identity);
+            if !before.contains_key(&held.identity) {
+                touched.count(identity.kind);
+            }
             touch(&mut touched, &mut pods, identity, &held.content);
         }
-        let of = |kind: &str| changed.iter().filter(|identity| identity.kind == kind).count();
-        touched.service_objects = of("Service");
-        touched.slice_objects = of("EndpointSlice");
         self.touch_by_pods(&mut touched, &pods);
         touched
     }

@@ -25,9 +25,22 @@ impl Touched {
         self.services.is_empty() && !self.nodes
     }
 
+    /// Counts an object that changed.
+    pub(super) fn count(&mut self, kind: &str) {
+        match kind {
+            "Service" => self.service_objects += 1,
+            "EndpointSlice" => self.slice_objects += 1,
+            _ => {}
+        }
+    }
+
     /// Adds what another update changed.
     pub fn add(&mut self, other: Self) {
-        self.services.extend(other.services);
+        if self.services.is_empty() {
+            self.services = other.services;
+        } else {
+            self.services.extend(other.services);
+        }
         self.nodes |= other.nodes;
         self.service_objects += other.service_objects;
         self.slice_objects += other.slice_objects;
