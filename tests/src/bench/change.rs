@@ -77,7 +77,7 @@ impl Change {
     pub(super) fn measured(scale: Scale, flavour: Flavour, options: &Options, scratch: &Path) -> Self {
         let folder = tempfile::tempdir_in(scratch).expect("our own folder");
         let machine = Machine::builder().flavour(flavour).start();
-        let runs = options.runs_at(scale).max(3.min(options.runs));
+        let runs = options.runs_at(scale, flavour).max(3.min(options.runs));
         let mut plan = Plan::new(folder.path(), scale, runs, &machine);
         let ran = machine
             .command(["lab-helper", "changes"])

@@ -40,7 +40,7 @@ impl First {
         generate::write(folder.path(), scale).expect("our own folder");
         let registry = folder.path().to_str().expect("we chose the name");
         let (mut renders, mut syncs, mut restores) = (Vec::new(), Vec::new(), Vec::new());
-        for run in 0..options.runs_at(scale) {
+        for run in 0..options.runs_at(scale, flavour) {
             let machine = Machine::builder().flavour(flavour).start();
             renders.push(cost(
                 &machine,

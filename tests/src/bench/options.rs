@@ -92,9 +92,10 @@ impl Options {
         Some(options)
     }
 
-    /// How often to measure something at this scale: many seconds vary less than few milliseconds.
-    pub(super) fn runs_at(&self, scale: Scale) -> usize {
-        if is_large(scale) {
+    /// How often to measure something at this scale: what takes a second is worth all runs, what takes
+    /// longer varies less.
+    pub(super) fn runs_at(&self, scale: Scale, flavour: Flavour) -> usize {
+        if is_large(scale) && flavour == Flavour::Nft {
             self.runs.div_ceil(3)
         } else {
             self.runs
@@ -188,7 +189,8 @@ mod tests {
         assert!(!options.with_restore(large, Flavour::Nft));
         assert!(options.with_restore(large, Flavour::Legacy));
         assert!(options.with_restore("1000x3".parse().unwrap(), Flavour::Nft));
-        assert_eq!(options.runs_at(large), 2);
+        assert_eq!(options.runs_at(large, Flavour::Nft), 2);
+        assert_eq!(options.runs_at(large, Flavour::Legacy), options.runs);
         options.whole = true;
         assert!(options.with_restore(large, Flavour::Nft));
     }
