@@ -148,7 +148,7 @@ impl Kernel {
             return Wrote::Told(Outcome::Overtaken);
         }
         self.hear();
-        if delta.rule_count() + delta.chain_count() > HEARD {
+        if delta.chain_count() > HEARD || delta.rule_count() > HEARD {
             self.events = None;
             self.heard.clear();
         }

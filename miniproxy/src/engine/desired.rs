@@ -11,7 +11,9 @@ use crate::rules::build::part;
 use crate::rules::fixed;
 use crate::rules::keep::{self, PortKey};
 use crate::rules::part::Part;
+use crate::rules::rule::Rule;
 use crate::rules::set::{Found, TableName, Wanted};
+use crate::rules::view::Holder;
 use crate::spread;
 
 /// The ports of one Service and their rules.
@@ -31,17 +33,6 @@ impl ServiceRules {
         }
     }
 
-    /// As a rule set by itself, to be read by [`crate::rules::view`].
-    pub fn alone(&self) -> Found {
-        let mut wanted = Wanted::default();
-        for (_, part) in &self.parts {
-            wanted.add(part);
-        }
-        Found {
-            tables: wanted.tables,
-        }
-    }
-
     fn size(&self) -> Size {
         let mut size = Size {
             ports: self.parts.len(),
@@ -57,6 +48,13 @@ impl ServiceRules {
             size.filter += part.shared.len() - in_nat;
         }
         size
+    }
+}
+
+impl Holder for ServiceRules {
+    fn rules<'a>(&'a self, table: TableName, chain: &'a str) -> impl Iterator<Item = &'a Rule> {
+        let parts = self.parts.iter().map(|(_, part)| part);
+        parts.flat_map(move |part| part.rules(table, chain))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use labkit::xtables::Family;
@@ -15,7 +16,8 @@ use crate::rules::delta::Delta;
 use crate::rules::keep;
 use crate::rules::part::Part;
 use crate::rules::set::{Found, TableName, Wanted};
-use crate::rules::view::{self, ServiceView};
+use crate::rules::view::{self, Views};
+use crate::spread;
 
 /// What waits for the next write.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -107,11 +109,12 @@ pub(super) struct Lane {
 /// A comparison: what is to be written, and what was there.
 #[derive(Debug)]
 pub(super) struct Plan {
-    pub delta: Rc<Delta>,
+    pub delta: Arc<Delta>,
     /// Everything was compared.
     pub full: bool,
-    /// What was read for it and what was wanted; `None` when knowledge was enough.
-    read: Option<(Found, Wanted)>,
+    /// What was read for it, and what was wanted where the change has not taken that over; `None` when
+    /// knowledge was enough.
+    read: Option<(Found, Option<Wanted>)>,
     absent: bool,
 }
 
@@ -179,7 +182,7 @@ impl Lane {
         let before = self.in_force.as_ref().map(parts).unwrap_or_default();
         let delta = Delta::exchange(known, &before, &parts(self.desired.services()));
         self.plan = Some(Plan {
-            delta: Rc::new(delta),
+            delta: Arc::new(delta),
             full: false,
             read: None,
             absent: false,
@@ -190,15 +193,16 @@ impl Lane {
     pub(super) fn plan_all(&mut self, found: Option<Found>, overwrite: bool) {
         self.known = None;
         let mut delta = Delta::default();
-        let read = found.map(|found| (found, self.desired.wanted()));
-        if let Some((found, wanted)) = &read {
-            delta = Delta::between(found, wanted);
-            if overwrite {
+        let read = found.map(|found| {
+            let (change, wanted) = Delta::onto(&found, self.desired.wanted());
+            delta = change;
+            if let Some(wanted) = wanted.as_ref().filter(|_| overwrite) {
                 delta.rewrite_edited(wanted);
             }
-        }
+            (found, wanted)
+        });
         self.plan = Some(Plan {
-            delta: Rc::new(delta),
+            delta: Arc::new(delta),
             full: true,
             absent: read.is_none(),
             read,
@@ -227,10 +231,10 @@ impl Lane {
             full,
             repaired: !asked && !empty,
             written,
-            changes: if absent {
-                Vec::new()
-            } else {
-                self.changes(before.as_ref(), &services_changed)
+            changes: match before {
+                _ if absent => Vec::new(),
+                Some(before) => self.first_changes(&before),
+                None => changes_of(&services_changed),
             },
             left_behind,
             services_changed,
@@ -303,28 +307,13 @@ impl Lane {
         })
     }
 
-    /// What happened to each service port: at first to what was found `before`, later to what was in
-    /// force.
-    fn changes(&self, before: Option<&BTreeMap<view::Key, ServiceView>>, pairs: &[Pair]) -> Vec<Change> {
-        if let Some(before) = before {
-            let services = self.desired.services().values();
-            let after = services.flat_map(|rules| view::services(&rules.alone()));
-            return changes(before, after.collect());
+    /// What happens to each service port that was found.
+    fn first_changes(&self, before: &Views) -> Vec<Change> {
+        let mut after = Views::new();
+        for rules in self.desired.services().values() {
+            view::add_services(&**rules, &mut after);
         }
-        let views = |rules: &Option<Rc<ServiceRules>>| {
-            rules
-                .as_ref()
-                .map(|rules| view::services(&rules.alone()))
-                .unwrap_or_default()
-        };
-        let each = pairs.iter().flat_map(|(before, after)| {
-            let (before, after) = (views(before), views(after));
-            let told = changes(&before, after.clone());
-            // Something that no line tells of: its rules were written anew all the same.
-            let rest = told.is_empty().then(|| rewritten(&before, after));
-            told.into_iter().chain(rest.into_iter().flatten())
-        });
-        each.collect()
+        changes(before, after)
     }
 
     fn remember(&mut self, touched: Option<&BTreeSet<ServiceKey>>) {
@@ -346,10 +335,16 @@ impl Lane {
     fn know(&mut self, plan: Plan, trusted: bool) {
         if !trusted {
             self.known = None;
+            if plan.full {
+                spread::let_go(plan);
+            }
             return;
         }
         if let Some((mut found, wanted)) = plan.read {
-            found.become_as(wanted, &plan.delta);
+            match wanted {
+                Some(wanted) => found.become_as(wanted, &plan.delta),
+                None => found.take_over(Arc::unwrap_or_clone(plan.delta)),
+            }
             self.known = Some(found);
         } else if let Some(known) = &mut self.known {
             known.apply(&plan.delta);
@@ -374,13 +369,28 @@ impl Lane {
     }
 }
 
+/// What happened to the service ports of these Services.
+fn changes_of(pairs: &[Pair]) -> Vec<Change> {
+    let views = |rules: &Option<Rc<ServiceRules>>| {
+        rules
+            .as_ref()
+            .map(|rules| view::services(&**rules))
+            .unwrap_or_default()
+    };
+    let each = pairs.iter().flat_map(|(before, after)| {
+        let (before, after) = (views(before), views(after));
+        let told = changes(&before, after.clone());
+        // Something that no line tells of: its rules were written anew all the same.
+        let rest = told.is_empty().then(|| rewritten(&before, after));
+        told.into_iter().chain(rest.into_iter().flatten())
+    });
+    each.collect()
+}
+
 /// Service ports that look as before.
-fn rewritten(
-    before: &BTreeMap<view::Key, ServiceView>,
-    after: BTreeMap<view::Key, ServiceView>,
-) -> Vec<Change> {
+fn rewritten(before: &Views, after: Views) -> Vec<Change> {
     let each = after.into_iter().filter_map(|(key, service)| {
-        let before = before.get(&key)?.clone();
+        let before = Box::new(before.get(&key)?.clone());
         Some(Change::Changed { before, service })
     });
     each.collect()

@@ -19,7 +19,7 @@ pub mod desired;
 mod lane;
 
 use std::collections::BTreeSet;
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use labkit::xtables::Family;
@@ -58,7 +58,7 @@ pub enum Action {
     /// Read all rules of a family, then call [`Engine::read`].
     Read(Family),
     /// Write this, then call [`Engine::wrote`].
-    Write(Family, Rc<Delta>),
+    Write(Family, Arc<Delta>),
     /// Look whether somebody else changed rules, then call [`Engine::looked`].
     Look,
     /// Nothing before this time, or before the next event.
@@ -208,7 +208,7 @@ impl Engine {
                 lane.plan_some();
             }
             if let Some(plan) = &lane.plan {
-                return Action::Write(lane.family, Rc::clone(&plan.delta));
+                return Action::Write(lane.family, Arc::clone(&plan.delta));
             }
         }
         let begun = self.has_begun();

@@ -1,11 +1,9 @@
 //! What a sync changed, one line for each service port.
 
-use std::collections::BTreeMap;
-
 use labkit::text::{count, printable};
 use serde::Serialize;
 
-use crate::rules::view::{Key, ServiceView};
+use crate::rules::view::{ServiceView, Views};
 
 /// What happened to one service port.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -19,7 +17,7 @@ pub enum Change {
     /// Its address or endpoints changed.
     Changed {
         /// As it was.
-        before: ServiceView,
+        before: Box<ServiceView>,
         /// As it is now.
         service: ServiceView,
     },
@@ -31,15 +29,15 @@ pub enum Change {
 }
 
 /// Compares two states, in the order of names.
-pub fn changes(before: &BTreeMap<Key, ServiceView>, after: BTreeMap<Key, ServiceView>) -> Vec<Change> {
+pub fn changes(before: &Views, after: Views) -> Vec<Change> {
     let gone = before.iter().filter(|(key, _)| !after.contains_key(*key));
     let gone: Vec<ServiceView> = gone.map(|(_, service)| service.clone()).collect();
-    let mut all = Vec::new();
+    let mut all = Vec::with_capacity(after.len());
     for (key, service) in after {
         match before.get(&key) {
             None => all.push(Change::New { service }),
             Some(old) if *old != service => all.push(Change::Changed {
-                before: old.clone(),
+                before: Box::new(old.clone()),
                 service,
             }),
             Some(_) => {}
@@ -156,6 +154,7 @@ fn settings(before: &ServiceView, after: &ServiceView) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rules::view::Key;
 
     fn view(name: &str, endpoints: &[&str]) -> (Key, ServiceView) {
         let service = ServiceView {
@@ -179,13 +178,10 @@ mod tests {
             affinity_seconds: Some(10800),
             ..before.clone()
         };
-        let lines: Vec<String> = changes(
-            &BTreeMap::from([(key.clone(), before)]),
-            BTreeMap::from([(key, after)]),
-        )
-        .iter()
-        .map(Change::line)
-        .collect();
+        let lines: Vec<String> = changes(&Views::from([(key.clone(), before)]), Views::from([(key, after)]))
+            .iter()
+            .map(Change::line)
+            .collect();
         assert_eq!(
             lines,
             [
@@ -197,12 +193,12 @@ mod tests {
 
     #[test]
     fn each_kind_of_change_is_one_line() {
-        let before = BTreeMap::from([
+        let before = Views::from([
             view("a/kept", &["1:1"]),
             view("a/less", &["1:1", "2:2", "3:3"]),
             view("a/gone", &["1:1"]),
         ]);
-        let after = BTreeMap::from([
+        let after = Views::from([
             view("a/kept", &["1:1"]),
             view("a/less", &["1:1", "3:3"]),
             view("a/none", &[]),

@@ -17,8 +17,8 @@ use super::text::rule_text;
 pub struct TableDelta {
     /// Chains that are made, or emptied and filled again.
     pub rewritten: Chains,
-    /// Those of them that were not there, or not finished: nothing in the kernel leads to them yet.
-    pub created: BTreeSet<String>,
+    /// Those of them that were there, and that something in the kernel may lead to. All others are made.
+    pub reused: BTreeSet<String>,
     /// Chains in which single rules come or go.
     pub edited: BTreeMap<String, Vec<Edit>>,
     /// Chains that go.
@@ -55,12 +55,16 @@ impl TableDelta {
 
 impl TableDelta {
     /// What an earlier write has left half made is as good as new: nothing leads to it.
-    fn add_unreached(&mut self, found: &Found, table: TableName) {
+    fn leave_unreached(&mut self, found: &Found, table: TableName) {
         let rules = found.tables.get(&table).into_iter().flat_map(BTreeMap::values);
         let reached: BTreeSet<&String> = rules.flatten().flat_map(leads_to).collect();
-        let of_service = |chain: &&String| ChainKind::of(chain).is_some() && !reached.contains(chain);
-        let unreached: Vec<_> = self.rewritten.keys().filter(of_service).cloned().collect();
-        self.created.extend(unreached);
+        self.reused
+            .retain(|chain| ChainKind::of(chain).is_none() || reached.contains(chain));
+    }
+
+    /// Whether nothing in the kernel leads to this chain, for it is not there yet or not finished.
+    pub fn is_made(&self, chain: &str) -> bool {
+        self.rewritten.contains_key(chain) && !self.reused.contains(chain)
     }
 }
 
@@ -94,25 +98,32 @@ impl Delta {
         delta
     }
 
-    /// From a kernel that has nothing yet: the same as [`Self::between`] nothing and `wanted`.
-    pub fn from_nothing(wanted: Wanted) -> Self {
+    /// The same as [`Self::between`]. Where nothing of ours is there yet, what is wanted becomes the change, and is
+    /// not copied for it: there may be a hundred thousand rules. Else it is handed back.
+    pub fn onto(found: &Found, wanted: Wanted) -> (Self, Option<Wanted>) {
+        let mut tables = found.tables.iter();
+        if tables.any(|(table, chains)| chains.keys().any(|chain| is_ours(*table, chain))) {
+            return (Self::between(found, &wanted), Some(wanted));
+        }
         let mut delta = Self::default();
-        let nothing = Found::default();
-        delta.add_jumps(&nothing, &wanted);
+        delta.add_jumps(found, &wanted);
         for (table, chains) in wanted.tables {
-            let changes = delta.tables.entry(table).or_default();
-            changes.created = chains.keys().cloned().collect();
-            changes.rewritten = chains;
+            delta.tables.entry(table).or_default().rewritten = chains;
         }
         delta.tables.retain(|_, changes| !changes.is_empty());
-        delta
+        (delta, None)
+    }
+
+    /// From a kernel that has nothing yet.
+    pub fn from_nothing(wanted: Wanted) -> Self {
+        Self::onto(&Found::default(), wanted).0
     }
 
     fn add_chains(&mut self, found: &Found, wanted: &Wanted) {
         for (table, chains) in &wanted.tables {
             let changes = self.tables.entry(*table).or_default();
             // Collected in order, then made into maps at once: there may be fifty thousand.
-            let (mut created, mut rewritten) = (Vec::new(), Vec::new());
+            let (mut reused, mut rewritten) = (Vec::new(), Vec::new());
             for (chain, rules) in chains {
                 match found.chain(*table, chain) {
                     Some(there) if there == rules.as_slice() => {}
@@ -120,24 +131,23 @@ impl Delta {
                         let edits = edit::edits(chain, there, rules);
                         if edits.len() > FEW && !is_reached(found, *table, chain) {
                             // A first write that was cut short: it goes on as if nothing were there.
-                            created.push(chain.clone());
                             rewritten.push((chain.clone(), rules.clone()));
                         } else if !edits.is_empty() {
                             changes.edited.insert(chain.clone(), edits);
                         }
                     }
                     there => {
-                        if there.is_none() {
-                            created.push(chain.clone());
+                        if there.is_some() {
+                            reused.push(chain.clone());
                         }
                         rewritten.push((chain.clone(), rules.clone()));
                     }
                 }
             }
-            changes.created = created.into_iter().collect();
+            changes.reused = reused.into_iter().collect();
             changes.rewritten = rewritten.into_iter().collect();
-            if changes.rewritten.len() > changes.created.len() {
-                changes.add_unreached(found, *table);
+            if !changes.reused.is_empty() {
+                changes.leave_unreached(found, *table);
             }
         }
     }
@@ -159,6 +169,7 @@ impl Delta {
                     changes.removed.remove(chain);
                     // What is empty already needs no emptying.
                     if found.chain(table, chain).is_some_and(|rules| !rules.is_empty()) {
+                        changes.reused.insert(chain.clone());
                         changes.rewritten.insert(chain.clone(), Vec::new());
                     }
                 }
@@ -246,6 +257,7 @@ impl Delta {
         for (table, changes) in &mut self.tables {
             for chain in std::mem::take(&mut changes.edited).into_keys() {
                 let rules = wanted.tables.get(table).and_then(|chains| chains.get(&chain));
+                changes.reused.insert(chain.clone());
                 changes
                     .rewritten
                     .insert(chain, rules.cloned().unwrap_or_default());
@@ -317,6 +329,27 @@ mod tests {
         assert_eq!(
             (delta.tables.len(), changes.unjumps.len(), changes.jumps.len()),
             (1, 3, 4)
+        );
+    }
+
+    #[test]
+    fn onto_a_kernel_without_ours_is_the_same_change_and_the_same_knowledge() {
+        let wanted = fixed::base(&crate::model::ProxyConfig::defaults(labkit::xtables::Family::V4));
+        let foreign = super::super::parse::parse(
+            "*nat\n:OUTPUT ACCEPT [0:0]\n:DOCKER - [0:0]\n-A OUTPUT -j DOCKER\n-A DOCKER -j RETURN\nCOMMIT\n",
+        )
+        .unwrap();
+        let between = Delta::between(&foreign, &wanted);
+        assert_eq!(Delta::onto(&foreign, wanted.clone()), (between.clone(), None));
+        let (mut taken, mut applied, mut become_as) = (foreign.clone(), foreign.clone(), foreign);
+        taken.take_over(between.clone());
+        applied.apply(&between);
+        become_as.become_as(wanted.clone(), &between);
+        assert_eq!((&taken, &taken), (&applied, &become_as));
+        // What is ours already is not made again.
+        assert_eq!(
+            Delta::onto(&taken, wanted.clone()),
+            (Delta::default(), Some(wanted))
         );
     }
 

@@ -43,8 +43,8 @@ impl Delta {
         changes.rewritten = wants;
         let wants = &mut changes.rewritten;
         wants.retain(|chain, rules| there(chain) != Some(rules.as_slice()));
-        let created = wants.keys().filter(|chain| there(chain).is_none());
-        changes.created = created.cloned().collect();
+        let reused = wants.keys().filter(|chain| there(chain).is_some());
+        changes.reused = reused.cloned().collect();
     }
 }
 

@@ -15,6 +15,16 @@ impl Found {
 }
 
 impl Found {
+    /// Follows a change of a kernel that had nothing of ours, and takes its rules over.
+    pub fn take_over(&mut self, delta: Delta) {
+        for (table, mut changes) in delta.tables {
+            let chains = self.tables.entry(table).or_default();
+            chains.append(&mut changes.rewritten);
+            edited(chains, &changes);
+            besides(chains, &changes);
+        }
+    }
+
     /// Follows a change after which every chain is as it is wanted, and shares its rules from then on.
     pub fn become_as(&mut self, wanted: Wanted, delta: &Delta) {
         for (table, changes) in &delta.tables {

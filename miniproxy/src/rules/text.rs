@@ -1,7 +1,6 @@
 //! Rules as the words that `iptables-restore` reads, in the order in which kube-proxy writes them.
 
-use std::borrow::Cow;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 
 use ipnet::IpNet;
 
@@ -33,83 +32,89 @@ fn write_rule(text: &mut String, rule: &Rule) {
 }
 
 fn write_match(text: &mut String, condition: &Match) {
-    // Writing to a String cannot fail.
-    let _ = match condition {
+    match condition {
         Match::Address {
             side,
             network,
             negated,
         } => {
-            let option = if *side == Side::Source { "-s" } else { "-d" };
-            let _ = write!(text, "{}{option} ", bang(*negated));
-            write_network(text, *network)
+            text.push_str(bang(*negated));
+            text.push_str(if *side == Side::Source { "-s " } else { "-d " });
+            write_network(text, *network);
         }
         Match::Interface { side, name, negated } => {
-            let option = if *side == Side::Source { "-i" } else { "-o" };
-            write!(text, "{}{option} {}", bang(*negated), quote(name))
+            text.push_str(bang(*negated));
+            text.push_str(if *side == Side::Source { "-i " } else { "-o " });
+            push_word(text, name);
         }
-        Match::Protocol(protocol) => write!(text, "-m {0} -p {0}", protocol.lower()),
-        Match::DestinationPort(port) => write!(text, "--dport {port}"),
-        Match::Comment(comment) => write!(text, "-m comment --comment {}", quote(comment)),
+        Match::Protocol(protocol) => {
+            for option in ["-m ", " -p "] {
+                text.push_str(option);
+                text.push_str(protocol.lower());
+            }
+        }
+        Match::DestinationPort(port) => push(text, format_args!("--dport {port}")),
+        Match::Comment(comment) => push_with(text, "-m comment --comment ", comment),
         Match::Mark { value, mask, negated } => {
-            write!(
+            let bang = bang(*negated);
+            push(
                 text,
-                "-m mark {}--mark {value:#010x}/{mask:#010x}",
-                bang(*negated)
-            )
+                format_args!("-m mark {bang}--mark {value:#010x}/{mask:#010x}"),
+            );
         }
         Match::CtState { states, negated } => {
-            write!(
-                text,
-                "-m conntrack {}--ctstate {}",
-                bang(*negated),
-                quote(&states.join(","))
-            )
+            push(text, format_args!("-m conntrack {}--ctstate ", bang(*negated)));
+            push_word(text, &states.join(","));
         }
-        Match::LocalAddress(Side::Source) => write!(text, "-m addrtype --src-type LOCAL"),
-        Match::LocalAddress(Side::Destination) => write!(text, "-m addrtype --dst-type LOCAL"),
+        Match::LocalAddress(Side::Source) => text.push_str("-m addrtype --src-type LOCAL"),
+        Match::LocalAddress(Side::Destination) => text.push_str("-m addrtype --dst-type LOCAL"),
         Match::Statistic(probability) => {
-            write!(
-                text,
-                "-m statistic --mode random --probability {}",
-                probability.text()
-            )
+            text.push_str("-m statistic --mode random --probability ");
+            text.push_str(&probability.text());
         }
         Match::RecentCheck { list, seconds, reap } => {
-            write!(
-                text,
-                "-m recent --name {} --rcheck --seconds {seconds}{}",
-                quote(list),
-                if *reap { " --reap" } else { "" }
-            )
+            push_with(text, "-m recent --name ", list);
+            push(text, format_args!(" --rcheck --seconds {seconds}"));
+            text.push_str(if *reap { " --reap" } else { "" });
         }
-        Match::RecentSet { list } => write!(text, "-m recent --name {} --set", quote(list)),
-        Match::Counter(name) => write!(text, "-m nfacct --nfacct-name {}", quote(name)),
+        Match::RecentSet { list } => {
+            push_with(text, "-m recent --name ", list);
+            text.push_str(" --set");
+        }
+        Match::Counter(name) => push_with(text, "-m nfacct --nfacct-name ", name),
         Match::Other(words) => write_words(text, words),
-    };
+    }
 }
 
 fn write_target(text: &mut String, target: &Target) {
-    let _ = match target {
-        Target::Jump(chain) => write!(text, "-j {}", quote(chain)),
-        Target::Accept => write!(text, "-j ACCEPT"),
-        Target::Drop => write!(text, "-j DROP"),
-        Target::Return => write!(text, "-j RETURN"),
-        Target::Reject => write!(text, "-j REJECT"),
+    match target {
+        Target::Jump(chain) => push_with(text, "-j ", chain),
+        Target::Accept => text.push_str("-j ACCEPT"),
+        Target::Drop => text.push_str("-j DROP"),
+        Target::Return => text.push_str("-j RETURN"),
+        Target::Reject => text.push_str("-j REJECT"),
         // kube-proxy writes the two uses it has by their own names.
-        Target::SetXmark { value, mask } if value == mask => write!(text, "-j MARK --or-mark {value:#010x}"),
-        Target::SetXmark { value, mask: 0 } => write!(text, "-j MARK --xor-mark {value:#010x}"),
-        Target::SetXmark { value, mask } => write!(text, "-j MARK --set-xmark {value:#010x}/{mask:#010x}"),
-        Target::Masquerade { random_fully: true } => write!(text, "-j MASQUERADE --random-fully"),
-        Target::Masquerade { random_fully: false } => write!(text, "-j MASQUERADE"),
-        Target::Dnat(to) => write!(text, "-j DNAT --to-destination {}", quote(to)),
+        Target::SetXmark { value, mask } if value == mask => {
+            push(text, format_args!("-j MARK --or-mark {value:#010x}"));
+        }
+        Target::SetXmark { value, mask: 0 } => push(text, format_args!("-j MARK --xor-mark {value:#010x}")),
+        Target::SetXmark { value, mask } => {
+            push(
+                text,
+                format_args!("-j MARK --set-xmark {value:#010x}/{mask:#010x}"),
+            );
+        }
+        Target::Masquerade { random_fully: true } => text.push_str("-j MASQUERADE --random-fully"),
+        Target::Masquerade { random_fully: false } => text.push_str("-j MASQUERADE"),
+        Target::Dnat(to) => push_with(text, "-j DNAT --to-destination ", to),
         Target::Other(words) => write_words(text, words),
-    };
+    }
 }
 
-fn write_words(text: &mut String, words: &[String]) -> std::fmt::Result {
-    let words: Vec<_> = words.iter().map(|word| quote(word)).collect();
-    write!(text, "{}", words.join(" "))
+fn write_words(text: &mut String, words: &[String]) {
+    for (index, word) in words.iter().enumerate() {
+        push_with(text, if index == 0 { "" } else { " " }, word);
+    }
 }
 
 fn bang(negated: bool) -> &'static str {
@@ -117,37 +122,46 @@ fn bang(negated: bool) -> &'static str {
 }
 
 /// kube-proxy writes a single host without its prefix length.
-fn write_network(text: &mut String, network: IpNet) -> std::fmt::Result {
+fn write_network(text: &mut String, network: IpNet) {
     if network.prefix_len() == network.max_prefix_len() {
-        write!(text, "{}", network.addr())
+        push(text, format_args!("{}", network.addr()));
     } else {
-        write!(text, "{network}")
+        push(text, format_args!("{network}"));
     }
+}
+
+fn push(text: &mut String, what: fmt::Arguments<'_>) {
+    // Writing to a String cannot fail.
+    let _ = text.write_fmt(what);
+}
+
+/// An option and its word.
+fn push_with(text: &mut String, option: &str, word: &str) {
+    text.push_str(option);
+    push_word(text, word);
 }
 
 /// A word as `iptables-restore` takes it: bare where it can be, else in quotes.
 ///
 /// A line break would end the rule and begin another; it becomes a space. No name that passed the
 /// registry's checks holds one, this is the second lock on that door.
-pub fn quote(word: &str) -> Cow<'_, str> {
+fn push_word(text: &mut String, word: &str) {
     let bare = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./:,+!@%=[]".contains(&byte);
     if !word.is_empty() && word.bytes().all(bare) {
-        return Cow::Borrowed(word);
+        return text.push_str(word);
     }
-    let mut quoted = String::with_capacity(word.len() + 2);
-    quoted.push('"');
+    text.push('"');
     for character in word.chars() {
         match character {
             '"' | '\\' => {
-                quoted.push('\\');
-                quoted.push(character);
+                text.push('\\');
+                text.push(character);
             }
-            control if control.is_control() => quoted.push(' '),
-            plain => quoted.push(plain),
+            control if control.is_control() => text.push(' '),
+            plain => text.push(plain),
         }
     }
-    quoted.push('"');
-    Cow::Owned(quoted)
+    text.push('"');
 }
 
 /// Adds `-A CHAIN rule` and a line end.

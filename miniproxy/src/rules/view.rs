@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::fixed::{EXTERNAL_SERVICES, NODE_PORTS, SERVICES};
 use super::name::ChainKind;
 use super::rule::{Match, Rule, Side, Target};
-use super::set::{Chains, Found, TableName};
+use super::set::{Found, TableName};
 use crate::model::{Protocol, host_port};
 
 /// One service port, as its rules tell it.
@@ -57,22 +57,41 @@ impl ServiceView {
 /// What identifies a service port among all others.
 pub type Key = (String, &'static str);
 
-/// Every service port with a cluster IP, by name and protocol.
-pub fn services(found: &Found) -> BTreeMap<Key, ServiceView> {
-    let empty = Chains::new();
-    let nat = found.tables.get(&TableName::Nat).unwrap_or(&empty);
-    let mut views = BTreeMap::new();
-    for rule in nat.get(SERVICES).into_iter().flatten() {
+/// Rules by table and chain: a kernel's, or those of one Service.
+pub trait Holder {
+    /// The rules of a chain in their order; none where there is no such chain.
+    fn rules<'a>(&'a self, table: TableName, chain: &'a str) -> impl Iterator<Item = &'a Rule>;
+}
+
+impl Holder for Found {
+    fn rules<'a>(&'a self, table: TableName, chain: &'a str) -> impl Iterator<Item = &'a Rule> {
+        self.chain(table, chain).unwrap_or_default().iter()
+    }
+}
+
+/// Service ports by name and protocol.
+pub type Views = BTreeMap<Key, ServiceView>;
+
+/// Every service port with a cluster IP.
+pub fn services(held: &impl Holder) -> Views {
+    let mut views = Views::new();
+    add_services(held, &mut views);
+    views
+}
+
+/// Adds every service port with a cluster IP to what was read of others.
+pub fn add_services(held: &impl Holder, views: &mut Views) {
+    for rule in held.rules(TableName::Nat, SERVICES) {
         let Some(mut view) = frontend(rule, " cluster IP") else {
             continue;
         };
         if let Some(Target::Jump(chain)) = &rule.target {
-            view.endpoints = endpoints(nat, chain);
-            view.affinity_seconds = affinity(nat, chain);
+            view.endpoints = endpoints(held, chain);
+            view.affinity_seconds = affinity(held, chain);
         }
         views.insert((view.name.clone(), view.protocol), view);
     }
-    for rule in found.chain(TableName::Filter, SERVICES).into_iter().flatten() {
+    for rule in held.rules(TableName::Filter, SERVICES) {
         let view = frontend(rule, " has no endpoints").or_else(|| frontend(rule, " has no local endpoints"));
         let Some(mut view) = view else { continue };
         view.refused = Some(if rule.target == Some(Target::Drop) {
@@ -88,11 +107,10 @@ pub fn services(found: &Found) -> BTreeMap<Key, ServiceView> {
         (TableName::Filter, EXTERNAL_SERVICES),
     ];
     for (table, chain) in outside {
-        for rule in found.chain(table, chain).into_iter().flatten() {
-            from_outside(rule, nat, &mut views);
+        for rule in held.rules(table, chain) {
+            from_outside(rule, held, views);
         }
     }
-    views
 }
 
 /// How the comments of rules begin that lead from outside, behind the name of the service port.
@@ -105,7 +123,7 @@ const OUTSIDE: [&str; 5] = [
 ];
 
 /// Adds what a rule tells of a service port's doors for those who come from outside.
-fn from_outside(rule: &Rule, nat: &Chains, views: &mut BTreeMap<Key, ServiceView>) {
+fn from_outside(rule: &Rule, held: &impl Holder, views: &mut Views) {
     let Some(comment) = rule.comment_text() else {
         return;
     };
@@ -128,8 +146,8 @@ fn from_outside(rule: &Rule, nat: &Chains, views: &mut BTreeMap<Key, ServiceView
     };
     let mut external = chain.as_str();
     if ChainKind::of(chain) == Some(ChainKind::Firewall) {
-        let rules = nat.get(chain).map(Vec::as_slice).unwrap_or_default();
-        view.source_ranges = rules.iter().filter_map(source).collect();
+        let rules: Vec<&Rule> = held.rules(TableName::Nat, chain).collect();
+        view.source_ranges = rules.iter().filter_map(|rule| source(rule)).collect();
         let last = rules.iter().rev().find_map(|rule| match &rule.target {
             Some(Target::Jump(to)) => Some(to.as_str()),
             _ => None,
@@ -142,9 +160,7 @@ fn from_outside(rule: &Rule, nat: &Chains, views: &mut BTreeMap<Key, ServiceView
             let comment = rule.comment_text().unwrap_or_default();
             comment.starts_with("masquerade traffic for ")
         };
-        view.external_local = !nat
-            .get(external)
-            .is_some_and(|rules| rules.iter().any(masquerades));
+        view.external_local = !held.rules(TableName::Nat, external).any(masquerades);
     }
 }
 
@@ -185,9 +201,8 @@ fn source(rule: &Rule) -> Option<String> {
     })
 }
 
-fn affinity(nat: &Chains, chain: &str) -> Option<u32> {
-    let rules = nat.get(chain).into_iter().flatten();
-    rules
+fn affinity(held: &impl Holder, chain: &str) -> Option<u32> {
+    held.rules(TableName::Nat, chain)
         .flat_map(|rule| rule.matches.iter())
         .find_map(|condition| match condition {
             Match::RecentCheck { seconds, .. } => Some(*seconds),
@@ -206,17 +221,15 @@ fn frontend(rule: &Rule, ending: &str) -> Option<ServiceView> {
 }
 
 /// Follows the balancing chain to each endpoint's DNAT.
-fn endpoints(nat: &Chains, chain: &str) -> Vec<String> {
-    let jumps = nat
-        .get(chain)
-        .into_iter()
-        .flatten()
+fn endpoints(held: &impl Holder, chain: &str) -> Vec<String> {
+    let jumps = held
+        .rules(TableName::Nat, chain)
         .filter_map(|rule| match &rule.target {
-            Some(Target::Jump(to)) => nat.get(to),
+            Some(Target::Jump(to)) => Some(to),
             _ => None,
         });
     let mut targets: Vec<String> = Vec::new();
-    for rule in jumps.flatten() {
+    for rule in jumps.flat_map(|to| held.rules(TableName::Nat, to)) {
         if let Some(Target::Dnat(to)) = &rule.target {
             // With affinity each endpoint is led to twice.
             if !targets.contains(to) {
