@@ -148,7 +148,8 @@ impl Kernel {
             return Wrote::Told(Outcome::Overtaken);
         }
         self.hear();
-        if delta.chain_count() > HEARD || delta.rule_count() > HEARD {
+        // Rules are only counted where there are few chains.
+        if delta.chain_count() > HEARD || delta.chain_count() + delta.rule_count() > HEARD {
             self.events = None;
             self.heard.clear();
         }

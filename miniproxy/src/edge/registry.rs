@@ -63,7 +63,11 @@ impl Changes {
 
 impl Files {
     /// Nothing is read yet.
-    pub fn new(source: Source) -> Self {
+    pub fn new(mut source: Source) -> Self {
+        // Files are told apart by the bytes of their paths: `dir/.` and `dir//` are `dir`.
+        for path in &mut source.paths {
+            *path = path.components().collect();
+        }
         Self {
             source,
             seen: BTreeMap::new(),
@@ -316,4 +320,22 @@ pub fn labs() -> Result<Vec<(String, PathBuf)>, Failure> {
         .collect();
     labs.sort();
     Ok(labs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_given_in_several_spellings_is_one() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("a.json"), "{}").unwrap();
+        let given = folder.path().display().to_string();
+        let spellings = ["", "/", "/.", "//", "//a.json"].map(|end| PathBuf::from(format!("{given}{end}")));
+        let source = Source {
+            paths: spellings.to_vec(),
+        };
+        let changes = Files::new(source).changes(None);
+        assert_eq!((changes.changed.len(), changes.failures.len()), (1, 0));
+    }
 }

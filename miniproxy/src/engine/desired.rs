@@ -51,10 +51,36 @@ impl ServiceRules {
     }
 }
 
-impl Holder for ServiceRules {
+/// The rules of one Service where they stand, to be looked up by chain: it may have ten thousand chains.
+pub struct ByChain<'a> {
+    own: BTreeMap<&'a str, &'a [Rule]>,
+    shared: Vec<&'a (TableName, &'static str, Rule)>,
+}
+
+impl<'a> ByChain<'a> {
+    /// Copies nothing.
+    pub fn of(rules: &'a ServiceRules) -> Self {
+        let parts = || rules.parts.iter().map(|(_, part)| part);
+        let own = parts().flat_map(|part| &part.own);
+        Self {
+            own: own
+                .map(|(chain, rules)| (chain.as_str(), rules.as_slice()))
+                .collect(),
+            shared: parts().flat_map(|part| &part.shared).collect(),
+        }
+    }
+}
+
+impl Holder for ByChain<'_> {
     fn rules<'a>(&'a self, table: TableName, chain: &'a str) -> impl Iterator<Item = &'a Rule> {
-        let parts = self.parts.iter().map(|(_, part)| part);
-        parts.flat_map(move |part| part.rules(table, chain))
+        let own = self.own.get(chain).filter(|_| table == TableName::Nat);
+        // No chain is both.
+        let shared = if own.is_some() { &[][..] } else { &self.shared };
+        let shared = shared
+            .iter()
+            .filter(move |(within, known, _)| *within == table && *known == chain);
+        let own = own.into_iter().flat_map(|rules| rules.iter());
+        own.chain(shared.map(|(_, _, rule)| rule))
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use labkit::xtables::Family;
 
-use super::desired::{Desired, ServiceRules, Services};
+use super::desired::{ByChain, Desired, ServiceRules, Services};
 use crate::conntrack::{Before, needs};
 use crate::pace::back_off;
 use crate::registry::ServiceKey;
@@ -224,7 +224,7 @@ impl Lane {
         let before = first.map(|(found, _)| view::services(found));
         let (full, absent, empty) = (plan.full, plan.absent, plan.delta.is_empty());
         let written = (!empty).then(|| Written::of(&plan.delta));
-        // The plan is as large as the rules: it goes before what is told of them is made.
+        // The plan is as large as the rules: it goes while what is told of them is made.
         self.know(plan, trusted);
         let report = Report {
             family: self.family,
@@ -311,7 +311,7 @@ impl Lane {
     fn first_changes(&self, before: &Views) -> Vec<Change> {
         let mut after = Views::new();
         for rules in self.desired.services().values() {
-            view::add_services(&**rules, &mut after);
+            view::add_services(&ByChain::of(rules), &mut after);
         }
         changes(before, after)
     }
@@ -374,7 +374,7 @@ fn changes_of(pairs: &[Pair]) -> Vec<Change> {
     let views = |rules: &Option<Rc<ServiceRules>>| {
         rules
             .as_ref()
-            .map(|rules| view::services(&**rules))
+            .map(|rules| view::services(&ByChain::of(rules)))
             .unwrap_or_default()
     };
     let each = pairs.iter().flat_map(|(before, after)| {

@@ -307,7 +307,7 @@ fn object<'a>(text: &str, place: Place<'a>) -> Parsed<'a> {
 
 /// Reads an object of a kind that counts in one go; `None` when anything is amiss.
 fn directly(text: &str) -> Option<Object> {
-    // These readers refuse another kind or version than theirs, also one that is said twice.
+    // These readers refuse another kind or version than theirs, wherever it is said.
     fn read<T: DeserializeOwned>(text: &str) -> Option<Arc<T>> {
         serde_json::from_str(text).ok().map(Arc::new)
     }

@@ -22,10 +22,10 @@ pub struct Limit {
     pub rules: usize,
 }
 
-/// In which order the chains of Services are named in a document.
+/// In which order chains are named in a document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ChainOrder {
-    /// By name. iptables-nft-restore 1.8 is quadratic in chain lines that are not.
+    /// Those of Services by name, behind the fixed ones. iptables-nft-restore 1.8 is quadratic in chain lines that are not.
     Rising,
     /// By name, from the last to the first. libiptc, which iptables-legacy is made of, keeps chains sorted
     /// in buckets and walks the last bucket for each that comes behind it: this takes a sixth less. And
@@ -390,12 +390,13 @@ fn chain_lines<'a>(
     let mut others: Vec<&str> = others
         .filter(|chain| !fixed.contains(chain) && !done.contains(chain))
         .collect();
-    // Both are sorted, so this is one merge.
-    others.sort_unstable();
+    if order == ChainOrder::Rising {
+        // Both are sorted, so this is one merge.
+        others.sort_unstable();
+    }
     lines.extend(others);
     if order == ChainOrder::Falling {
-        lines.sort_unstable();
-        lines.reverse();
+        lines.sort_unstable_by(|one, other| other.cmp(one));
     }
     lines
 }
@@ -485,6 +486,11 @@ mod tests {
         assert!(rising.is_sorted() && rising.len() == 4, "{rising:?}");
         falling.reverse();
         assert_eq!(rising, falling);
+        let documents = delta.documents(Limit::NONE, ChainOrder::Falling);
+        let text: String = documents.iter().map(|document| document.to_string()).collect();
+        let all: Vec<_> = text.lines().filter(|line| line.starts_with(":KUBE")).collect();
+        assert!(all.is_sorted_by(|one, other| one > other), "{all:?}");
+        assert!(all.last().unwrap().starts_with(":KUBE-MARK-MASQ"), "{all:?}");
     }
 
     #[test]

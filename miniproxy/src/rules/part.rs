@@ -23,18 +23,6 @@ impl Part {
         &mut self.own[index].1
     }
 
-    /// Its rules in a chain, in order.
-    pub fn rules<'a>(&'a self, table: TableName, chain: &'a str) -> impl Iterator<Item = &'a Rule> {
-        let own = self
-            .own
-            .iter()
-            .find(|(known, _)| table == TableName::Nat && known == chain);
-        let shared = self.shared.iter();
-        let shared = shared.filter(move |(within, known, _)| *within == table && *known == chain);
-        let own = own.into_iter().flat_map(|(_, rules)| rules);
-        own.chain(shared.map(|(_, _, rule)| rule))
-    }
-
     /// Adds a rule to a shared chain.
     pub fn share(&mut self, table: TableName, chain: &'static str, rule: Rule) {
         self.shared.push((table, chain, rule));
