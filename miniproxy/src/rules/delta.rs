@@ -62,7 +62,14 @@ impl TableDelta {
             .retain(|chain| ChainKind::of(chain).is_none() || reached.contains(chain));
     }
 
-    /// Whether nothing in the kernel leads to this chain, for it is not there yet or not finished.
+    /// The chains that nothing in the kernel leads to, for they are not there yet or not finished.
+    pub fn made(&self) -> impl Iterator<Item = &String> {
+        self.rewritten
+            .keys()
+            .filter(|chain| !self.reused.contains(*chain))
+    }
+
+    /// Whether this chain is one of [`Self::made`].
     pub fn is_made(&self, chain: &str) -> bool {
         self.rewritten.contains_key(chain) && !self.reused.contains(chain)
     }

@@ -228,9 +228,7 @@ impl Delta {
     /// New chains of Services: each after all that it leads to.
     fn unseen_chains(&self) -> Vec<&str> {
         let nat = self.tables.get(&TableName::Nat);
-        let made = nat
-            .into_iter()
-            .flat_map(|nat| nat.rewritten.keys().filter(|chain| !nat.reused.contains(*chain)));
+        let made = nat.into_iter().flat_map(TableDelta::made);
         let mut chains: Vec<_> = made
             .filter_map(|chain| Some((ChainKind::of(chain)?, chain.as_str())))
             .collect();
@@ -261,49 +259,6 @@ impl Delta {
         }
         to.write_str(&rules)?;
         to.write_str("COMMIT\n")
-    }
-
-    /// A removal as several documents, none of them removing more than `limit` chains: the first one takes the
-    /// Services out of force at once, the others take away what nothing leads to any more.
-    pub fn removal_documents(&self, limit: usize) -> Vec<String> {
-        let (mut first, mut rest) = (self.clone(), Vec::new());
-        if let Some(nat) = first.tables.get_mut(&TableName::Nat)
-            && nat.removed.len() > limit
-        {
-            // A chain goes after all that lead to it.
-            let order = [
-                ChainKind::Firewall,
-                ChainKind::External,
-                ChainKind::Service,
-                ChainKind::ServiceLocal,
-                ChainKind::Endpoint,
-            ];
-            let rank =
-                |chain: &str| ChainKind::of(chain).and_then(|kind| order.iter().position(|one| *one == kind));
-            rest = nat
-                .removed
-                .iter()
-                .filter_map(|chain| Some((rank(chain)?, chain.clone())))
-                .collect();
-            rest.sort_unstable();
-            nat.removed
-                .retain(|chain| rank(chain).is_none() && chain != fixed::MARK_MASQ);
-            if self.tables[&TableName::Nat].removed.contains(fixed::MARK_MASQ) {
-                rest.push((order.len(), fixed::MARK_MASQ.to_string()));
-            }
-        }
-        let later = rest.chunks(limit.max(1)).map(|chains| {
-            let mut text = String::from("*nat\n");
-            let lines = |text: &mut String, begin: &str, end: &str| {
-                for (_, chain) in chains {
-                    let _ = writeln!(text, "{begin}{chain}{end}");
-                }
-            };
-            lines(&mut text, ":", " - [0:0]");
-            lines(&mut text, "-X ", "");
-            text + "COMMIT\n"
-        });
-        std::iter::once(first.document()).chain(later).collect()
     }
 }
 
@@ -402,13 +357,13 @@ fn chain_lines<'a>(
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::rules::parse::parse;
     use crate::rules::set::{Found, Wanted};
 
     /// Two Services with an endpoint each.
-    fn found() -> Found {
+    pub(in super::super) fn found() -> Found {
         let mut text =
             String::from("*nat\n:PREROUTING ACCEPT [0:0]\n:KUBE-SERVICES - [0:0]\n:KUBE-MARK-MASQ - [0:0]\n");
         let (a, b) = ("AAAAAAAAAAAAAAAA", "BBBBBBBBBBBBBBBB");
@@ -422,27 +377,6 @@ mod tests {
             );
         }
         parse(&(text + "COMMIT\n")).unwrap()
-    }
-
-    #[test]
-    fn a_large_removal_unhooks_first_and_takes_chains_after_what_leads_to_them() {
-        let delta = Delta::removal(&found()).unwrap();
-        assert_eq!(delta.removal_documents(100), [delta.document()]);
-        let documents = delta.removal_documents(2);
-        assert_eq!(documents.len(), 4, "{documents:#?}");
-        assert!(documents[0].contains("-D PREROUTING ") && documents[0].contains("-X KUBE-SERVICES\n"));
-        assert!(!documents[0].contains("KUBE-SVC-") && !documents[0].contains("MARK-MASQ"));
-        let removed = |document: &String| {
-            let chains = document
-                .lines()
-                .filter_map(|line| line.strip_prefix("-X "))
-                .map(String::from);
-            chains.collect::<Vec<_>>()
-        };
-        let order: Vec<String> = documents.iter().flat_map(removed).collect();
-        let at = |chain: &str| order.iter().position(|one| one.starts_with(chain)).unwrap();
-        assert!(at("KUBE-SVC-B") < at("KUBE-SEP-A"));
-        assert_eq!(order.last().map(String::as_str), Some("KUBE-MARK-MASQ"));
     }
 
     #[test]
@@ -473,24 +407,21 @@ mod tests {
         );
         let named = |order| {
             let documents = delta.documents(Limit::NONE, order);
-            let text = documents
-                .iter()
-                .map(|document| document.to_string())
-                .collect::<String>();
-            let names = text
-                .lines()
-                .filter(|line| line.starts_with(":KUBE-S") && !line.contains("SERVICES"));
+            let text: String = documents.iter().map(|document| document.to_string()).collect();
+            let names = text.lines().filter(|line| line.starts_with(":KUBE"));
             names.map(String::from).collect::<Vec<_>>()
         };
-        let (rising, mut falling) = (named(ChainOrder::Rising), named(ChainOrder::Falling));
+        let of_services = |line: &String| line.starts_with(":KUBE-S") && !line.contains("SERVICES");
+        let mut rising = named(ChainOrder::Rising);
+        rising.retain(of_services);
         assert!(rising.is_sorted() && rising.len() == 4, "{rising:?}");
-        falling.reverse();
-        assert_eq!(rising, falling);
-        let documents = delta.documents(Limit::NONE, ChainOrder::Falling);
-        let text: String = documents.iter().map(|document| document.to_string()).collect();
-        let all: Vec<_> = text.lines().filter(|line| line.starts_with(":KUBE")).collect();
-        assert!(all.is_sorted_by(|one, other| one > other), "{all:?}");
-        assert!(all.last().unwrap().starts_with(":KUBE-MARK-MASQ"), "{all:?}");
+        let falling = named(ChainOrder::Falling);
+        assert!(falling.is_sorted_by(|one, other| one > other), "{falling:?}");
+        assert_eq!(falling.iter().filter(|line| of_services(line)).count(), 4);
+        assert_eq!(
+            falling.last().map(String::as_str),
+            Some(":KUBE-MARK-MASQ - [0:0]")
+        );
     }
 
     #[test]

@@ -13,6 +13,7 @@
 //! | [`pasted`] | rules as people have them: cut off, with noise → rule sets and doubts |
 //! | [`delta`] | what the kernel has, what is wanted → the smallest change |
 //! | [`documents`] | a change → `iptables-restore` documents, none of them too large |
+//! | [`removal`] | the change that takes all of ours away → documents, likewise |
 //! | [`exchange`] | some service ports, as they were and as they should be → the same |
 //! | [`edit`] | two lists of rules → the steps between them |
 //! | [`known`] | what the kernel has after a change that it took |
@@ -33,6 +34,7 @@ pub mod name;
 pub mod parse;
 pub mod part;
 pub mod pasted;
+pub mod removal;
 pub mod rule;
 pub mod set;
 pub mod text;
