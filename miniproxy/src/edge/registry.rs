@@ -125,7 +125,6 @@ impl Files {
 
     fn look_at(&mut self, files: &[OsString], surely: bool, changes: &mut Changes) {
         let looks = spread::map(files, |file| self.look(file, surely));
-        changes.changed.reserve(looks.len());
         for (file, look) in files.iter().zip(looks) {
             match look {
                 Ok(None) => {}
@@ -243,16 +242,10 @@ fn read(path: &Path, any_kind: bool) -> io::Result<(Look, Vec<u8>)> {
             "it is no regular file",
         ));
     }
-    // Most files come whole at once, and then it need not be asked what comes behind their end.
-    let room = found.len().min(LARGEST);
-    let mut bytes = vec![0; usize::try_from(room).unwrap_or_default()];
-    let length = (&file).read(&mut bytes).unwrap_or_default();
-    bytes.truncate(length);
-    let length = u64::try_from(length).unwrap_or(u64::MAX);
-    if length == 0 || length != found.len() {
-        file.take((LARGEST + 1).saturating_sub(length))
-            .read_to_end(&mut bytes)?;
-    }
+    // One more than it is long, so that its end is met with the first reading.
+    let room = found.len().min(LARGEST) + 1;
+    let mut bytes = Vec::with_capacity(usize::try_from(room).unwrap_or_default());
+    file.take(LARGEST + 1).read_to_end(&mut bytes)?;
     if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > LARGEST {
         return Err(io::Error::new(
             io::ErrorKind::FileTooLarge,

@@ -154,39 +154,11 @@ impl Store {
             new.extend(file.held.iter().cloned());
             self.files.insert(source.path.clone(), file);
         }
-        let first = old.is_empty() && self.in_force.is_empty() && self.conflicts.is_empty();
-        if first && !new.is_empty() && self.try_fill(&new) {
-            self.index(&[], &new.iter().collect::<Vec<_>>())
-        } else if self.is_plain(&old, &new) {
+        if self.is_plain(&old, &new) {
             self.exchange(&old, &new)
         } else {
             self.settle(changed)
         }
-    }
-
-    /// Puts the first objects into force, unless two of them want the same. What [`Self::is_plain`] and
-    /// [`Self::exchange`] do for any objects takes twice as long, and at first there are ten thousands.
-    fn try_fill(&mut self, new: &[Arc<Held>]) -> bool {
-        if new.iter().any(|held| held.identity.is_none()) {
-            return false;
-        }
-        let named = new
-            .iter()
-            .filter_map(|held| Some((held.identity.as_ref()?, held)));
-        let owned = named.clone().map(|(identity, held)| (identity, &held.claims));
-        let owned = owned.flat_map(|(identity, claims)| claims.iter().map(move |claim| (claim, identity)));
-        let claims: usize = new.iter().map(|held| held.claims.len()).sum();
-        self.in_force = named
-            .map(|(identity, held)| (Arc::clone(identity), Arc::clone(held)))
-            .collect();
-        self.owners = owned
-            .map(|(claim, identity)| (*claim, Arc::clone(identity)))
-            .collect();
-        let filled = self.in_force.len() == new.len() && self.owners.len() == claims;
-        if !filled {
-            (self.in_force, self.owners) = (InForce::new(), HashMap::new());
-        }
-        filled
     }
 
     /// Whether these objects can take each other's places without a look at all others: none of them
