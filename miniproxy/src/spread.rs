@@ -49,15 +49,6 @@ fn map_on<T: Sync, R: Send>(threads: usize, things: &[T], work: impl Fn(&T) -> R
     })
 }
 
-/// Gives a large thing back on another processor: what was made of many small pieces of memory is given
-/// back piece by piece, which takes as long as making it did.
-pub fn let_go<T: Send + 'static>(thing: T) {
-    if thread::available_parallelism().is_ok_and(|processors| processors.get() > 1) {
-        // Where no thread is to be had, the thing goes with the closure, here and now.
-        drop(Builder::new().spawn(move || drop(thing)));
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

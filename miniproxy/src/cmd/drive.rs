@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use labkit::shell::note_once;
@@ -261,7 +261,7 @@ impl Driver {
     fn write(
         &mut self,
         family: Family,
-        delta: Arc<Delta>,
+        delta: Rc<Delta>,
         on: &mut impl FnMut(Event) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
         let (expected, insists) = (self.engine.count(), self.engine.insists(family));

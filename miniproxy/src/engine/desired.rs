@@ -10,10 +10,8 @@ use crate::registry::ServiceKey;
 use crate::rules::build::part;
 use crate::rules::fixed;
 use crate::rules::keep::{self, PortKey};
-use crate::rules::part::Part;
-use crate::rules::rule::Rule;
+use crate::rules::part::{ByChain, Part};
 use crate::rules::set::{Found, TableName, Wanted};
-use crate::rules::view::Holder;
 use crate::spread;
 
 /// The ports of one Service and their rules.
@@ -33,6 +31,11 @@ impl ServiceRules {
         }
     }
 
+    /// Its rules alone, to be read by [`crate::rules::view`].
+    pub fn by_chain(&self) -> ByChain<'_> {
+        ByChain::of(self.parts.iter().map(|(_, part)| part))
+    }
+
     fn size(&self) -> Size {
         let mut size = Size {
             ports: self.parts.len(),
@@ -48,39 +51,6 @@ impl ServiceRules {
             size.filter += part.shared.len() - in_nat;
         }
         size
-    }
-}
-
-/// The rules of one Service where they stand, to be looked up by chain: it may have ten thousand chains.
-pub struct ByChain<'a> {
-    own: BTreeMap<&'a str, &'a [Rule]>,
-    shared: Vec<&'a (TableName, &'static str, Rule)>,
-}
-
-impl<'a> ByChain<'a> {
-    /// Copies nothing.
-    pub fn of(rules: &'a ServiceRules) -> Self {
-        let parts = || rules.parts.iter().map(|(_, part)| part);
-        let own = parts().flat_map(|part| &part.own);
-        Self {
-            own: own
-                .map(|(chain, rules)| (chain.as_str(), rules.as_slice()))
-                .collect(),
-            shared: parts().flat_map(|part| &part.shared).collect(),
-        }
-    }
-}
-
-impl Holder for ByChain<'_> {
-    fn rules<'a>(&'a self, table: TableName, chain: &'a str) -> impl Iterator<Item = &'a Rule> {
-        let own = self.own.get(chain).filter(|_| table == TableName::Nat);
-        // No chain is both.
-        let shared = if own.is_some() { &[][..] } else { &self.shared };
-        let shared = shared
-            .iter()
-            .filter(move |(within, known, _)| *within == table && *known == chain);
-        let own = own.into_iter().flat_map(|rules| rules.iter());
-        own.chain(shared.map(|(_, _, rule)| rule))
     }
 }
 

@@ -2,12 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use labkit::xtables::Family;
 
-use super::desired::{ByChain, Desired, ServiceRules, Services};
+use super::desired::{Desired, ServiceRules, Services};
 use crate::conntrack::{Before, needs};
 use crate::pace::back_off;
 use crate::registry::ServiceKey;
@@ -17,7 +16,6 @@ use crate::rules::keep;
 use crate::rules::part::Part;
 use crate::rules::set::{Found, TableName, Wanted};
 use crate::rules::view::{self, Views};
-use crate::spread;
 
 /// What waits for the next write.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -95,6 +93,9 @@ pub(super) struct Lane {
     pub suspect: bool,
     /// The comparison that is being acted on, or that was found needless.
     pub plan: Option<Plan>,
+    /// One that was carried out and that nothing was kept of: a million small pieces of memory, which are
+    /// given back when there is nothing better to do, and never by a process that ends.
+    spent: Option<Plan>,
     /// What was last written or found right, Service by Service.
     in_force: Option<Services>,
     pub failures: u32,
@@ -109,7 +110,7 @@ pub(super) struct Lane {
 /// A comparison: what is to be written, and what was there.
 #[derive(Debug)]
 pub(super) struct Plan {
-    pub delta: Arc<Delta>,
+    pub delta: Rc<Delta>,
     /// Everything was compared.
     pub full: bool,
     /// What was read for it, and what was wanted where the change has not taken that over; `None` when
@@ -128,6 +129,7 @@ impl Lane {
             known: None,
             suspect: false,
             plan: None,
+            spent: None,
             in_force: None,
             failures: 0,
             overtaken: 0,
@@ -173,6 +175,11 @@ impl Lane {
         self.in_force.is_some()
     }
 
+    /// Gives back what is not needed any more.
+    pub(super) fn rest(&mut self) {
+        self.spent = None;
+    }
+
     /// Compares what is pending with what is known.
     pub(super) fn plan_some(&mut self) {
         let (Pending::Some(touched), Some(known)) = (&self.pending, &self.known) else {
@@ -182,7 +189,7 @@ impl Lane {
         let before = self.in_force.as_ref().map(parts).unwrap_or_default();
         let delta = Delta::exchange(known, &before, &parts(self.desired.services()));
         self.plan = Some(Plan {
-            delta: Arc::new(delta),
+            delta: Rc::new(delta),
             full: false,
             read: None,
             absent: false,
@@ -202,7 +209,7 @@ impl Lane {
             (found, wanted)
         });
         self.plan = Some(Plan {
-            delta: Arc::new(delta),
+            delta: Rc::new(delta),
             full: true,
             absent: read.is_none(),
             read,
@@ -224,7 +231,6 @@ impl Lane {
         let before = first.map(|(found, _)| view::services(found));
         let (full, absent, empty) = (plan.full, plan.absent, plan.delta.is_empty());
         let written = (!empty).then(|| Written::of(&plan.delta));
-        // The plan is as large as the rules: it goes while what is told of them is made.
         self.know(plan, trusted);
         let report = Report {
             family: self.family,
@@ -311,7 +317,7 @@ impl Lane {
     fn first_changes(&self, before: &Views) -> Vec<Change> {
         let mut after = Views::new();
         for rules in self.desired.services().values() {
-            view::add_services(&ByChain::of(rules), &mut after);
+            view::add_services(&rules.by_chain(), &mut after);
         }
         changes(before, after)
     }
@@ -335,15 +341,13 @@ impl Lane {
     fn know(&mut self, plan: Plan, trusted: bool) {
         if !trusted {
             self.known = None;
-            if plan.full {
-                spread::let_go(plan);
-            }
+            self.spent = Some(plan);
             return;
         }
         if let Some((mut found, wanted)) = plan.read {
             match wanted {
                 Some(wanted) => found.become_as(wanted, &plan.delta),
-                None => found.take_over(Arc::unwrap_or_clone(plan.delta)),
+                None => found.take_over(Rc::unwrap_or_clone(plan.delta)),
             }
             self.known = Some(found);
         } else if let Some(known) = &mut self.known {
@@ -374,7 +378,7 @@ fn changes_of(pairs: &[Pair]) -> Vec<Change> {
     let views = |rules: &Option<Rc<ServiceRules>>| {
         rules
             .as_ref()
-            .map(|rules| view::services(&ByChain::of(rules)))
+            .map(|rules| view::services(&rules.by_chain()))
             .unwrap_or_default()
     };
     let each = pairs.iter().flat_map(|(before, after)| {

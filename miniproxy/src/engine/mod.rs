@@ -19,7 +19,7 @@ pub mod desired;
 mod lane;
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::rc::Rc;
 use std::time::Duration;
 
 use labkit::xtables::Family;
@@ -58,7 +58,7 @@ pub enum Action {
     /// Read all rules of a family, then call [`Engine::read`].
     Read(Family),
     /// Write this, then call [`Engine::wrote`].
-    Write(Family, Arc<Delta>),
+    Write(Family, Rc<Delta>),
     /// Look whether somebody else changed rules, then call [`Engine::looked`].
     Look,
     /// Nothing before this time, or before the next event.
@@ -203,16 +203,19 @@ impl Engine {
             lane.began.get_or_insert(now);
             if lane.plan.is_none() {
                 if !lane.knows_enough(now) {
+                    // What is read takes as much room.
+                    lane.rest();
                     return Action::Read(lane.family);
                 }
                 lane.plan_some();
             }
             if let Some(plan) = &lane.plan {
-                return Action::Write(lane.family, Arc::clone(&plan.delta));
+                return Action::Write(lane.family, Rc::clone(&plan.delta));
             }
         }
         let begun = self.has_begun();
         if begun && self.look_at <= now {
+            self.lanes.iter_mut().for_each(Lane::rest);
             return Action::Look;
         }
         Action::Wait(if begun { wait.min(self.look_at) } else { wait })
